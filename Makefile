@@ -60,8 +60,9 @@ desktop-app: $(VENV)/tools ## Build the desktop app as a folder to hand out, and
 	@$(BIN)/python scripts/check-desktop-app dist/answerback-desktop/answerback-desktop
 
 .PHONY: screenshots
-screenshots: $(VENV)/tools ## Take the desktop app's screenshots for docs/images
+screenshots: $(VENV)/tools ## Take the screenshots of the desktop app and the console for docs/images
 	@$(BIN)/python scripts/desktop-screenshots
+	@$(BIN)/python scripts/console-screenshots
 
 .PHONY: bench
 bench: $(VENV)/tools ## Measure the gateway beside others that do the same job; ARGS='--quick --only whole' (15 minutes)
@@ -94,6 +95,8 @@ proof: $(VENV)/tools $(EMULATOR)/installed .cache/atheris/installed ## Run the p
 	@$(BIN)/answerback bench --chaos --aws --seed 2 --seconds 100
 	@echo "--- The tests that take minutes"
 	@$(BIN)/pytest -n $(JOBS) -m proof
+	@echo "--- Properties: they hold for examples that no run before has tried"
+	@$(BIN)/pytest -n $(JOBS) -m hypothesis --hypothesis-profile explore
 	@echo "--- Fuzzing: no input breaks what reads it"
 	@$(BIN)/python fuzz/run.py --seconds 60
 

@@ -21,11 +21,13 @@ from answerback.protocol.codec import encode
 from answerback.protocol.errors import ERRORS
 from answerback.protocol.frames import (
     VISIBLE,
+    Budget,
     CancelMessage,
     ClientFrame,
     Conversation,
     Conversations,
     Error,
+    GetBudget,
     GetHistory,
     GoAway,
     Hello,
@@ -38,11 +40,13 @@ from answerback.protocol.frames import (
     MessageStarted,
     Ping,
     Pong,
+    PutPiece,
     RenewToken,
     SendMessage,
     ServerFrame,
     TokenRenewed,
     UpdateConversation,
+    UploadState,
     Welcome,
 )
 from answerback.protocol.limits import MAX_FRAME_BYTES, MAX_ID_LENGTH, MAX_MESSAGE_BYTES, PROTOCOL_VERSION, SUBPROTOCOL
@@ -65,7 +69,9 @@ REPLIES: Final[Mapping[Frame, Sequence[Frame]]] = MappingProxyType(
         ListConversations: (Conversations, Error),
         GetHistory: (History, Error),
         UpdateConversation: (Conversation, Error),
+        PutPiece: (UploadState, Error),
         RenewToken: (TokenRenewed, Error),
+        GetBudget: (Budget, Error),
         Ping: (Pong,),
     }
 )

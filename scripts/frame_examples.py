@@ -2,13 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from answerback.core import defaults
 from answerback.core.delivery import PROGRESS_S
 from answerback.core.request import Policy
 from answerback.protocol import frames
 from answerback.protocol.errors import ERRORS, ErrorCode
-from answerback.protocol.limits import MAX_ANSWER_BYTES, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, PROTOCOL_VERSION
+from answerback.protocol.limits import (
+    MAX_ANSWER_BYTES,
+    MAX_ATTACHMENT_BYTES,
+    MAX_FRAME_BYTES,
+    MAX_MESSAGE_BYTES,
+    PIECE_BYTES,
+    PROTOCOL_VERSION,
+)
+
+_HELLO_SHA256 = sha256(b"hello").hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +76,32 @@ def _from_client() -> Sequence[Example]:
                 replaces="q-2",
             ),
         ),
+        Example(
+            "a question about a file",
+            frames.SendMessage(
+                request_id="q-4",
+                message="What does it say?",
+                attachments=(
+                    frames.Attachment(sha256=_HELLO_SHA256, size=5, media_type="text/plain", name="hello.txt"),
+                ),
+            ),
+        ),
+        Example(
+            "a question whose answer is to be JSON",
+            frames.SendMessage(
+                request_id="q-5",
+                message="Where is the sea deepest?",
+                format=frames.Format(
+                    type="json_schema",
+                    json_schema={"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]},
+                ),
+            ),
+        ),
+        Example("how far is it?", frames.PutPiece(request_id="piece-1", sha256=_HELLO_SHA256, size=5)),
+        Example(
+            "a piece of a file",
+            frames.PutPiece(request_id="piece-2", sha256=_HELLO_SHA256, size=5, offset=0, upload="5f2c", data=b"hello"),
+        ),
         Example("stop a request", frames.CancelMessage(request_id="q-2")),
         Example("conversations, first page", frames.ListConversations(request_id="list-1", limit=20)),
         Example(
@@ -84,6 +120,7 @@ def _from_client() -> Sequence[Example]:
             "a fresh token",
             frames.RenewToken(request_id="renew-1", token="eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl"),  # noqa: S106
         ),
+        Example("how does the budget stand", frames.GetBudget(request_id="budget-1")),
         Example("sign of life", frames.Ping()),
     )
 
@@ -110,13 +147,17 @@ def _from_server() -> Sequence[Example]:
                     answer_timeout_ms=Policy().answer_timeout_ms,
                     queue_timeout_ms=Policy().queue_timeout_ms,
                     progress_ms=round(PROGRESS_S * 1000),
+                    piece_bytes=PIECE_BYTES,
+                    max_attachment_bytes=MAX_ATTACHMENT_BYTES,
                 ),
                 models=("local", "thinker"),
-                features=("parts",),
+                features=("parts", "attachments"),
                 server=frames.ServerInfo(version="0.1.0"),
                 model_info={
-                    "local": frames.ModelInfo(languages=("en",), demo=True),
-                    "thinker": frames.ModelInfo(answer_timeout_ms=600_000, max_tokens=16_384),
+                    "local": frames.ModelInfo(languages=("en",), demo=True, attachments=("text",)),
+                    "thinker": frames.ModelInfo(
+                        answer_timeout_ms=600_000, max_tokens=16_384, attachments=("text", "image")
+                    ),
                 },
             ),
         ),
@@ -148,7 +189,26 @@ def _from_server() -> Sequence[Example]:
             frames.Conversation(request_id="rename-1", conversation_id="intro", title="First questions", deleted=False),
         ),
         Example(
+            "a file is there",
+            frames.UploadState(
+                request_id="piece-2", sha256=_HELLO_SHA256, size=5, upload="5f2c", offset=5, complete=True
+            ),
+        ),
+        Example(
             "the fresh token counts", frames.TokenRenewed(request_id="renew-1", expires_at="2026-01-01T01:00:00.000Z")
+        ),
+        Example(
+            "how a budget stands",
+            frames.Budget(
+                request_id="budget-1",
+                budget=frames.BudgetInfo(
+                    unit="microUsd",
+                    limit=20_000_000,
+                    used=3_120_400,
+                    reserved=52_000,
+                    resets_at="2026-02-01T00:00:00.000Z",
+                ),
+            ),
         ),
         Example("answer to ping", frames.Pong()),
         Example(

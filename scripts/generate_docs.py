@@ -41,16 +41,17 @@ _CODES: Mapping[ErrorCode, tuple[str, str]] = {
         "gets a fresh token, then asks under a new id",
     ),
     ErrorCode.FORBIDDEN: (
-        "`messageResponse`: the model is not offered, or the system prompt is locked; `error` without a `requestId`: "
-        "the operator has blocked this user, and the connection is closed",
+        "`messageResponse`: the model is not offered or takes no such file, or the system prompt is locked; `error` "
+        "without a `requestId`: the operator has blocked this user, and the connection is closed",
         "asks without that field; stays away",
     ),
     ErrorCode.USER_MISMATCH: ("`messageResponse`; `error` to `renewToken`", "opens a connection for each user"),
     ErrorCode.SESSION_REPLACED: ("`error`, then the connection is closed", "stays away"),
     ErrorCode.RATE_LIMITED: ("`messageResponse`", "waits `retryAfterMs`, then asks under a new id"),
     ErrorCode.OVERLOADED: (
-        "`messageResponse`; `error` without a `requestId`: the user has too many connections, and this one is closed",
-        "waits for an answer, then asks under a new id; closes another connection",
+        "`messageResponse`; `error` to `putPiece`; `error` without a `requestId`: the user has too many connections, "
+        "and this one is closed",
+        "waits for an answer, then asks under a new id; waits `retryAfterMs`; closes another connection",
     ),
     ErrorCode.REQUEST_CONFLICT: (
         "`error` to `sendMessage`, `cancelMessage` or a resume point",
@@ -59,6 +60,10 @@ _CODES: Mapping[ErrorCode, tuple[str, str]] = {
     ErrorCode.UNKNOWN_REQUEST: (
         "`error` to a resume point, or to `updateConversation`",
         "sends the question again under its id, or lets it go",
+    ),
+    ErrorCode.ATTACHMENT_MISSING: (
+        "`error` to a `sendMessage` with `attachments`",
+        "brings the file, then sends the very same frame again",
     ),
     ErrorCode.MODEL_UNAVAILABLE: ("`messageResponse`", "asks again later, under a new id"),
     ErrorCode.MODEL_THROTTLED: ("`messageResponse`", "waits `retryAfterMs` or a while, then asks under a new id"),
@@ -127,6 +132,12 @@ def sizes() -> str:
         ("title", f"{limits.MAX_TITLE_LENGTH} code points", "`invalid_frame`"),
         ("resume points of one `hello`", str(limits.MAX_RESUME_POINTS), "`invalid_frame`; send several"),
         ("items of one page", str(limits.MAX_PAGE), "`invalid_frame`"),
+        (
+            "file of a question",
+            f"{limits.MAX_ATTACHMENT_BYTES // kb // kb} MB, {limits.MAX_ATTACHED_BYTES // kb // kb} MB and "
+            f"{limits.MAX_ATTACHMENTS} files together",
+            "`invalid_frame`; `forbidden`",
+        ),
         ("unfinished requests of a user", f"{Caps().pending_per_user:,} by default", "`overloaded`"),
     ]
     return _table(("Limit", "Value", "Beyond it"), rows)

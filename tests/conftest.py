@@ -4,19 +4,28 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from functools import cache
 
+import botocore.loaders
+import botocore.session
 import pytest
 from hypothesis import HealthCheck, settings
 
 from answerback_aws.emulator.emulator import Emulator, LocalFailed
 from answerback_aws.emulator.postgres import PostgresServer
 from emulation import Cluster, emulator_python
-from spread import Spread, is_of_the_stacks
+from spread import Spread, takes_longer
 
 os.environ["LC_ALL"] = "C.UTF-8"  # whatever the machine speaks: what is said in Korean is tested on purpose
+os.environ.pop("PYTHONUNBUFFERED", None)  # and commands write as they do for a user
 
-# How long an example takes says how busy the machine is.
-settings.register_profile("answerback", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Each session of boto3 reads the descriptions of the services anew, a megabyte of JSON for most clients.
+botocore.session.create_loader = cache(botocore.loaders.create_loader)
+
+# How long an example takes says how busy the machine is. `make proof` looks for examples that nobody has seen.
+slow = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", slow)
+settings.register_profile("answerback", slow, derandomize=True)
 settings.load_profile("answerback")
 
 
@@ -41,7 +50,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=is_of_the_stacks, reverse=True)  # what takes longest first
+    items.sort(key=takes_longer, reverse=True)  # what takes longest first
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist

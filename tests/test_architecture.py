@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -20,7 +21,7 @@ NEUTRAL = {"clock", "file_lock", "outbound", "tasks"}
 """Small helpers about the operating system and asyncio. They know nothing of questions and answers."""
 
 INNER = {"protocol", "core", "ports", "model_guard"}
-SERVER = INNER | {"service", "stores", "models", "auth", "clock", "outbound"}
+SERVER = INNER | {"service", "stores", "models", "auth", "clock", "outbound", "traces"}
 MAY_IMPORT: Mapping[str, set[str]] = {
     # The product.
     "protocol": set(),
@@ -33,11 +34,12 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "file_lock": set(),
     "outbound": set(),
     "service": INNER,
+    "traces": INNER | {"service"},
     "stores": INNER | {"clock", "file_lock"},
     "models": INNER | {"outbound"},
     "auth": INNER | {"outbound", "tasks"},
     "client": {"protocol", "core", "outbound", "tasks"},
-    "gateway": SERVER | {"settings", "tasks"},
+    "gateway": SERVER | {"settings", "tasks", "texts"},
     "testing": INNER | {"service", "stores"},
     "texts": {"protocol"},
     "cli": SERVER | {"client", "gateway", "settings", "texts"},
@@ -72,6 +74,7 @@ HEAVY = {
     "boto3",
     "filelock",
     "jwt",
+    "opentelemetry",
     "platformdirs",
     "psycopg",
     "rich",
@@ -84,6 +87,11 @@ HEAVY = {
 
 def modules() -> list[Path]:
     return sorted(path for package in PACKAGES for path in (SOURCE / package).rglob("*.py"))
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def name_of(path: Path) -> str:
@@ -126,7 +134,7 @@ def is_module(name: str) -> bool:
 
 
 def ours(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     return {name for name in imports(tree, path) if name.partition(".")[0] in PACKAGES}
 
 
@@ -152,7 +160,7 @@ def test_only_the_table_of_commands_names_what_builds_on_the_product() -> None:
         name_of(path)
         for path in modules()
         if name_of(path).partition(".")[0] == "answerback"
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.Constant) and re.search(r"\banswerback_(aws|desktop|proof)\b", str(node.value))
     }
     assert naming == {"answerback.cli.main"}
@@ -166,7 +174,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
     """At import time. Imports inside a function are how a command stays light, and run later."""
     graph = {}
     for path in modules():
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = tree_of(path)
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 node.body = []
@@ -179,7 +187,7 @@ def test_only_the_widgets_know_qt() -> None:
     knowing = {
         name_of(path)
         for path in modules()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.Import | ast.ImportFrom) and "PySide6" in ast.unparse(node)
     }
     assert {name for name in knowing if not re.match(r"answerback_desktop\.(ui|app)\b", name)} == set()
@@ -226,7 +234,7 @@ def test_nothing_is_built_at_import() -> None:
     """A module-level name in capitals or with Final is a constant; a lower-case one that holds a call is suspect."""
     suspects = []
     for path in modules():
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in tree_of(path).body:
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
                 suspects.append(f"{name_of(path)}:{node.lineno}")
             if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call | ast.Await):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from answerback.outbound import CaFileError, FetchError, ProxyError, fetch, is_loopback, proxy_for, tls_context
+from answerback.outbound import CaFileError, FetchError, ProxyError, fetch, is_loopback, proxy_for, tls_context, trust
 from certificates import make_certificate
 
 pytestmark = pytest.mark.usefixtures("own_network")
@@ -64,6 +64,7 @@ def test_this_machine(host: str, is_local: bool) -> None:
     [
         ("https://h.example", {}, None),
         ("https://h.example", {"https_proxy": "http://p:3128"}, "the proxy p:3128 of https_proxy"),
+        ("https://h.example", {"HTTPS_PROXY": " http://p:3128 "}, "the proxy p:3128 of HTTPS_PROXY"),
         ("https://h.example", {"HTTPS_PROXY": "p:3128"}, "the proxy p:3128 of HTTPS_PROXY"),
         ("https://h.example", {"ALL_PROXY": "http://u:secret@p"}, "the proxy p of ALL_PROXY"),
         ("https://h.example", {"HTTP_PROXY": "http://p"}, None),
@@ -129,6 +130,8 @@ def test_a_file_of_authorities_that_cannot_be_used(
     monkeypatch.setenv("ANSWERBACK_CA_FILE", str(path))
     with pytest.raises(CaFileError, match=r"ca\.pem of ANSWERBACK_CA_FILE"):
         tls_context()
+    with pytest.raises(CaFileError, match=r"ca\.pem of ANSWERBACK_CA_FILE"):
+        trust(path)  # as a command has it, whose flag the variable stands for
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PINS = sorted([*(ROOT / "requirements").glob("*.txt"), *(ROOT / "src/answerback_aws/requirements").glob("*.txt")])
 EMULATOR = ROOT / "src/answerback_aws/requirements/emulator.txt"
-EXTRAS = {"server", "local-llm", "postgres", "openai", "aws", "desktop"}
+EXTRAS = {"server", "local-llm", "postgres", "openai", "aws", "otel", "desktop", "schema"}
 
 
 def pinned(path: Path) -> dict[str, str]:
@@ -48,7 +48,7 @@ def test_the_pins_cover_what_each_set_installs() -> None:
     gateway = set(pinned(ROOT / "requirements/gateway.txt"))
     groups = [text for group in PROJECT["dependency-groups"].values() for text in group if isinstance(text, str)]
     assert base | extras["server"] | extras["local-llm"] | {"hatchling"} <= gateway <= dev
-    assert extras["postgres"] | extras["openai"] | extras["aws"] | names(groups) <= dev
+    assert extras["postgres"] | extras["openai"] | extras["aws"] | extras["otel"] | names(groups) <= dev
     desktop = extras["desktop"] - {"answerback"} | extras["server"] | extras["local-llm"]
     assert base | desktop <= set(pinned(ROOT / "requirements/desktop.txt")) <= dev
 

@@ -1,17 +1,25 @@
 """What people read in Korean: every sentence of the code has one, and finds it."""
 
 import ast
+import json
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import answerback
 from answerback.client.failures import _MEANINGS
+from answerback.ports import ModelFault
+from answerback.protocol.codec import FrameError, decode_client
 from answerback.protocol.errors import ERRORS
+from answerback.protocol.limits import MAX_MESSAGE_BYTES
+from answerback.service.front import TOO_MANY_CONNECTIONS
+from answerback.service.questions import BLOCKED
 from answerback.texts import locale_name, speaks_korean, spoken, words_of
+from answerback.texts.encodings import likely_encoding
 from answerback.texts.korean import catalogue, translated, with_particles
 
 SOURCE = Path(answerback.__file__).parents[1]
@@ -64,14 +72,16 @@ def sentences() -> Iterator[tuple[str, str]]:
                         yield f"{place}:{node.lineno}", text
 
 
-@pytest.mark.parametrize(("place", "text"), [pytest.param(*found, id=": ".join(found)) for found in sentences()])
-def test_every_sentence_has_its_korean(monkeypatch: pytest.MonkeyPatch, place: str, text: str) -> None:
+def test_every_sentence_has_its_korean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LC_ALL", "ko_KR.UTF-8")
-    filled = re.sub(r"(in|time|it)\{\}$", r"\1", text).replace("{}", "7")  # what may follow begins with a mark
-    shown = spoken(filled)
-    assert re.search("[가-힣]", shown), f"{place}: put the Korean of {text!r} into answerback/texts/ko.toml"
-    left = [word for word in re.findall("[a-z]{3,}", re.sub("`[^`]*`|--[a-z-]+", "", text)) if word in shown.split()]
-    assert len(left) < 8, f"half of it is still English: {shown}"
+    found = list(sentences())
+    assert len(found) > 300
+    for place, text in found:
+        filled = re.sub(r"(in|time|it)\{\}$", r"\1", text).replace("{}", "7")  # what may follow begins with a mark
+        shown = spoken(filled)
+        assert re.search("[가-힣]", shown), f"{place}: put the Korean of {text!r} into answerback/texts/ko.toml"
+        words = re.findall("[a-z]{3,}", re.sub("`[^`]*`|--[a-z-]+", "", text))
+        assert sum(word in shown.split() for word in words) < 8, f"{place}: half of it is still English: {shown}"
 
 
 @pytest.mark.parametrize("code", ERRORS)
@@ -81,17 +91,59 @@ def test_every_code_of_the_protocol_has_its_words(code: str) -> None:
     assert translated(f"{ERRORS[code].message} ({code})") == f"{korean[code]} ({code})"  # type: ignore[index]
 
 
-@pytest.mark.parametrize("meaning", [meaning for _, meaning in _MEANINGS.values()])
-def test_every_status_has_its_words(meaning: str) -> None:
-    assert meaning in catalogue()
+def test_every_status_has_its_words() -> None:
+    assert {meaning for _, meaning in _MEANINGS.values()} <= catalogue().keys()
 
 
-@pytest.mark.parametrize(("english", "korean"), catalogue().items())
-def test_each_entry_uses_what_it_is_given(english: str, korean: str) -> None:
-    used = {int(number) for number in re.findall(r"\{(\d)\}", korean.replace("{}", "{0}"))}
-    assert used <= set(range(english.count("{}")))
-    facts = [f"fact{n}" for n in range(english.count("{}"))]
-    assert translated(re.sub(r"\{\}", lambda _: facts.pop(0), english)) is not None
+def test_each_entry_uses_what_it_is_given() -> None:
+    for english, korean in catalogue().items():
+        used = {int(number) for number in re.findall(r"\{(\d)\}", korean.replace("{}", "{0}"))}
+        assert used <= set(range(english.count("{}"))), english
+        facts = [f"fact{n}" for n in range(english.count("{}"))]
+        assert translated(re.sub(r"\{\}", lambda _, facts=facts: facts.pop(0), english)) is not None, english
+
+
+SERVER = [
+    *(fault.value for fault in ModelFault),
+    *(BLOCKED, TOO_MANY_CONNECTIONS, "This model is not offered. Models: echo, local."),
+    'The operator has set the system prompt. Leave "system" out.',
+    '"replaces" needs the "conversationId" of the request that it replaces.',
+]
+BROKEN = [
+    {"message": " "}, {"message": "a\0b"}, {"message": "x" * MAX_MESSAGE_BYTES}, {"message": None}, {"message": ""},
+    {"message": "a", "maxTokens": 0}, {"message": "a", "conversationId": "two words"}, {"message": "\ud800"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("said", SERVER)
+def test_what_a_server_says_is_korean_as_a_whole(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    monkeypatch.setenv("LC_ALL", "ko_KR.UTF-8")
+    for text in (f"answerback: {said} (forbidden)", f"({said} (forbidden))", said):
+        assert re.search("[가-힣]", spoken(text))
+        assert set(re.findall("[a-z]{4,}", spoken(text))) <= {
+            "answerback", "forbidden", "local", "echo", "replaces", "conversation"
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("frame", BROKEN)
+def test_what_is_wrong_with_a_question_is_korean(monkeypatch: pytest.MonkeyPatch, frame: dict[str, Any]) -> None:
+    monkeypatch.setenv("LC_ALL", "ko_KR.UTF-8")
+    with pytest.raises(FrameError) as broken:
+        decode_client(json.dumps({"action": "sendMessage", "requestId": "r", **frame}))
+    assert re.search("[가-힣]", spoken(f"answerback: {broken.value.detail} (invalid_frame)"))
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        "This model is not to be used. Ask Kim, he must be somewhere. (forbidden)",
+        "The queue refuses us. It does not open. (overloaded)",
+        "Something failed. Cannot do: more",
+    ],
+)
+def test_sentences_of_others_are_not_taken_for_ours(monkeypatch: pytest.MonkeyPatch, foreign: str) -> None:
+    monkeypatch.setenv("LC_ALL", "ko_KR.UTF-8")
+    assert spoken(f"answerback: {foreign}") == f"answerback: {foreign}"
 
 
 def test_sentences_within_sentences_and_hints_after_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,3 +188,8 @@ def test_a_terminal_that_has_no_hangul_is_spoken_to_in_english(monkeypatch: pyte
     with monkeypatch.context() as patched, open("/dev/null", "w", encoding="ascii") as narrow:
         patched.setattr(sys, "stderr", narrow)
         assert not speaks_korean()
+
+
+@pytest.mark.parametrize("data", [b"a\0b", b"\x1f\x8b\x08\0\0\0\0\0\x02\xff\xcb\xc8", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"])
+def test_what_is_no_text_looks_like_none(data: bytes) -> None:
+    assert likely_encoding(data) is None

@@ -94,8 +94,31 @@ KEIGO: Final = """\
 - 資料を**ご覧になりました**か。(相手が見た)
 """
 
+CURVE: Final = r"""The **normal distribution** has the density
+
+$$f(x) = \frac{1}{\sigma\sqrt{2\pi}}\, e^{-\frac{(x-\mu)^2}{2\sigma^2}}$$
+
+with the mean $\mu$ and the variance $\sigma^2$. About 68 % of all values lie within $\mu \pm \sigma$, since
+
+\[
+\int_{\mu-\sigma}^{\mu+\sigma} f(x)\,dx = \operatorname{erf}\!\left(\tfrac{1}{\sqrt{2}}\right) \approx 0.6827
+\]
+
+> [!NOTE]
+> The sum of many small effects comes near to it, whatever each is like.[^clt]
+
+| Within | Share |
+|---|---:|
+| $\mu \pm 1\sigma$ | 68.27 % |
+| $\mu \pm 2\sigma$ | 95.45 % |
+| $\mu \pm 3\sigma$ | 99.73 % |
+
+[^clt]: The central limit theorem.
+"""
+
 ANSWERS: Final = {
     "frame": FRAMES,
+    "normal distribution": CURVE,
     "pack": PACKING,
     "review": REVIEW,
     "부산": BUSAN,

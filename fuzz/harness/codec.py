@@ -7,7 +7,7 @@ from answerback.protocol.codec import FrameError, decode_client, decode_server, 
 from answerback.protocol.frames import VISIBLE, Error, SendMessage
 from answerback.protocol.limits import MAX_ID_LENGTH
 
-_UNSTORED = frozenset({"timestamp", "token", "before"})
+_UNSTORED = frozenset({"timestamp", "traceparent", "token", "before"})
 """Fields that reach no store as they are; in all others U+0000 would be an error of PostgreSQL."""
 
 _OWN_WORDS = re.compile(r"[ -~]{10,400}")

@@ -1,4 +1,4 @@
-"""Where a model's output comes in: whatever it says or does, what leaves here is text, one Finish, or a ModelError.
+"""Where a model's output comes in: whatever it does, what leaves here is text, parts, one Finish, or a ModelError.
 
 A model is foreign code, or speaks for a foreign server. Nothing that it yields or raises reaches a store, a frame or
 the log unchecked. Its end is final: what it does after its Finish changes nothing.
@@ -6,12 +6,16 @@ the log unchecked. Its end is final: what it does after its Finish changes nothi
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final, TypeAlias
 
+from answerback.core.answer import clean
 from answerback.core.finish import finish_reason, token_count
 from answerback.core.masking import masked, masked_error, text_of
-from answerback.ports import FinalModelError, Finish, Model, ModelError, ModelFault, Piece, Prompt
+from answerback.core.parts import MAX_NAME_LENGTH, TEXT
+from answerback.core.uploads import TEXT as PLAIN_TEXT
+from answerback.core.uploads import kind_of
+from answerback.ports import FinalModelError, Finish, Model, ModelError, ModelFault, Part, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 
 logger = logging.getLogger(__name__)
@@ -20,9 +24,13 @@ MAX_RETRY_AFTER_MS: Final = 86_400_000
 _CODES: Final = frozenset({ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_THROTTLED, ErrorCode.MODEL_FAILED})
 _END: Final = object()
 
+Take: TypeAlias = Callable[[Piece], bool | None]
+Ask: TypeAlias = Callable[[Model, Prompt, Take], Awaitable[None]]
+"""`ask`, or what calls it."""
 
-async def ask(model: Model, prompt: Prompt, take: Callable[[Piece], bool | None]) -> None:
-    """Give `take` what the model says: text, then exactly one Finish. It stops where `take` returns true.
+
+async def ask(model: Model, prompt: Prompt, take: Take) -> None:
+    """Give `take` what the model says: text and parts, then exactly one Finish. It stops where `take` returns true.
 
     A model that just ends has finished. Every exception but the caller's own cancellation, `SystemExit` and another
     task's cancellation among them, is `model_failed`, and its traceback is logged. Texts for the log lose the words
@@ -37,7 +45,9 @@ async def ask(model: Model, prompt: Prompt, take: Callable[[Piece], bool | None]
             try:
                 source = source or aiter(model.stream(prompt))
                 piece = await anext(source, _END)
-                if not isinstance(piece, str):
+                if isinstance(piece, Part):
+                    piece = _part(piece)
+                elif not isinstance(piece, str):
                     is_over = piece is _END or isinstance(piece, Finish)
                     piece = _finish(piece, prompt)
             except BaseException as exc:
@@ -65,13 +75,25 @@ def _finish(given: object, prompt: Prompt) -> Finish:
     if given is _END:
         return Finish()
     if not isinstance(given, Finish):
-        raise TypeError(f"a piece must be str or Finish, not {type(given).__name__}")
+        raise TypeError(f"a piece must be str, Part or Finish, not {type(given).__name__}")
     return checked_finish(given, prompt)
+
+
+def _part(given: Part) -> Part | str:
+    """A piece of a part as clients may get it, or of the text. Raises: TypeError."""
+    kind, text, name = given.kind, given.text, given.name
+    if not (isinstance(kind, str) and isinstance(text, str)):
+        raise TypeError("the kind and the text of a part must be str")
+    if kind == TEXT:
+        return text
+    return Part(kind, text, (clean(name)[:MAX_NAME_LENGTH] or None) if isinstance(name, str) else None, bool(given.new))
 
 
 def texts_of(prompt: Prompt) -> tuple[str, ...]:
     """All text of a prompt: what must not be in the log."""
-    return (prompt.system or "", *(message.text for message in prompt.messages))
+    names = (file.name for file in prompt.attachments)
+    files = (file.data.decode(errors="ignore") for file in prompt.attachments if kind_of(file.media_type) == PLAIN_TEXT)
+    return (prompt.system or "", *(message.text for message in prompt.messages), *names, *files)
 
 
 def checked_finish(finish: Finish, prompt: Prompt) -> Finish:
@@ -81,7 +103,11 @@ def checked_finish(finish: Finish, prompt: Prompt) -> Finish:
         detail = f"the answer ended with {masked(finish.reason[:40], texts_of(prompt))!r}"
         raise ModelError(ErrorCode.MODEL_FAILED, detail, transient=True)
     return Finish(
-        reason=reason, input_tokens=token_count(finish.input_tokens), output_tokens=token_count(finish.output_tokens)
+        reason=reason,
+        input_tokens=token_count(finish.input_tokens),
+        output_tokens=token_count(finish.output_tokens),
+        cached_tokens=token_count(finish.cached_tokens),
+        reasoning_tokens=token_count(finish.reasoning_tokens),
     )
 
 

@@ -92,6 +92,7 @@ def proxy_for(url: str, *, kinds: Collection[str] = HTTP_PROXIES) -> Proxy | Non
             return None
         names = (f"{scheme}_proxy", f"{scheme}_proxy".upper())
         named, source = found[scheme], next((name for name in names if os.environ.get(name)), "the system's settings")
+    named = named.strip()
     proxy = named if "://" in named else f"http://{named}"
     if scheme == "socks" and proxy.startswith("http://"):  # how systems write it
         proxy = f"socks5h://{proxy[7:]}"
@@ -133,7 +134,8 @@ def trust(ca_file: Path | None) -> None:
     Raises: CaFileError.
     """
     if ca_file is not None:
-        tls_context(ca_file)
+        is_named = os.environ.get(CA_VARIABLE) == str(ca_file)
+        tls_context(ca_file, source=CA_VARIABLE if is_named else "--ca-file")
         os.environ[CA_VARIABLE] = str(ca_file.absolute())
 
 
@@ -168,7 +170,7 @@ def explain_certificate(error: ssl.SSLCertVerificationError) -> str:
     else:
         advice = f"name its authority with --ca-file or {CA_VARIABLE}"
         if named := [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]:
-            advice += f" (trusted now: those of {' and '.join(named)})"
+            advice += f" (trusted now: those of {', '.join(named)})"
     return f"the server's certificate is not trusted ({error.verify_message}); {advice}"
 
 

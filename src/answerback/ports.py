@@ -4,23 +4,28 @@ A port stands here because a second implementation exists: SQLite, PostgreSQL an
 API Gateway for the sender, five kinds of model. One contract suite (tests/contract) runs against all of them.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from answerback.core import defaults
 from answerback.core.admission import Accepted, Admission, Blocked, Existing, Full, Limited, Quota
+from answerback.core.budget import Budget, BudgetState, OverBudget, Period, Price
 from answerback.core.context import TOKENS_PER_BYTE, Message
+from answerback.core.parts import Content, Mark, visible
 from answerback.core.request import Change, Question, Record, RequestKey
+from answerback.core.uploads import FileKey, Upload
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import ServerFrame, Status
+from answerback.protocol.frames import Attachment, ServerFrame, Status
 
 __all__ = [
     "Accepted",
     "Admission",
     "Blocked",
     "Bound",
+    "Budget",
+    "BudgetState",
     "Connection",
     "Connections",
     "DailyUsage",
@@ -37,7 +42,11 @@ __all__ = [
     "ModelError",
     "ModelFault",
     "ModelLimits",
+    "OverBudget",
+    "Part",
+    "Period",
     "Piece",
+    "Price",
     "Prompt",
     "Queue",
     "Quota",
@@ -97,8 +106,8 @@ class Requests(Protocol):
     async def question(self, key: RequestKey) -> Question | None:
         """What was asked; None for a refusal or an early cancellation."""
 
-    async def answer(self, key: RequestKey) -> str:
-        """The stored text of an ended request, '' if it has none."""
+    async def answer(self, key: RequestKey) -> Content:
+        """What is stored of an ended request's answer: its text, empty if it has none, and the marks of its parts."""
 
     async def unfinished(self) -> Sequence[Record]:
         """Every record that has not ended, in the order accepted."""
@@ -128,7 +137,8 @@ class Durability(Protocol):
 class StoredTurn:
     """One question and its ending. `position` orders the turns of a user by acceptance.
 
-    `superseded_by`: the request that took its place, or the place of a turn before it.
+    `answer` is all its content, in which `marks` say where the parts are. `superseded_by`: the request that took its
+    place, or the place of a turn before it.
     """
 
     position: int
@@ -144,6 +154,13 @@ class StoredTurn:
     input_tokens: int | None = None
     output_tokens: int | None = None
     superseded_by: str | None = None
+    attachments: tuple[Attachment, ...] = ()
+    marks: tuple[Mark, ...] = ()
+
+    @property
+    def visible(self) -> str:
+        """The text of the answer."""
+        return visible(Content(self.answer, self.marks))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,13 +206,48 @@ class History(RecentTurns, Protocol):
     ) -> StoredConversation | None:
         """Rename, delete or restore; None if the user has no such conversation."""
 
+    async def delete_expired(self, *, now_ms: int, keep_days: int) -> int:
+        """Delete the conversations that were not used for longer than they are kept. Returns how many.
+
+        A conversation's own days count, else its user's, else `keep_days`. It counts as deleted since it was last used,
+        so `purge_deleted` erases it as soon as that is long enough ago, too.
+        """
+
     async def purge_deleted(self, *, before_ms: int) -> int:
         """Erase the conversations that were deleted before then, for good. Returns how many."""
 
 
+class Files(Protocol):
+    """The files that users send with their questions, in pieces. Every method may raise Unavailable."""
+
+    async def upload(self, key: FileKey) -> Upload | None:
+        """How far the file has come."""
+
+    async def begin(self, key: FileKey, name: str, *, now_ms: int) -> Upload | None:
+        """Begin an upload, or return the one that there is. None: the user has begun too much (`core.uploads`)."""
+
+    async def put(self, key: FileKey, name: str, number: int, data: bytes) -> None:
+        """Keep a piece, if the upload has this name and is unfinished. The first data of a piece stay."""
+
+    async def complete(self, key: FileKey, name: str, *, content: str, now_ms: int) -> None:
+        """The file is whole, or is young again: it may be named by questions from now on."""
+
+    async def discard(self, name: str) -> None:
+        """Forget an unfinished upload: together its pieces are another file."""
+
+    async def examine(self, key: FileKey) -> str | None:
+        """`core.uploads.examine` of what is there of the file, done where it does not hold up the event loop."""
+
+    async def read_file(self, key: FileKey) -> bytes | None:
+        """All pieces that are there, in their order; None: there is no upload."""
+
+    async def purge_files(self, *, now_ms: int) -> int:
+        """Delete what was not finished in time, and files that no question can name and no turn names."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredUser:
-    """A user. `per_minute` None: the server's default holds."""
+    """A user. `per_minute` and `keep_days` None: the server's default holds."""
 
     user_id: str
     per_minute: int | None
@@ -204,17 +256,20 @@ class StoredUser:
     conversations: int
     turns: int
     blocked: bool = False
+    team: str | None = None
+    keep_days: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DailyUsage:
-    """What a user used on one day (UTC, `YYYY-MM-DD`)."""
+    """What a user used on one day (UTC, `YYYY-MM-DD`). `model`: with that one; None: with all, or nobody knows."""
 
     user_id: str
     day: str
     requests: int
     input_tokens: int
     output_tokens: int
+    model: str | None = None
 
 
 class Users(Protocol):
@@ -232,8 +287,33 @@ class Users(Protocol):
     async def set_blocked(self, user_id: str, *, blocked: bool, now_ms: int) -> None:
         """Lock the user out, or let them in again; their own limit stays. Creates the user if there is none."""
 
-    async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
-        """By day and user, ascending; all users if `user_id` is None."""
+    async def set_retention(
+        self, user_id: str, keep_days: int | None, *, now_ms: int, conversation_id: str | None = None
+    ) -> bool:
+        """Keep the user's conversations, or the one, for so many days after its last turn (None: what holds else).
+
+        Creates the user if there is none. Returns false if there is no such conversation.
+        """
+
+    async def set_budget(self, holder: str, period: Period, budget: Budget | None, *, now_ms: int) -> None:
+        """Set what a user or a team (`core.budget.team_holder`) may use in each `period`; None: no budget."""
+
+    async def set_team(self, user_id: str, team: str | None, *, now_ms: int) -> None:
+        """Put the user into a team; None: into none. Creates the user if there is none."""
+
+    async def budgets(self, holder: str, *, now_ms: int) -> Sequence[BudgetState]:
+        """The budgets of a user or a team, and how they stand."""
+
+    async def teams(self) -> Sequence[str]:
+        """The teams that have a budget, ascending."""
+
+    async def usage(
+        self, user_id: str | None, *, since_day: str | None = None, by_model: bool = False
+    ) -> Sequence[DailyUsage]:
+        """By day and user, ascending; all users if `user_id` is None. `by_model`: a row for each model."""
+
+    def export(self, user_id: str) -> AsyncIterator[bytes]:
+        """Everything that is stored about the user and that `delete_user` erases, each thing a line of JSON."""
 
     async def delete_user(self, user_id: str) -> bool:
         """Erase everything about the user, for good. Returns false if there was nothing."""
@@ -247,7 +327,8 @@ class Connection:
     """One open socket. `user_id` None: not known yet (no auth, and no frame has named it).
 
     `generation` None: the connection is not its session's address yet; that comes with its first frame.
-    Instants are epoch milliseconds. `token_expires_at_ms` None: no token, or one that does not expire.
+    `team`: of the user, if the token has it. Instants are epoch milliseconds. `token_expires_at_ms` None: no token, or
+    one that does not expire.
     """
 
     connection_id: str
@@ -258,6 +339,7 @@ class Connection:
     authenticated: bool = False
     token_expires_at_ms: int | None = None
     generation: int | None = None
+    team: str | None = None
     source_ip: str = ""
     user_agent: str = ""
 
@@ -355,8 +437,21 @@ class Queue(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """A file that came with the question: UTF-8 text, an image or a PDF, as its media type says."""
+
+    name: str
+    media_type: str
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What a model gets: an optional system text and the messages, the last one being the user's question."""
+    """What a model gets: an optional system text and the messages, the last one being the user's question.
+
+    `attachments`: the files of the question. Those of earlier turns are told by name, in their text. `json_schema`:
+    what the answer is to be valid under; None also where the system text says that already.
+    """
 
     messages: tuple[Message, ...]
     system: str | None = None
@@ -365,6 +460,8 @@ class Prompt:
     conversation_id: str = ""
     request_id: str = ""
     attempt: int = 1
+    attachments: tuple[File, ...] = ()
+    json_schema: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -372,14 +469,32 @@ class Finish:
     """The last piece of a stream. `reason`: one of `core.finish.REASONS`, or a word that it maps to one of them.
 
     A word for a failure (`error`, `abort`) makes the answer one that broke off. Counts that cannot be are left out.
+    `cached_tokens` are those of the input that came from a cache, `reasoning_tokens` those of the output that are
+    thoughts.
     """
 
     reason: str = "stop"
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
 
 
-Piece: TypeAlias = str | Finish
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a part that is no text. `kind`: one of `core.parts.KINDS`; others are shown to nobody.
+
+    It goes on with the last part if that is of the same kind, unless it has another `name` (of a tool) or is `new`.
+    A part that was followed by another one has ended: what a model calls side by side comes one after the other.
+    """
+
+    kind: str
+    text: str
+    name: str | None = None
+    new: bool = False
+
+
+Piece: TypeAlias = str | Part | Finish
 
 
 class ModelFault(StrEnum):
@@ -437,7 +552,7 @@ class Model(Protocol):
         """Generations that may run at the same time. The users that wait get the next slot by turns."""
 
     def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
-        """Text as it comes, then one Finish. Closing the iterator (`aclose`) really stops the work.
+        """Text as it comes, parts in between, then one Finish. Closing the iterator (`aclose`) really stops the work.
 
         Raises: ModelError: with `model_unavailable`, `model_throttled` or `model_failed`.
         """
@@ -452,14 +567,25 @@ class ModelLimits:
 
     `tokens_per_byte`: what its tokenizer takes for a byte of UTF-8 that is not ASCII. `languages`: the only ones that
     it knows (BCP 47), empty if nobody has said. `demo`: it is for trying out. `title`: its name for people.
+    `attachments`: the kinds of files that it takes besides text (`core.uploads`). `parts`: the kinds of parts that it
+    is known to give besides text.
+    `format`: whether it takes `Prompt.json_schema`; another one is told in its system text.
+    `context_reserve`: tokens that a budget reserves for earlier turns. `price`: for budgets in money. `stops_billing`:
+    an answer that is given up costs no more than what came.
     """
 
     answer_timeout_s: int | None = None
     max_tokens: int | None = None
+    context_reserve: int | None = None
+    price: Price | None = None
+    stops_billing: bool = False
     tokens_per_byte: float = TOKENS_PER_BYTE
     languages: tuple[str, ...] = ()
     demo: bool = False
     title: str | None = None
+    attachments: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    format: bool = False
 
 
 def limits_of(model: Model) -> ModelLimits:
@@ -487,11 +613,12 @@ class Identity:
     """Who a token speaks for, and until when.
 
     `expires_at_ms`: the instant from which the token is not accepted any more, leeway included (epoch milliseconds;
-    None: it does not expire).
+    None: it does not expire). `team`: whose budget counts for the user, if the operator lets the token say so.
     """
 
     user_id: str
     expires_at_ms: int | None
+    team: str | None = None
 
 
 class TokenRefused(Exception):

@@ -194,6 +194,17 @@ def _read_port_or_off(value: object) -> int | None:
     return number
 
 
+def _read_days_or_forever(value: object) -> int | None:
+    if isinstance(value, str):
+        if value.strip().lower() == "forever":
+            return None
+        value = value.strip().removesuffix("d")
+    number = _DAYS.read(value)
+    assert isinstance(number, int)
+    return number
+
+
+_DAYS: Final = whole(1, 36_500)
 _DURATION_RULE: Final = "a duration such as 90s, 10m or 1h"
 TEXT: Final = Kind("TEXT", "a text that is not empty", _read_text)
 TEXTS: Final = Kind("TEXT", "a list of texts", _read_texts)
@@ -204,6 +215,7 @@ FOLDER: Final = Kind("FOLDER", "a path", PATH.read)
 YES_NO: Final = Kind("", "true or false", _read_yes_no)
 PORT: Final = whole(0, 65535, metavar="PORT")
 PORT_OR_OFF: Final = Kind("PORT|off", "a port from 0 to 65535, or off", _read_port_or_off)
+DAYS_OR_FOREVER: Final = Kind("DAYS|forever", f"{_DAYS.rule}, or forever", _read_days_or_forever)
 SECONDS: Final = Kind("DURATION", _DURATION_RULE, lambda value: duration_ms(value) / 1000)
 WHOLE_SECONDS: Final = Kind("DURATION", _DURATION_RULE, lambda value: duration_ms(value) // 1000)
 MILLISECONDS: Final = Kind("DURATION", _DURATION_RULE, duration_ms)
@@ -215,7 +227,7 @@ def toml(value: object, kind: Kind) -> str:
         assert isinstance(value, int | float)
         return json.dumps(duration_text(value if kind is MILLISECONDS else value * 1000))
     if value is None:
-        return '"off"'
+        return '"forever"' if kind is DAYS_OR_FOREVER else '"off"'
     if isinstance(value, tuple):
         return f"[{', '.join(json.dumps(item, ensure_ascii=False) for item in value)}]"
     if isinstance(value, bool | int):

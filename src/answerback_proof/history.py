@@ -14,6 +14,8 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from answerback.clock import epoch_ms
+from answerback.core.assembly import AnswerPart
+from answerback.core.parts import Content, stretches, visible
 from answerback.core.request import Question, Record, RequestKey
 from answerback.ports import DailyUsage, History, Requests, StoredTurn
 from answerback.protocol.frames import (
@@ -63,6 +65,13 @@ class Result(StrEnum):
     TIMED_OUT = "timed out"
 
 
+def parts_in(content: Content) -> tuple[AnswerPart, ...]:
+    """What an answer is made of; nothing if that is text alone."""
+    text, marks = content
+    found = stretches(marks, 0, len(text))
+    return tuple(AnswerPart(one.mark.kind, one.mark.name, text[one.start : one.end]) for one in found)
+
+
 # --- events
 
 
@@ -78,7 +87,7 @@ class _OnConnection(_AboutRequest, frozen=True, kw_only=True):
 class Asked(_AboutRequest, frozen=True, kw_only=True):
     """An app asks. `text`: the question. `answer`: the whole answer, where the model is known to echo.
 
-    `may_time_out`: the app's client gives up after a while.
+    `parts`: the kinds of parts that it wants besides. `may_time_out`: the app's client gives up after a while.
     """
 
     user: str
@@ -87,6 +96,7 @@ class Asked(_AboutRequest, frozen=True, kw_only=True):
     text: str
     answer: str | None = None
     stream: bool = True
+    parts: tuple[str, ...] = ()
     may_time_out: bool = False
 
 
@@ -116,6 +126,7 @@ class Ended(_AboutRequest, frozen=True, kw_only=True):
     text: str = ""
     attempt: int = 0
     code: str = ""
+    parts: tuple[AnswerPart, ...] = ()
 
 
 class ToServer(_OnConnection, frozen=True, kw_only=True):
@@ -138,10 +149,14 @@ class ToApp(_OnConnection, frozen=True, kw_only=True):
 
 
 class ModelRun(_AboutRequest, frozen=True, kw_only=True):
-    """The model begins an attempt. `text`: all that it says in it, if that is known before."""
+    """The model begins an attempt. `text`: all of the answer that it says in it, if that is known before.
+
+    `parts`: all that it says in it of the kinds that the app wants, if that is more than the text.
+    """
 
     attempt: int
     text: str | None = None
+    parts: tuple[AnswerPart, ...] = ()
 
 
 class Fault(Struct, frozen=True, kw_only=True):
@@ -151,11 +166,33 @@ class Fault(Struct, frozen=True, kw_only=True):
 
 
 class Stored(_AboutRequest, frozen=True, kw_only=True):
-    """What the store has of a request at the end. `has_question`: it was accepted, and not refused."""
+    """What the store has of a request at the end. `has_question`: it was accepted, and not refused.
+
+    `answer` is the text for the person, `content` all that was said, if that is more, and `parts` what it is made of.
+    """
 
     record: Record
     answer: str
     has_question: bool
+    content: str | None = None
+    parts: tuple[AnswerPart, ...] = ()
+
+    @classmethod
+    def of(cls, record: Record, content: Content, *, has_question: bool, prefix: str = "") -> "Stored":
+        """The request whose record this is."""
+        return cls(
+            request=prefix + record.request_id,
+            record=record,
+            answer=visible(content),
+            content=content.text,
+            parts=parts_in(content),
+            has_question=has_question,
+        )
+
+    @property
+    def whole(self) -> str:
+        """All that was said."""
+        return self.answer if self.content is None else self.content
 
 
 class Turn(_AboutRequest, frozen=True, kw_only=True):
@@ -284,10 +321,9 @@ async def add_stores(history: RunHistory, requests: Requests, turns: History) ->
     for record in await requests.unfinished():
         if record.user_id in users:  # the database need not be only ours
             found.setdefault(record.request_id, record)
-    for request, record in found.items():
+    for record in found.values():
         question: Question | None = await requests.question(record.key)
-        answer = await requests.answer(record.key)
-        history.add(Stored(request=request, record=record, answer=answer, has_question=question is not None))
+        history.add(Stored.of(record, await requests.answer(record.key), has_question=question is not None))
     for user in users:
         for conversation_id in await _conversations(turns, user):
             for turn in await _turns(turns, user, conversation_id):

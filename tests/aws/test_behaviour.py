@@ -9,6 +9,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
+from answerback.client import Client
 from stack import PAGE, Stack
 
 pytestmark = [pytest.mark.emulator, pytest.mark.postgres, pytest.mark.timeout(120)]
@@ -78,6 +79,12 @@ async def test_a_token_that_is_not_accepted_is_401_in_each_of_them(secured: Stac
             offered = [Subprotocol("answerback.v1"), Subprotocol(f"bearer.{token}")]
             status = await status_of(secured.url, subprotocols=offered)
     assert status == 401
+
+
+async def test_apps_are_told_the_least_version(stack: Stack) -> None:
+    with stack.configured("Front", LEAST_CLIENT="999.1"):
+        async with asyncio.timeout(60), Client(stack.url, user=stack.name("user")) as client:
+            assert client.wanted_version == "999.1"
 
 
 async def test_the_welcome_says_what_limits_there_are(stack: Stack) -> None:

@@ -150,6 +150,20 @@ async def test_a_worker_that_is_killed_costs_seconds_and_no_character(stack: Sta
     assert scenario.runs == 2
 
 
+async def test_the_time_of_an_answer_counts_from_its_first_start_over_killed_workers(stack: Stack) -> None:
+    """The second attempt has what the first one has left, not the whole time again."""
+    question = stack.name("question")
+    Scenario(stack, question, before="one ", after="two", stuck_runs=3)
+    with stack.configured("Worker", ANSWER_TIMEOUT_S="26"):
+        async with app(stack, f"userId={stack.name('user')}") as one:
+            request_id = await one.ask(question, stream=True)
+            await one.receive("messageDelta", requestId=request_id)
+            await asyncio.to_thread(kill, stack, "WorkerFunction")
+            ending = await one.receive("messageResponse", requestId=request_id)
+    assert (ending["error"]["code"], ending["attempt"], ending["length"]) == ("timeout", 2, 4)
+    assert 26_000 <= ending["timing"]["totalMs"] < 42_000
+
+
 async def test_an_app_that_was_cut_off_resumes_at_its_character(stack: Stack) -> None:
     question, user, session = stack.name("question"), stack.name("user"), stack.name("session")
     scenario = Scenario(stack, question, before="first ", after="second")

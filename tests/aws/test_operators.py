@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import cfnlint
 import pytest
 
 from answerback.client import Client, Forbidden
@@ -188,7 +188,7 @@ def test_who_deploys_makes_changes_and_deletes_a_stack_and_no_other(secured: Sta
     )  # the emulator checks no name of it
 
 
-SCHEMAS = Path(cfnlint.__file__).parent / "data" / "schemas"
+SCHEMAS = Path(str(find_spec("cfnlint").origin)).parent / "data" / "schemas"  # to import it takes a second
 UNUSED = re.compile(
     r"(kinesis|firehose|elasticfilesystem|s3files|lambda:GetLayerVersion|lambda:PassCapacityProvider|s3:REST|s3:getObject$"
     r"|s3:GetObjectMetadata|lambda:GetCodeSigningConfig|iam:(Attach|Detach)(Group|User)Policy|dynamodb:DescribeImport"

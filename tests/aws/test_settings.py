@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from answerback.core.defaults import KEEP_FOREVER_DAYS
 from answerback.core.request import Policy
 from answerback.gateway.settings import GatewaySettings
 from answerback.ports import Quota
@@ -48,6 +49,7 @@ def test_the_template_has_the_defaults_of_the_code() -> None:
         "system",
         "lock_system",
         "retention_ms",
+        "keep_days",
         "idle_timeout_ms",
         "history_delay_s",
         "handshake_rules",
@@ -63,6 +65,7 @@ def test_the_stack_has_the_defaults_of_the_gateway() -> None:
     assert stack.policy == gateway.policy
     assert (stack.max_tokens, stack.user_claim) == (gateway.max_tokens, gateway.auth.user_claim)
     assert stack.retention_ms == gateway.retention_days * 86_400_000
+    assert (stack.keep_days, gateway.history_days) == (KEEP_FOREVER_DAYS, None)
     assert stack.idle_timeout_ms == gateway.idle_timeout_s * 1000
 
 
@@ -81,6 +84,7 @@ def test_what_is_given_counts() -> None:
             "ANSWERBACK_RATE_LIMIT": "0",
             "ANSWERBACK_ANSWER_TIMEOUT_S": "60",
             "ANSWERBACK_LOCK_SYSTEM": "true",
+            "ANSWERBACK_LEAST_CLIENT": "1.4",
             "ANSWERBACK_MANAGEMENT_ENDPOINT": "https://x.execute-api.eu-west-1.amazonaws.com/prod/",
         }
     )
@@ -88,6 +92,7 @@ def test_what_is_given_counts() -> None:
     assert settings.quota.per_minute == 0
     assert settings.policy.answer_timeout_ms == 60_000
     assert settings.lock_system
+    assert settings.least_client == "1.4"
     assert settings.management_endpoint == "https://x.execute-api.eu-west-1.amazonaws.com/prod"
 
 
@@ -100,6 +105,7 @@ def test_what_is_given_counts() -> None:
         ("LOCK_SYSTEM", "yes", lambda settings: settings.lock_system),
         ("MODELS", " ", lambda settings: settings.models),
         ("MANAGEMENT_ENDPOINT", "wss://x", lambda settings: settings.management_endpoint),
+        ("HISTORY_DAYS", "0", lambda settings: settings.keep_days),
         ("RETENTION_DAYS", "1" * 13, lambda settings: settings.retention_ms),
     ],
 )

@@ -82,6 +82,9 @@ MAY: Mapping[str, set[tuple[str, str]]] = {
 }
 
 
+MAKE_SPANS = {"FrontFunction", "WorkerFunction", "DeadLettersFunction", "JanitorFunction"}
+
+
 def role_of(function: str) -> Any:
     return RESOURCES[FUNCTIONS[function]["Properties"]["Role"]["Fn::GetAtt"][0]]
 
@@ -97,6 +100,7 @@ def test_a_role_allows_what_its_function_calls_and_nothing_else(name: str) -> No
         *((f"logs:{action}", f"${{{group}.Arn}}") for action in ("CreateLogStream", "PutLogEvents")),
         # X-Ray has no resources to name.
         *((f"xray:{action}", "*") for action in ("PutTraceSegments", "PutTelemetryRecords")),
+        *({("xray:PutSpans", "*")} if name in MAKE_SPANS else ()),
     }
     allowed = statements(role_of(name))
     assert len(set(allowed)) == len(allowed)
@@ -208,7 +212,10 @@ def _sample(variable: str) -> str:
         "MODELS": "echo",
         "MANAGEMENT_ENDPOINT": "https://x.example/v1",
         "LOCK_SYSTEM": "true",
+        "TRACE_RATIO": "0.5",
+        "LEAST_CLIENT": "1.4",
         "JWT_SECRET": "s" * 32,
+        "SYSTEM_BYTES": "1",
     }
     name = variable.removeprefix("ANSWERBACK_")
     if name in {"JWKS_URL", "SETTINGS_URL"}:

@@ -16,6 +16,7 @@ import pytest
 from answerback.cli.main import run
 from answerback.cli.output import ExitCode
 from answerback.core import request as changes
+from answerback.core.parts import Content
 from answerback.core.request import Ending, Policy, Question
 from answerback.ports import Quota
 from answerback.protocol.codec import encode
@@ -72,7 +73,9 @@ async def test_what_the_store_holds_is_added_to_the_history() -> None:
     await store.accept(record, Question(message="one two", model="echo"), QUOTA, now_ms=10)
     await store.change(record.key, partial(changes.claim, owner="o", now_ms=20, policy=Policy()))
     ending = Ending(status=Status.COMPLETED, attempt=1, length=7, ended_at_ms=30)
-    await store.change(record.key, partial(changes.finish, owner="o", attempt=1, ending=ending, text="one two"))
+    await store.change(
+        record.key, partial(changes.finish, owner="o", attempt=1, ending=ending, content=Content("one two"))
+    )
     history.add(Ended(request="r1", observer="run 1", result=Result.COMPLETED, text="one two", attempt=1))
     await add_stores(history, store, store)
     assert check(history, VISIBLE) == []

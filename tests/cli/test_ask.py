@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+import forked
 from answerback.cli.output import ExitCode
 from answerback.cli.talk import explain, printable
-from answerback.client import RequestTimeout
+from answerback.client import CannotConnect, Obstacle, RequestTimeout
 from cli_process import STOP_TIMEOUT_S, Run, Serve, start_gateway
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(60)]
@@ -28,10 +29,6 @@ def echo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     gateway.stop(signal.SIGKILL)
     assert gateway.process.stdout is not None
     gateway.process.stdout.close()
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "answerback", *arguments]
 
 
 def test_in_a_pipe_there_is_the_answer_and_nothing_else(echo_url: str, run: Run) -> None:
@@ -50,7 +47,7 @@ def test_an_output_that_cannot_have_every_character_still_has_the_answer(
     echo_url: str, options: tuple[str, ...], shown: str
 ) -> None:
     done = subprocess.run(
-        command("ask", "café 안녕", "--url", echo_url, *options),
+        [sys.executable, "-m", "answerback", "ask", "café 안녕", "--url", echo_url, *options],
         capture_output=True,
         check=False,
         env={**os.environ, "PYTHONIOENCODING": "cp1252"},
@@ -61,9 +58,7 @@ def test_an_output_that_cannot_have_every_character_still_has_the_answer(
 
 def test_the_question_from_stdin_with_every_character(echo_url: str) -> None:
     question = "첫 줄\n  second line\twith a tab 👋\n"
-    done = subprocess.run(
-        command("ask", "-", "--url", echo_url), input=question.encode(), capture_output=True, check=False
-    )
+    done = forked.run(["ask", "-", "--url", echo_url], input=question.encode())
     assert (done.returncode, done.stdout.decode()) == (0, question)
 
 
@@ -91,6 +86,20 @@ def test_json_has_everything(echo_url: str, run: Run) -> None:
     assert answer["clientTiming"]["totalMs"] >= 0
 
 
+def test_what_the_model_says_besides_its_answer_goes_to_stderr(serve: Serve, run: Run) -> None:
+    url = serve("--model", "echo:parts=1").url
+    shown = run("ask", "one two", "--show", "tool,reasoning", "--url", url)
+    assert (shown.code, shown.out) == (0, "one two\n")
+    assert shown.err == 'reasoning: one two\ntool count: {"text": "one two"}\n'
+    document = json.loads(run("ask", "one two", "--show", "citation", "--json", "--url", url).out)
+    assert document["response"] == "one two"
+    assert document["parts"][0] == {"kind": "citation", "name": None, "text": '{"title": "one two"}'}
+    assert "parts" not in json.loads(run("ask", "one two", "--json", "--url", url).out)
+    wrong = run("ask", "one two", "--show", "thoughts", "--url", url)
+    assert wrong.code == ExitCode.USAGE
+    assert "citation, reasoning" in wrong.err
+
+
 def test_a_conversation_remembers(serve: Serve, run: Run) -> None:
     url = serve("--model", "echo:context=1").url
     run("ask", "first", "--conversation", "trip", "--user", "alice", "--url", url)
@@ -102,6 +111,14 @@ def test_a_cut_answer_is_reported_on_stderr(echo_url: str, run: Run) -> None:
     result = run("ask", "one two three", "--max-tokens", "2", "--url", echo_url)
     assert (result.code, result.out.strip()) == (0, "one two")
     assert "--max-tokens" in result.err
+
+
+@pytest.mark.parametrize("obstacle", Obstacle)
+def test_who_is_told_to_start_a_gateway(obstacle: Obstacle) -> None:
+    hint = explain(CannotConnect("ws://h", "some reason", obstacle)).hint
+    nobody_there = {Obstacle.REFUSED, Obstacle.NAME, Obstacle.TIMEOUT, Obstacle.NETWORK}
+    assert hint == ("start one with `answerback serve`, or check --url" if obstacle in nobody_there else "")
+    assert not explain(CannotConnect("ws://h", "some reason; do this", obstacle)).hint
 
 
 def test_nobody_listens(run: Run) -> None:
@@ -160,8 +177,7 @@ def test_several_at_once_each_get_their_own(echo_url: str) -> None:
     questions = [f"question {number}" for number in range(6)]
 
     def ask(question: str) -> str:
-        done = subprocess.run(command("ask", question, "--url", echo_url), capture_output=True, text=True, check=False)
-        return done.stdout
+        return str(forked.run(["ask", question, "--url", echo_url], text=True).stdout)
 
     with ThreadPoolExecutor(len(questions)) as pool:
         assert list(pool.map(ask, questions)) == [f"{question}\n" for question in questions]
@@ -170,12 +186,8 @@ def test_several_at_once_each_get_their_own(echo_url: str) -> None:
 def test_on_a_terminal_the_answer_grows_and_control_c_stops_it_at_the_gateway(serve: Serve, run: Run) -> None:
     url = serve("--model", "echo:delay_ms=100").url
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        command("ask", "tick " * 1000, "--conversation", "clock", "--url", url),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    )
+    asked = ["ask", "tick " * 1000, "--conversation", "clock", "--url", url]
+    process = forked.Command(asked, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     watchdog = threading.Timer(STOP_TIMEOUT_S, process.kill)
     watchdog.start()

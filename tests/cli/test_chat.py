@@ -4,8 +4,6 @@ import os
 import pty
 import re
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
+import forked
 from cli_process import STOP_TIMEOUT_S, Result, Serve, start_gateway
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(60)]
-
-COMMAND = [sys.executable, "-m", "answerback", "chat"]
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +29,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def chat(url: str, *lines: str, arguments: tuple[str, ...] = (), user: str) -> Result:
-    done = subprocess.run(
-        [*COMMAND, "--url", url, "--user", user, *arguments],
-        input="".join(line + "\n" for line in lines),
-        capture_output=True,
-        text=True,
-        timeout=STOP_TIMEOUT_S,
-        check=False,
-    )
+    typed = "".join(line + "\n" for line in lines)
+    command = ["chat", "--url", url, "--user", user, *arguments]
+    done = forked.run(command, input=typed, text=True, timeout=STOP_TIMEOUT_S)
     return Result(done.returncode, done.stdout, done.stderr)
 
 
@@ -126,15 +118,9 @@ class Terminal:
 
     def __init__(self, url: str, *arguments: str) -> None:
         self.screen, theirs = pty.openpty()
-        command = [*COMMAND, "--url", url, *arguments]
-        self.process = subprocess.Popen(
-            command,
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-            preexec_fn=_control_terminal,  # noqa: PLW1509 - no threads run yet
-        )
+        streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+        command = ["chat", "--url", url, *arguments]
+        self.process = forked.Command(command, start_new_session=True, terminal=theirs, **streams)
         os.close(theirs)
         self.seen = ""
 
@@ -157,13 +143,6 @@ class Terminal:
 
     def type(self, text: str) -> None:
         os.write(self.screen, text.encode())
-
-
-def _control_terminal() -> None:
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 @contextmanager

@@ -35,15 +35,17 @@ def test_every_setting_reaches_its_place_in_the_gateway() -> None:
         "tls_cert": "c", "tls_key": "k", "allow_origin": ["o"], "least_client": "1.4",
         "trust_proxy": ["10.0.0.0/8"],
         "allow_host": ["h"], "model": ["echo"], "system": "s", "lock_system": True, "max_tokens": 3, "context_turns": 4,
-        "data_dir": "d", "database": "postgresql://x/y", "retention_days": 5, "standby": True,
+        "data_dir": "d", "database": "postgresql://x/y", "retention_days": 5, "history_days": 26, "standby": True,
         "node": "n", "drain": "24s", "lb_grace": "25s",
         "auth_secret": "s" * 32, "jwks_url": "u",
-        "jwks_file": "f", "issuer": "i", "audience": "a", "user_claim": "uid", "leeway": "6s", "rate_limit": 7,
+        "jwks_file": "f", "issuer": "i", "audience": "a", "user_claim": "uid",
+        "team_claim": "t", "leeway": "6s", "rate_limit": 7,
         "max_connections": 8, "max_connections_per_user": 9, "max_pending_per_user": 10, "max_frames_per_second": 11,
         "max_frames_burst": 12, "max_message_bytes": 2000, "write_buffer_bytes": 3000, "answer_timeout": "13s",
         "queue_timeout": "14s", "lease": "15s", "max_attempts": 16, "idle_timeout": "17s", "handshake_timeout": "18s",
         "ping_interval": "19s", "write_stall_timeout": "20s", "grace": "21s", "janitor_interval": "22s",
         "coalesce_ms": 23, "log_format": "json", "log_level": "error", "ca_file": "ca",
+        "otlp_endpoint": "http://collector:4318",
     }  # fmt: skip
     assert given.keys() == {setting.key for setting in SETTINGS} - {"auth_secret_file"}
     assert load(given, environment={}).gateway == GatewaySettings(
@@ -51,12 +53,14 @@ def test_every_setting_reaches_its_place_in_the_gateway() -> None:
         tls_cert=Path("c"), tls_key=Path("k"), allow_origins=("o",), least_client="1.4",
         trust_proxies=("10.0.0.0/8",),
         allow_hosts=("h",), models=("echo",), system="s", lock_system=True, max_tokens=3, context_turns=4,
-        data_dir=Path("d"), database="postgresql://x/y", retention_days=5, standby=True,
+        data_dir=Path("d"), database="postgresql://x/y", retention_days=5, history_days=26, standby=True,
         node="n", drain_s=24, lb_grace_s=25,
         rate_limit=7, idle_timeout_s=17,
         grace_s=21, janitor_interval_s=22, coalesce_ms=23, ca_file=Path("ca"),
+        otlp_endpoint="http://collector:4318",
         auth=AuthSettings(
-            secret="s" * 32, jwks_url="u", jwks_file=Path("f"), issuer="i", audience="a", user_claim="uid", leeway_s=6
+            secret="s" * 32, jwks_url="u", jwks_file=Path("f"), issuer="i", audience="a", user_claim="uid",
+            team_claim="t", leeway_s=6
         ),
         caps=Caps(
             connections=8, connections_per_user=9, pending_per_user=10, frames_per_second=11, frames_burst=12,

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from rich.console import Console
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
+import forked
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
 from answerback.protocol.frames import MessageDelta
@@ -62,13 +61,8 @@ def test_a_reader_that_has_gone_is_not_called_a_gateway_that_cannot_start(
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as closed:
-        done = subprocess.run(
-            [sys.executable, "-m", "answerback", *arguments],
-            stdout=closed,
-            stderr=subprocess.PIPE,
-            check=False,
-            env={**os.environ, "ANSWERBACK_DATA_DIR": str(tmp_path), "ANSWERBACK_ADMIN_PORT": "off"},
-        )
+        settings = {"ANSWERBACK_DATA_DIR": str(tmp_path), "ANSWERBACK_ADMIN_PORT": "off"}
+        done = forked.run(arguments, stdout=closed, env={**os.environ, **settings})
     assert done.returncode == 1
     assert b"cannot start" not in done.stderr
 

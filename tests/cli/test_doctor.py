@@ -1,6 +1,7 @@
 """`answerback doctor`: what it finds on a good machine and on bad ones."""
 
 import json
+import os
 import re
 import socket
 import threading
@@ -152,3 +153,32 @@ def test_it_speaks_korean_where_the_locale_does(run: Run, tmp_path: Path, monkey
     assert all(re.search("[가-힣]", line) for line in lines if "\tdata folder\t" not in line), lines
     assert {line.split("\t")[0] for line in lines} <= {"ok", "warn", "fail"}, "for scripts"
     assert not re.search("[가-힣]", run(*arguments, "--json").out)
+
+
+def test_the_health_of_a_store(serve: Serve, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = serve()
+    place = ("--data-dir", str(gateway.data_dir))
+
+    def found(*options: str) -> list[tuple[str, str, str]]:
+        out = run("doctor", "--model", "echo", "--port", "0", *place, *options, "--json").out
+        checks = [(one["check"], one["level"], one["text"]) for one in json.loads(out)["checks"]]
+        return [one for one in checks if one[0] in {"database", "backup", "disk"}]
+
+    told = found("--deep")
+    assert ("database", "ok", "every page is whole") in told
+    assert ("backup", "ok", "none is known here; answerback backup FOLDER makes one") in told
+    assert run("backup", str(tmp_path / "b"), *place).code == 0
+    assert ("backup", "ok", f"the last one is 0 days old, in {tmp_path / 'b'}") in found()
+    gateway.stop()
+    last = json.loads((gateway.data_dir / "backup.json").read_text())
+    last["madeAtMs"] -= 30 * 86_400_000
+    (gateway.data_dir / "backup.json").write_text(json.dumps(last))
+    (gateway.data_dir / "answerback.db").chmod(0o644)
+    with (gateway.data_dir / "answerback.db").open("r+b") as file:
+        os.pwrite(file.fileno(), b"\xff" * 6_000, 3 * 4_096)
+    monkeypatch.setattr(doctor, "LONG_LOG_BYTES", -1)
+    told = found("--deep")
+    assert ("backup", "warn", f"the last one is 30 days old, in {tmp_path / 'b'}") in told
+    assert ("database", "warn", "others on this machine may read it") in told
+    assert any(level == "warn" and "its log has" in text for _, level, text in told)
+    assert any(level == "fail" and text.startswith("it is damaged") for _, level, text in told)

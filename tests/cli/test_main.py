@@ -40,6 +40,44 @@ def test_every_command_has_help(command: list[str]) -> None:
     assert "Usage: " in result.output
 
 
+CLIENT_ALONE = """
+import sys
+names = "aiohttp prometheus_client uvloop cryptography psycopg boto3 botocore PySide6 xllamacpp"
+for name in names.split():
+    sys.modules[name] = None
+from answerback.cli.main import run
+sys.exit(run(sys.argv[1:]))
+"""
+ANYWHERE = "--url ws://127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    ("line", "extra"),
+    [
+        *((f"{command} {ANYWHERE}", None) for command in ("ask hi", "chat", "demo", "doctor")),
+        *((line, None) for line in ("serve --show-config", "conform ws://127.0.0.1:9", "cost", "token --user kim")),
+        *(("serve --model echo", "server,local-llm"), ("demo", "server,local-llm"), ("desktop", "desktop")),
+        *(("simulate --seeds 1", "server"), ("bench", "server"), ("bench --chaos", "server")),
+        *(("nodes --database postgresql://x", "postgres"), ("users list --database postgresql://x/y", "postgres")),
+        *(("aws status --stack x", "aws"), ("users list --stack x", "aws"), ("aws local", "aws,server,local-llm")),
+    ],
+)  # fmt: skip
+def test_an_installation_of_the_client_alone_says_what_a_command_needs(line: str, extra: str | None) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CLIENT_ALONE, *line.split()],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+    )
+    assert "should not" not in done.stderr
+    assert ("pip install" in done.stderr) is (extra is not None), done.stderr
+    if extra is not None:
+        assert f"pip install '.[{extra}]'" in done.stderr
+        assert done.returncode == 1
+
+
 def test_version(run: Run) -> None:
     assert run("--version").out == f"answerback {__version__}\n"
 

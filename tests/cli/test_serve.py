@@ -3,13 +3,12 @@
 import json
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from websockets.sync.client import connect
 
+import forked
 from cli_process import Run, Serve
 
 pytestmark = pytest.mark.process
@@ -96,8 +95,7 @@ def test_what_keeps_it_from_starting_is_one_sentence(
     """In a process of its own: a gateway that did start would never end."""
     base = ["--data-dir", str(tmp_path / "data"), "--port", "0", "--admin-port", "0"]
     model = [] if "--model" in arguments else ["--model", "echo"]
-    command = [sys.executable, "-m", "answerback", "serve", *base, *model, *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    result = forked.run(["serve", *base, *model, *arguments], text=True, timeout=60)
     assert (result.returncode, result.stdout) == (code, ""), result.stderr
     complaint = result.stderr.splitlines()[-1]
     assert complaint.startswith("answerback: ")
@@ -108,10 +106,8 @@ def test_what_keeps_it_from_starting_is_one_sentence(
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        command = [sys.executable, "-m", "answerback", "serve", "--model", "echo", "--port", port, "--admin-port", "0"]
-        result = subprocess.run(
-            [*command, "--data-dir", str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
-        )
+        command = ["serve", "--model", "echo", "--port", port, "--admin-port", "0", "--data-dir", str(tmp_path)]
+        result = forked.run(command, text=True, timeout=60)
     assert result.returncode == 1
     assert f"port {port} is taken" in result.stderr.splitlines()[-1]
 

@@ -3,12 +3,13 @@
 import json
 import os
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from websockets.sync.client import connect
 
-from cli_process import Serve
+from cli_process import STOP_TIMEOUT_S, Serve
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(90)]
 
@@ -50,21 +51,29 @@ def make():
 REACHED = """
 import pathlib
 def reached():
-    pathlib.Path(__file__).with_name("reached").write_text("the code that does not stop runs")
+    pathlib.Path(__file__).with_suffix(".reached").write_text("the code that does not stop runs")
 """
 
 
-@pytest.mark.parametrize("kind", list(MODELS))
-def test_the_process_ends(kind: str, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own_model.py").write_text(REACHED + MODELS[kind])
-    os.mkfifo(tmp_path / "reached")
+def test_the_processes_end(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    gateway = serve("--model", "python:own_model:make", "--grace", "0s")
-    with connect(gateway.url) as ws:
-        ws.send(json.dumps({"action": "sendMessage", "requestId": "r1", "message": "hello", "stream": True}))
-        # The word alone does not say so: it may be here before the model goes on.
-        assert (tmp_path / "reached").read_text() == "the code that does not stop runs"
-        assert gateway.stop(signal.SIGTERM) == 0
-    left = gateway.log.read_text()
-    assert ("the process ends without what does not stop" in left) == (kind != "blocking")
-    assert "Traceback" not in left
+    gateways = {}
+    with ExitStack() as apps:
+        for kind, model in MODELS.items():
+            (tmp_path / f"{kind}.py").write_text(REACHED + model)
+            os.mkfifo(tmp_path / f"{kind}.reached")
+            options = ("--model", f"python:{kind}:make", "--grace", "0s")
+            gateway = gateways[kind] = serve(*options, data_dir=tmp_path / f"data of {kind}")
+            app = apps.enter_context(connect(gateway.url))
+            app.send(json.dumps({"action": "sendMessage", "requestId": "r1", "message": "hello", "stream": True}))
+            # The word alone does not say so: it may be here before the model goes on.
+            assert (tmp_path / f"{kind}.reached").read_text() == "the code that does not stop runs"
+        for gateway in gateways.values():
+            gateway.process.send_signal(signal.SIGTERM)
+        assert {kind: gateway.process.wait(STOP_TIMEOUT_S) for kind, gateway in gateways.items()} == dict.fromkeys(
+            MODELS, 0
+        )
+    for kind, gateway in gateways.items():
+        left = gateway.log.read_text()
+        assert ("the process ends without what does not stop" in left) == (kind != "blocking")
+        assert "Traceback" not in left

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import pytest
 from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as serve_websocket
 
+import forked
+from answerback import __version__
 from cli_process import STOP_TIMEOUT_S, Run, start_gateway
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
@@ -36,48 +38,66 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def ran(*arguments: str | bytes, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    environment = {**os.environ, **options.pop("environment", {})}
-    return subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, timeout=STOP_TIMEOUT_S, check=False, env=environment, **options
-    )
+    return forked.run(arguments, timeout=STOP_TIMEOUT_S, **options)
+
+
+def in_an_interpreter(*arguments: bytes | str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """A new one, which reads the environment as it starts."""
+    env = {**os.environ, **environment}
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, timeout=STOP_TIMEOUT_S, check=False, env=env)
 
 
 # --- streams that are closed or full
 
 
-def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["sh", "-c", line.replace("answerback", f"{sys.executable} -m answerback", 1)],
-        capture_output=True,
-        text=True,
-        timeout=STOP_TIMEOUT_S,
-        check=False,
-        env={**os.environ, **environment},
-    )
+def shell(line: str) -> subprocess.CompletedProcess[bytes]:
+    line = line.replace("answerback", f"{sys.executable} -m answerback", 1)
+    return subprocess.run(["sh", "-c", line], capture_output=True, timeout=STOP_TIMEOUT_S, check=False)
+
+
+def with_streams(line: str, streams: str) -> subprocess.CompletedProcess[bytes]:
+    """A command with standard streams as the shell writes them."""
+    full = {
+        name: "/dev/full" for name, sign in (("stdout", ">/dev/full"), ("stderr", "2>/dev/full")) if sign == streams
+    }
+    closed = [number for number, sign in enumerate(("<&-", ">&-", "2>&-")) if sign in streams.split()]
+    with ExitStack() as stack:
+        opened = {name: stack.enter_context(open(path, "wb")) for name, path in full.items()}
+        return ran(*line.split(), closed=closed, stdin=subprocess.DEVNULL, **opened)
 
 
 COMMANDS = ["--help", "ask hi --url URL", "ask hi --json --url URL", "ask - --url URL", "chat --url URL",
             "serve --show-config", "doctor --url URL", "users list --data-dir /nowhere"]  # fmt: skip
+STREAMS = ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full"]
 
 
-@pytest.mark.parametrize("stream", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full"])
+def assert_no_defect(done: subprocess.CompletedProcess[bytes], stream: str, *, has_result: bool) -> None:
+    said = (done.stderr or b"").decode()
+    assert "should not" not in said, said
+    assert "Traceback" not in said, said
+    assert done.returncode in {0, 1, 2, 3}, said
+    if stream == ">/dev/full" and has_result:
+        assert (done.returncode, said.count("\n")) == (1, 1), said
+        assert "the output cannot be written: No space left on device" in said
+
+
+@pytest.mark.parametrize("stream", STREAMS)
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_stream_that_is_closed_or_full_is_no_defect(url: str, line: str, stream: str) -> None:
-    feed = "" if "<" in stream else "</dev/null "
-    done = shell(f"answerback {line.replace('URL', url)} {feed}{stream}")
-    assert "should not" not in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
-    assert done.returncode in {0, 1, 2, 3}, done.stderr
-    has_result = not re.search("/nowhere|127.0.0.1:1$| - |chat", line)
-    if stream == ">/dev/full" and has_result:
-        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
-        assert "the output cannot be written: No space left on device" in done.stderr
+    has_result = not re.search("/nowhere| - |chat", line)
+    assert_no_defect(with_streams(line.replace("URL", url), stream), stream, has_result=has_result)
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_the_same_holds_from_the_start_of_the_interpreter(url: str, stream: str) -> None:
+    feed = "" if "<" in stream else "</dev/null"
+    assert_no_defect(shell(f"answerback ask hi --url {url} {feed} {stream}"), stream, has_result=True)
 
 
 def test_an_answer_that_has_no_place_to_go_is_not_asked_for(url: str) -> None:
-    done = shell(f"answerback ask hi --user nowhere --url {url} >&-")
+    done = with_streams(f"ask hi --user nowhere --url {url}", ">&-")
     assert done.returncode == 1
-    assert "the output cannot be written: Bad file descriptor" in done.stderr
+    assert b"the output cannot be written: Bad file descriptor" in done.stderr
 
 
 @pytest.mark.parametrize("stream", [">&-", ">/dev/full", "<&- >&- 2>&-"])
@@ -143,6 +163,7 @@ def hostile_server(ending: str) -> Iterator[str]:
                     "limits": limits,
                     "models": models,
                     "modelInfo": {"echo": {"languages": ["en"], "demo": True}},
+                    "server": {"version": ESCAPES, "leastClient": f"999.1{ESCAPES}"},
                     **names,
                 }
                 await socket.send(json.dumps(welcome))
@@ -173,7 +194,7 @@ def hostile_server(ending: str) -> Iterator[str]:
 def on_terminal(*arguments: str, typed: str = "") -> str:
     """All that a command shows on a terminal, stderr as well."""
     ours, theirs = pty.openpty()
-    with subprocess.Popen([*COMMAND, *arguments], stdin=theirs, stdout=theirs, stderr=theirs) as process:
+    with forked.Command(arguments, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         os.write(ours, typed.encode())
         shown = b""
@@ -248,9 +269,10 @@ def test_text_of_a_known_encoding_is_read(url: str, data: bytes, options: tuple[
     [
         (KOREAN.encode("cp949"), "cp949"),
         ("日本語のテキストです".encode("cp932"), "cp932"),
+        ("こんにちは".encode("cp932"), "cp932"),  # in cp949 it would be rare syllables
         ("Grüße aus Köln".encode("cp1252"), "cp1252"),
-        (KOREAN.encode("utf-16-le"), "utf-16-le"),
-        ("plain".encode("utf-16-be"), "utf-16-be"),
+        (KOREAN.encode("utf-16-le"), "utf-16le"),
+        ("plain".encode("utf-16-be"), "utf-16be"),
         (b"\xff\xff\xff", None),
         (KOREAN.encode()[:-1], None),
     ],
@@ -259,7 +281,7 @@ def test_text_of_an_unknown_encoding_is_refused_and_nothing_is_asked(url: str, d
     for arguments in (("ask", "-"), ("ask",), ("chat",)):
         done = ran(*arguments, "--url", url, input=data)
         assert (done.returncode, done.stdout) == (2, b""), (arguments, done)
-        assert b"stdin is not UTF-8" in done.stderr
+        assert b"stdin is not text in UTF-8" in done.stderr
         if guess:
             assert f"(it looks like {guess})".encode() in done.stderr
             assert f"--encoding {guess}".encode() in done.stderr
@@ -267,12 +289,12 @@ def test_text_of_an_unknown_encoding_is_refused_and_nothing_is_asked(url: str, d
         for arguments in ((data,), (b"hi", b"--system", data), (b"hi", b"--user", data), (b"hi", b"--model", data)):
             done = ran("ask", *arguments, "--url", url, stdin=subprocess.DEVNULL)
             assert (done.returncode, done.stdout) == (2, b""), (arguments, done)
-            assert b"is not UTF-8" in done.stderr
+            assert b"is not text in UTF-8" in done.stderr
 
 
 def test_a_locale_without_utf_8_spoils_no_argument(url: str) -> None:
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "utf-8"}
-    done = ran("ask", KOREAN.encode(), "--url", url, environment=ascii_only, stdin=subprocess.DEVNULL)
+    done = in_an_interpreter("ask", KOREAN.encode(), "--url", url, **ascii_only)
     assert done.stdout.decode() == KOREAN + "\n", done.stderr
 
 
@@ -285,7 +307,7 @@ def test_files_of_powershell_are_read(run: Run, tmp_path: Path) -> None:
     file.write_bytes('system = "한글입니다"\n'.encode("cp949"))
     refused = run("serve", "--show-config", "--config", str(file))
     assert refused.code == 2
-    assert "is not UTF-8 (it looks like cp949) — save it as UTF-8" in refused.err
+    assert "is not text in UTF-8 (it looks like cp949) — save it as UTF-8" in refused.err
 
 
 def test_no_such_encoding(run: Run) -> None:
@@ -298,11 +320,22 @@ def test_no_such_encoding(run: Run) -> None:
 def test_who_asks_in_a_language_that_the_model_does_not_know_is_told_at_once() -> None:
     said = "(echo는 영어만 알아요. 한국어로 답하는 모델을 쓰려면: answerback serve --model openai:BASE_URL#MODEL)\n"
     with hostile_server("failed") as url:
-        assert ran("ask", "안녕?", "--url", url).stderr.decode().startswith(said)  # in Korean, whatever the locale
+        assert said in ran("ask", "안녕?", "--url", url).stderr.decode()  # in Korean, whatever the locale
         assert "영어만" not in ran("ask", "hello?", "--url", url).stderr.decode()
         chat = ran("chat", "--url", url, input="안녕?\n뭐 해?\nhello\n".encode()).stderr.decode()
         assert chat.count(said) == 1
         assert "(echo knows English only; another:" in ran("ask", "こんにちは", "--url", url).stderr.decode()
+
+
+def test_who_has_a_lower_version_than_the_gateway_wants_is_told() -> None:
+    korean = {**os.environ, "LC_ALL": "ko_KR.UTF-8"}
+    with hostile_server("completed") as url:
+        asked = ran("ask", "hello", "--url", url).stderr.decode()
+        assert asked.startswith("answerback: this gateway wants version 999.1")
+        assert asked.splitlines()[0].endswith(f"or a later one, this is {__version__}; update it")
+        assert "answerback 999.1" in ran("ask", "hello", "--url", url, env=korean).stderr.decode()
+        chat = ran("chat", "--url", url, input=b"hello\nhello\n").stderr.decode()
+        assert chat.count("(this gateway wants version 999.1") == 1
 
 
 def test_a_question_that_begins_with_a_dash_gets_the_hint(run: Run, url: str) -> None:
@@ -327,11 +360,11 @@ def test_json_says_what_is_wrong_with_the_usage(run: Run, arguments: tuple[str, 
 
 
 def test_korean_where_the_locale_is_korean(url: str) -> None:
-    korean = {"LC_ALL": "ko_KR.UTF-8", "PYTHONUTF8": "1"}
-    refused = ran("ask", "hi", "--url", "ws://127.0.0.1:1", environment=korean)
+    korean = {**os.environ, "LC_ALL": "ko_KR.UTF-8"}
+    refused = ran("ask", "hi", "--url", "ws://127.0.0.1:1", env=korean)
     assert "연결할 수 없어요" in refused.stderr.decode()
-    as_json = ran("ask", "hi", "--json", "--url", "ws://127.0.0.1:1", environment=korean)
+    as_json = ran("ask", "hi", "--json", "--url", "ws://127.0.0.1:1", env=korean)
     assert "nothing listens there" in json.loads(as_json.stdout)["error"]["message"]
-    assert ran("--help", environment=korean).stdout == ran("--help").stdout
-    chat = ran("chat", "--url", url, input=b"/nothing\n/history\n", environment=korean)
+    assert ran("--help", env=korean).stdout == ran("--help").stdout
+    chat = ran("chat", "--url", url, input=b"/nothing\n/history\n", env=korean)
     assert chat.stderr.decode() == "(/nothing 명령이 없어요. /help를 보세요)\n(아직 나눈 대화가 없어요)\n"

@@ -1,6 +1,7 @@
 """`answerback users`: the same over the store itself and over the admin port of a gateway that holds it."""
 
 import json
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +53,49 @@ def test_set_limit(users: Callable[..., Result], said: str, kept: int | None) ->
     assert json.loads(users("set-limit", ASKERS[1], said, "--json").out) == {"userId": ASKERS[1], "perMinute": kept}
     assert json.loads(users("show", ASKERS[1], "--json").out)["perMinute"] == kept
     assert json.loads(users("show", "alice", "--json").out)["perMinute"] is None
+
+
+def test_export(users: Callable[..., Result], tmp_path: Path) -> None:
+    bob, file = ASKERS[1], tmp_path / "bob.jsonl"
+    said = json.loads(users("export", bob, str(file), "--json").out)
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert said == {"userId": bob, "file": str(file), "lines": len(lines) - 1}
+    assert lines[0] | {"exportedAt": ""} == {"table": "export", "format": 1, "userId": bob, "exportedAt": ""}
+    (request,) = [line for line in lines if line["table"] == "requests"]
+    assert (request["requestId"], request["question"], request["answer"]) == (f"r-{bob}", "one two", "one two")
+    assert request["record"]["userId" if "userId" in request["record"] else "user_id"] == bob
+    assert "alice" not in file.read_text(encoding="utf-8")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    before = file.read_bytes()
+    for name, place, why in (
+        (bob, file, "overwrites nothing"),
+        ("eve", tmp_path / "eve", "there is no user eve"),
+        (bob, tmp_path / "no" / "where", "cannot be written (No such file or directory)"),
+    ):
+        refused = users("export", name, str(place))
+        assert (refused.code, refused.out) == (1, "")
+        assert why in refused.err
+    assert file.read_bytes() == before
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part") or path.name == "eve"]
+
+
+@pytest.mark.parametrize(("said", "kept"), [("30", 30), ("30d", 30), ("forever", 1_000_000), ("default", None)])
+def test_set_retention(users: Callable[..., Result], said: str, kept: int | None) -> None:
+    bob = ASKERS[1]
+    assert users("set-retention", bob, "7d").code == 0
+    assert json.loads(users("set-retention", bob, said, "--json").out) == {"userId": bob, "keepDays": kept}
+    assert json.loads(users("show", bob, "--json").out).get("keepDays") == kept
+    assert "keepDays" not in json.loads(users("show", "alice", "--json").out)
+    refused = users("set-retention", bob, said, "--conversation", "none")
+    assert (refused.code, refused.out) == (1, "")
+    assert f"{bob} has no conversation none" in refused.err
+
+
+@pytest.mark.parametrize("said", ["0", "1.5d", "2w", "36501", "off", ""])
+def test_days_that_cannot_be_are_refused(users: Callable[..., Result], said: str) -> None:
+    refused = users("set-retention", "alice", said)
+    assert (refused.code, refused.out) == (2, "")
+    assert "the days must be a whole number from 1 to 36500, or forever or default" in refused.err
 
 
 @pytest.mark.parametrize("said", ["0", "00", " 0 ", "1.5", "1e3", "1000001", "none", ""])

@@ -4,6 +4,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,6 +81,23 @@ async def ask(aws: Aws) -> None:
 def users(run: Run, emulator: Emulator, stack: str) -> Callable[..., Result]:
     place = ["--stack", stack, "--region", "us-east-1", "--endpoint-url", emulator.endpoint]
     return lambda *arguments: run("users", *arguments, *place)
+
+
+def test_export_and_retention(users: Callable[..., Result], tmp_path: Path) -> None:
+    file = tmp_path / "bob.jsonl"
+    assert users("set-retention", ASKERS[1], "30d", "--conversation", "c1").code == 0
+    assert users("set-retention", ASKERS[1], "30d", "--conversation", "c9").code == 1
+    assert users("export", ASKERS[1], str(file)).code == 0
+    told = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert {line["table"] for line in told} >= {
+        "conversations",
+        "requests",
+        "dynamodb.requests",
+        "dynamodb.conversations",
+    }
+    assert [line.get("question") for line in told if line["table"] == "requests"] == ["Why?"]
+    assert [line["keepDays"] for line in told if line["table"] == "conversations"] == [30]
+    assert ASKERS[0] not in file.read_text(encoding="utf-8")
 
 
 def test_list_and_show(users: Callable[..., Result]) -> None:

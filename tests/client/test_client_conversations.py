@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from answerback.client import Client, ProtocolViolation, RequestFailed
+from answerback.client import Client, ProtocolViolation, RequestFailed, parts_of
 
 
 def turn(rid, question, answer, **more):
@@ -39,6 +39,19 @@ async def test_history_is_paged_and_its_pieces_are_joined(gateway):
         turns = [(t.request_id, t.question, t.answer) async for t in app.history("c")]
         await serving
     assert turns == [("new", "q3", "a3"), ("long", "tion", "middletail"), ("old", "q1", "a1")]
+
+
+async def test_parts_of_a_turn_in_pieces_are_joined(gateway):
+    def labels(*parts):
+        return [{"part": n, "kind": kind, "from": start, "to": end} for n, kind, start, end in parts]
+
+    later = turn("a", "q", "nk and so", answerOffset=3, parts=labels((0, "reasoning", 3, 5), (1, "text", 5, 12)))
+    earlier = turn("a", "q", "thi", parts=labels((0, "reasoning", 0, 3)))
+    async with Client(gateway.url) as app:
+        serving = asyncio.create_task(serve_history(await gateway.peer(), [later], [earlier]))
+        (whole,) = [one async for one in app.history("c", parts=True)]
+        await serving
+    assert parts_of(whole) == (("reasoning", None, "think"), ("text", None, " and so"))
 
 
 @pytest.mark.parametrize(

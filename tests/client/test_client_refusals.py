@@ -99,7 +99,7 @@ def test_a_name_that_no_server_takes(name):
 
 
 async def test_a_token_that_cannot_stand_in_a_header_is_not_accepted(gateway):
-    with pytest.raises(Unauthorized):
+    with pytest.raises(Unauthorized, match="did not accept the token"):
         async with Client(gateway.url, token="two\nlines"):
             pass
 

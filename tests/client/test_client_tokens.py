@@ -8,6 +8,7 @@ import time
 import pytest
 
 from answerback.client import Client, Timing, Unauthorized
+from answerback.client.tokens import expires_at_s
 
 QUICK = Timing(backoff_min_s=0.001, backoff_max_s=0.002, close_s=0.5)
 
@@ -97,3 +98,11 @@ async def test_a_renewal_that_is_refused_means_a_new_connection(gateway):
         refusal = {"action": "error", "code": "unauthorized", "message": "No.", "requestId": renewal["requestId"]}
         await peer.send(refusal)
         assert (await gateway.peer()).headers["Authorization"] == "Bearer third"
+
+
+@pytest.mark.parametrize(
+    "claims", ['{"exp": 1' + "0" * 400 + "}", '{"exp": "soon"}', "[" * 100_000, '{"exp": true}', "[1]", "\xff"]
+)
+def test_an_expiry_that_cannot_be_read_is_none(claims: str) -> None:
+    payload = base64.urlsafe_b64encode(claims.encode("latin-1")).decode().rstrip("=")
+    assert expires_at_s(f"head.{payload}.signature") is None

@@ -14,7 +14,8 @@ from websockets.exceptions import InvalidStatus
 from websockets.http11 import Response
 
 from answerback.client import AnswerbackError, CannotConnect, Client, Forbidden, Obstacle, Timing, Unauthorized
-from answerback.client.failures import MAX_RETRY_AFTER_S, explain
+from answerback.client.failures import MAX_RETRY_AFTER_S, OpenFailed, explain
+from answerback.client.link import Address, open_socket
 from certificates import make_certificate
 
 QUICK = Timing(backoff_min_s=0.001, backoff_max_s=0.01, open_timeout_s=0.5)
@@ -110,6 +111,7 @@ async def test_the_refusals_own_sentence_is_shown_if_it_is_one() -> None:
     [
         (http(407), "wants a user and a password (HTTP 407)", Obstacle.PROXY_LOGIN),
         (http(403), "refuses the way to the server (HTTP 403)", Obstacle.PROXY),
+        (http(500), "cannot reach the server (HTTP 500)", Obstacle.PROXY),
         (http(502), "cannot reach the server (HTTP 502)", Obstacle.PROXY),
         (b"SSH-2.0-x\r\n\r\n", "does not answer as an HTTP proxy", Obstacle.PROXY),
         (None, "does not answer as an HTTP proxy", Obstacle.PROXY),
@@ -165,6 +167,42 @@ async def test_a_gateway_on_this_machine_is_never_asked_for_through_a_proxy(
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "WS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     assert "nothing listens there" in str(await why(f"ws://127.0.0.1:{unused_tcp_port}"))
+
+
+@pytest.mark.parametrize(
+    ("version", "says"),
+    [
+        (ssl.TLSVersion.TLSv1_2, "TLS cannot be agreed upon (SSLV3_ALERT_HANDSHAKE_FAILURE)"),
+        (ssl.TLSVersion.TLSv1_3, "the server wants a certificate of the client"),
+    ],
+)
+async def test_a_server_that_wants_a_certificate_of_the_client(
+    tmp_path: Path, version: ssl.TLSVersion, says: str
+) -> None:
+    cert, key = make_certificate(tmp_path)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(cert, key)
+    server.load_verify_locations(cert)
+    server.verify_mode, server.minimum_version, server.maximum_version = ssl.CERT_REQUIRED, version, version
+
+    def refuse(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with server.wrap_socket(connection, server_side=True, do_handshake_on_connect=False) as tls:
+            with pytest.raises(ssl.SSLError):
+                tls.do_handshake()
+            tls.shutdown(socket.SHUT_WR)
+            while socket.socket.recv(tls, 4_096):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        refusing = asyncio.create_task(asyncio.to_thread(refuse, listener))
+        address = Address(url=f"wss://127.0.0.1:{listener.getsockname()[1]}", session="s")
+        trusting = ssl.create_default_context(cafile=cert)
+        with pytest.raises(OpenFailed) as failed:
+            await open_socket(address, token=None, timing=QUICK, ssl_context=trusting)
+        await refusing
+    assert failed.value.obstacle is Obstacle.TLS
+    assert says in str(failed.value)
 
 
 async def test_certificates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -227,7 +265,7 @@ async def test_a_tls_port_that_answers_plain_http_in_words() -> None:
     assert found == [Obstacle.TLS_WANTED, Obstacle.NOT_WEBSOCKET, Obstacle.NO_TLS]
 
 
-@pytest.mark.parametrize("space", ["{}\n", " {}\r\n", "\ufeff{}"])
+@pytest.mark.parametrize("space", ["{}\n", " {}\r\n", "\ufeff{}", "Bearer {}", "\ufeffbearer  {} \n"])
 async def test_a_token_out_of_a_file_is_shown_without_what_is_around_it(space: str) -> None:
     heard: list[bytes] = []
 

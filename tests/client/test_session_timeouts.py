@@ -78,6 +78,15 @@ def test_a_stop_is_repeated_until_the_server_has_said_how_it_ended():
     assert "cancel a" not in sent(script.wait(100))
 
 
+def test_a_stop_that_nobody_answers_is_given_up():
+    script = connected(dead_s=10_000)
+    script.ask("a")
+    said = sent(script.session.abandon("a", now=script.now))
+    for second in range(1, 1_000):
+        said += sent(script.wait(second))
+    assert said.count("cancel a") == 4
+
+
 @pytest.mark.parametrize("timeouts", [PATIENT, STREAM])
 def test_signs_of_life_keep_a_question_and_30_s_without_one_end_it(timeouts):
     script = connected(progress_ms=8000)

@@ -8,12 +8,16 @@ import pytest
 from answerback.client import (
     BlockingClient,
     Client,
+    PartStarted,
+    PartText,
     RateLimited,
     RequestCancelled,
     RequestConflict,
     SessionReplaced,
     Stopped,
+    Text,
     Timing,
+    parts_of,
 )
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
@@ -26,7 +30,7 @@ async def start(tmp_path):
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(**settings):
-            models = ("echo", "slow=echo:delay_ms=3", "stuck=echo:delay_ms=100000")
+            models = ("echo", "slow=echo:delay_ms=3", "stuck=echo:delay_ms=100000", "parts=echo:parts=1&delay_ms=3")
             settings = {"models": models, "rate_limit": 0, **settings}
             chosen = GatewaySettings(port=0, admin_port=None, data_dir=tmp_path, grace_s=0.1, **settings)
             return await stack.enter_async_context(Gateway(chosen))
@@ -74,6 +78,38 @@ async def test_connections_that_are_cut_again_and_again(start):
 
         assert await asyncio.gather(*map(cut_while_reading, streams)) == [question] * 5
         assert [(await stream.answer).attempt for stream in streams] == [1] * 5
+
+
+async def test_parts_come_whole_however_often_the_connection_is_cut(start):
+    gateway = await start()
+    question = "답😀 one two three four five six seven eight nine ten " * 4
+    async with Client(gateway.url, timing=QUICK) as app:
+        assert app.model_info("parts").parts == ("citation", "reasoning", "result", "status", "tool")
+        stream = app.stream(question, conversation="c", model="parts", parts=["reasoning", "tool", "citation"])
+        seen: dict[int, str] = {}
+        names: list[tuple[int, str, str | None]] = []
+        text = ""
+        async for event in stream.events():
+            match event:
+                case PartStarted(part, kind, name):
+                    names.append((part, kind, name))
+                case PartText():
+                    seen[event.part] = seen.get(event.part, "") + event.delta
+                    assert event.snapshot == seen[event.part]
+                    for link in list(app._driver._links.values()):
+                        link.abort()
+                case Text():
+                    text += event.delta
+        answer = await stream.answer
+        assert names == [(0, "reasoning", None), (1, "tool", "count"), (2, "citation", None)]
+        assert [part.text for part in answer.parts] == [*seen.values(), text]
+        assert answer.text == text == question
+        (turn,) = [turn async for turn in app.history("c", parts=True)]
+        assert parts_of(turn) == answer.parts
+        (turn,) = [turn async for turn in app.history("c")]
+        assert (turn.answer, turn.parts) == (question, ())
+        with pytest.raises(TypeError, match="list of kinds"):
+            app.stream("?", parts="tool")
 
 
 async def test_connections_that_are_rolled_over_again_and_again(start):

@@ -206,6 +206,13 @@ async def test_a_server_with_a_mistake_fails_the_case_for_it(mistake: str, gatew
         assert result.transcript
 
 
+async def test_a_server_is_not_wrong_that_lacks_a_feature_and_names_none(gateway: GatewayProcess) -> None:
+    async with wrong(gateway.url, changed("welcome", features=None)) as url:
+        run, case = ServerRun(url), CASES["09-history/a turn that is replaced is there for who asks for it"]
+        result = await run.run_case(case, await run.probe())
+    assert (result.status, result.why) == (CaseStatus.SKIPPED, "needs the feature superseded")
+
+
 async def test_a_server_that_knows_one_path_alone_fails(gateway: GatewayProcess) -> None:
     facts = await ServerRun(gateway.url).probe()
 

@@ -14,7 +14,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from answerback.ports import History, Requests, Users
+from answerback.ports import Files, History, Requests, Users
 from answerback.stores.sqlite import MemoryStore, SqliteStore
 from answerback_aws.emulator.emulator import CREDENTIALS, REGION
 from answerback_aws.runtime.client import Calls
@@ -25,7 +25,7 @@ from aurora import Aws
 from dynamo import DynamoStore, own_tables
 
 
-class Store(Requests, History, Users, Protocol):
+class Store(Requests, History, Users, Files, Protocol):
     """What is under contract."""
 
 
@@ -132,6 +132,8 @@ SQL_BACKENDS = ["sqlite", *(pytest.param(name, marks=pytest.mark.postgres) for n
 BACKENDS = ["memory", *SQL_BACKENDS]
 DYNAMODB = [pytest.param("dynamodb", marks=pytest.mark.emulator), "moto"]
 """On the emulator, and a second opinion by people who never saw it: where they differ, one is not as AWS."""
+MOTO_PROOF = pytest.param("moto", marks=pytest.mark.proof)
+"""For the history in `make proof` only: its conditions are those of the requests, where both are asked each time."""
 AWS = pytest.param("aws", marks=[pytest.mark.emulator, pytest.mark.postgres])
 
 
@@ -141,10 +143,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         backends = SQL_BACKENDS if "sql_stores" in marks else [*BACKENDS, *DYNAMODB]
         if "encoded" in marks:
             backends = [*SQL_BACKENDS, *DYNAMODB]
-        if marks & {"purging", "sql_stores", "users"}:
+        if marks & {"purging", "sql_stores", "users", "files"}:
             backends = [backend for backend in backends if backend not in DYNAMODB]
         if "crowd" in marks:
             backends = [backend for backend in backends if backend != "moto"]
+        if "history" in marks:
+            backends = [MOTO_PROOF if backend == "moto" else backend for backend in backends]
         if marks & {"history", "users"}:
             backends = [*backends, AWS]
         metafunc.parametrize("backend", backends, indirect=True)
@@ -155,6 +159,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "crowd: of hundreds of calls, which moto answers slowly and no differently")
     config.addinivalue_line("markers", "encoded: about how records are written, which the memory store does not")
     config.addinivalue_line("markers", "purging: about records that are deleted when told to, not by a time to live")
+    config.addinivalue_line("markers", "files: about files that come with questions, which DynamoDB does not keep")
     config.addinivalue_line("markers", "history: about the history, which on AWS is behind in Aurora")
     config.addinivalue_line("markers", "users: about users and usage, which DynamoDB does not keep")
 

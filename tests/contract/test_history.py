@@ -2,6 +2,7 @@
 
 import pytest
 
+from answerback.core.parts import MAX_NAME_LENGTH, MAX_PARTS, TEXT, Content, Mark
 from answerback.core.request import RequestKey
 from answerback.ports import StoredTurn
 from answerback.protocol.errors import ErrorCode
@@ -42,6 +43,22 @@ async def test_a_failed_turn_shows_its_error_and_what_was_said(store, actor):
     await actor.turn("r1", "Why?", "Beca", status=Status.FAILED)
     (turn,) = await store.turns("ann", "c1", before=None, limit=9)
     assert (turn.status, turn.error_code, turn.answer) == (Status.FAILED, ErrorCode.MODEL_FAILED, "Beca")
+
+
+async def test_the_marks_of_an_answer_stay_with_its_text(store, actor):
+    marks = tuple(Mark(n, (TEXT, "tool")[n % 2], None if n % 3 else "🔎" * MAX_NAME_LENGTH) for n in range(MAX_PARTS))
+    long = "가" * 5_000
+    await actor.accept("r1")
+    await actor.claim("r1")
+    await actor.finish("r1", long, marks=marks)
+    await actor.turn("r2")
+    assert await store.answer(RequestKey("ann", "r1")) == Content(long, marks)
+    assert await store.answer(RequestKey("ann", "r2")) == Content("An answer.")
+    recent = await store.recent_turns("ann", "c1", limit=9)
+    shown = await store.turns("ann", "c1", before=None, limit=9)
+    assert [(turn.answer, turn.marks) for turn in recent] == [(long, marks), ("An answer.", ())]
+    assert [(turn.answer, turn.marks) for turn in shown] == [("An answer.", ()), (long, marks)]
+    assert recent[0].visible == long[: MAX_PARTS // 2]
 
 
 async def test_turns_come_newest_first_in_pages(store, actor):
@@ -263,7 +280,7 @@ async def test_an_answer_to_a_question_asked_before_the_deletion_is_not_kept(sto
     actor.now_ms += 1000
     await actor.finish("r2", "too late", tokens=(1, 2))
     assert list(await store.conversations("ann", before=None, limit=9)) == []
-    assert await store.answer(RequestKey("ann", "r2")) == "too late"
+    assert (await store.answer(RequestKey("ann", "r2"))).text == "too late"
     assert sum(u.output_tokens for u in await store.usage("ann")) == 2
     await store.update_conversation("ann", "c1", title=None, deleted=False, now_ms=actor.now_ms)
     assert await ids(store) == ["r1"]
@@ -279,6 +296,6 @@ async def test_a_question_asked_after_the_deletion_starts_the_conversation_again
     assert (conversation.title, conversation.turns) == ("new beginning", 1)
     assert await ids(store) == ["r2"]
     assert await context(store) == ["r2"]
-    assert await store.answer(RequestKey("ann", "r1")) == "An answer."
+    assert (await store.answer(RequestKey("ann", "r1"))).text == "An answer."
     await actor.turn("r3")
     assert await ids(store) == ["r3", "r2"]

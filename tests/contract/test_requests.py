@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from answerback.core.parts import Content, Mark
 from answerback.core.request import (
     Busy,
     Claimed,
@@ -72,13 +73,13 @@ async def test_an_accepted_request_can_be_read_with_its_question(store, actor):
     assert await store.question(KEY) == Question(
         message="Why?", model="echo", system="Be brief.", max_tokens=7, replaces="r0"
     )
-    assert await store.answer(KEY) == ""
+    assert (await store.answer(KEY)).text == ""
 
 
 async def test_what_was_never_asked_is_not_there(store):
     assert await store.read(KEY) is None
     assert await store.question(KEY) is None
-    assert await store.answer(KEY) == ""
+    assert (await store.answer(KEY)).text == ""
     assert list(await store.unfinished()) == []
 
 
@@ -100,7 +101,7 @@ async def test_a_repeated_id_of_an_ended_request_has_position_0(store, actor):
     assert again.position == 0
     assert again.record.state is State.COMPLETED
     assert (await store.question(KEY)).message == "Why?"
-    assert await store.answer(KEY) == "Because."
+    assert (await store.answer(KEY)).text == "Because."
 
 
 @pytest.mark.crowd
@@ -155,7 +156,7 @@ async def test_users_with_equal_ids_are_apart(store, actor):
     await actor.claim("r1", user="ann")
     await actor.finish("r1", "for ann", user="ann")
     assert (await store.read(RequestKey("bob", "r1"))).state is State.ACCEPTED
-    assert await store.answer(RequestKey("bob", "r1")) == ""
+    assert (await store.answer(RequestKey("bob", "r1"))).text == ""
     assert (await store.question(RequestKey("bob", "r1"))).message == "asked by bob"
 
 
@@ -256,10 +257,11 @@ async def test_a_lost_lease_is_claimed_again_and_the_old_attempt_is_fenced(store
     await actor.claim("r1", owner="old")
     actor.now_ms += actor.POLICY.lease_ms
     assert (await actor.claim("r1", owner="new")).record.attempt == 2
-    assert isinstance(await actor.finish("r1", "old text", owner="old", attempt=1), Fenced)
-    assert await store.answer(KEY) == ""
-    assert isinstance(await actor.finish("r1", "new text", owner="new", attempt=2), Ended)
-    assert await store.answer(KEY) == "new text"
+    old, new = (Mark(0, "tool", "old"),), (Mark(0, "reasoning"), Mark(4, "text"))
+    assert isinstance(await actor.finish("r1", "old text", marks=old, owner="old", attempt=1), Fenced)
+    assert await store.answer(KEY) == Content("")
+    assert isinstance(await actor.finish("r1", "new text", marks=new, owner="new", attempt=2), Ended)
+    assert await store.answer(KEY) == Content("new text", new)
 
 
 async def test_finishing_twice_is_success_and_changes_nothing(store, actor):
@@ -269,7 +271,7 @@ async def test_finishing_twice_is_success_and_changes_nothing(store, actor):
     second = await actor.finish("r1", "Another.", tokens=(1, 2))
     assert isinstance(second, Ended)
     assert second.record == first.record
-    assert await store.answer(KEY) == "An answer."
+    assert (await store.answer(KEY)).text == "An answer."
     assert [t.answer for t in await store.turns("ann", "c1", before=None, limit=9)] == ["An answer."]
     assert [(u.requests, u.output_tokens) for u in await store.usage("ann")] == [(1, 2)]
 
@@ -310,7 +312,7 @@ async def test_a_refusal_is_kept_without_question_or_turn(store, actor):
     assert ended.record.ending.error_code is ErrorCode.RATE_LIMITED
     assert await store.read(KEY) == ended.record
     assert await store.question(KEY) is None
-    assert await store.answer(KEY) == ""
+    assert (await store.answer(KEY)).text == ""
     assert list(await store.unfinished()) == []
     assert list(await store.turns("ann", "c1", before=None, limit=9)) == []
     assert list(await store.conversations("ann", before=None, limit=9)) == []
@@ -400,7 +402,7 @@ async def test_texts_are_kept_exactly(store, actor, backend, name):
     question = await again.question(KEY)
     assert question.message == "Q" + text
     assert question.system == text
-    assert await again.answer(KEY) == text
+    assert (await again.answer(KEY)).text == text
     (turn,) = await again.turns("ann", "c1", before=None, limit=9)
     assert (turn.question, turn.answer) == ("Q" + text, text)
 
@@ -453,7 +455,7 @@ async def test_purge_deletes_old_records_and_keeps_their_turns(store, actor):
     assert await store.purge(ended_before_ms=actor.now_ms, refused_before_ms=0) == 0
     assert await store.read(RequestKey("ann", "old")) is None
     assert await store.question(RequestKey("ann", "old")) is None
-    assert await store.answer(RequestKey("ann", "old")) == ""
+    assert (await store.answer(RequestKey("ann", "old"))).text == ""
     assert await store.read(RequestKey("ann", "new")) is not None
     assert [r.request_id for r in await store.unfinished()] == ["waiting"]
     turns = await store.turns("ann", "c1", before=None, limit=9)
@@ -487,7 +489,7 @@ async def test_an_id_may_be_used_again_after_the_purge(store, actor):
     await store.purge(ended_before_ms=actor.now_ms + 1, refused_before_ms=0)
     assert await actor.accept("r1", "second?") == Accepted(0)
     assert (await store.question(KEY)).message == "second?"
-    assert await store.answer(KEY) == ""
+    assert (await store.answer(KEY)).text == ""
     await actor.claim("r1")
     await actor.finish("r1", "second.")
     turns = await store.turns("ann", "c1", before=None, limit=9)

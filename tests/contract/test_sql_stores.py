@@ -30,7 +30,7 @@ async def test_a_text_goes_with_the_last_thing_that_needs_it(store, actor):
     await actor.turn("r1", "Why?", "Because.")
     await store.update_conversation("ann", "c1", title=None, deleted=True, now_ms=actor.now_ms)
     await store.purge_deleted(before_ms=actor.now_ms + 1)
-    assert await store.answer(KEY) == "Because."
+    assert (await store.answer(KEY)).text == "Because."
     assert await store.purge(ended_before_ms=actor.now_ms + 1, refused_before_ms=0) == 1
     assert await count(store, "requests") == 0
 

@@ -1,5 +1,8 @@
 """ports.Users, held by every store."""
 
+import json
+from typing import Any
+
 import pytest
 
 from answerback.core.request import Fenced, RequestKey
@@ -139,7 +142,7 @@ async def test_deleting_a_user_erases_everything(store, actor, backend):
             key = RequestKey("ann", request_id)
             assert await again.read(key) is None
             assert await again.question(key) is None
-            assert await again.answer(key) == ""
+            assert (await again.answer(key)).text == ""
         assert list(await again.unfinished()) == []
         assert await again.user("ann") is None
         assert [u.user_id for u in await again.users()] == ["bob"]
@@ -158,3 +161,123 @@ async def test_a_deleted_users_worker_writes_nothing_and_the_user_may_come_back(
     assert await store.user("ann") is None
     assert await actor.accept("r1", "again", per_minute=1) == Accepted(0)
     assert (await store.question(RequestKey("ann", "r1"))).message == "again"
+
+
+# --- export
+
+
+async def lines(store, user: str = "ann") -> list[dict[str, Any]]:
+    return [json.loads(line) async for line in store.export(user)]
+
+
+async def test_an_export_has_all_that_erasing_takes_away(store, actor):
+    long = "길다 \n" * 30_000
+    await store.set_limit("ann", 300, now_ms=actor.now_ms)
+    await actor.turn("done", f"asked {long}", f"answered {long}", tokens=(3, 4))
+    await actor.turn("again", "asked again", replaces="done")
+    await actor.turn("old", "asked elsewhere", conversation="c2")
+    await actor.turn("bob's", "a secret of bob", user="bob")
+    assert len(await store.turns("ann", "c2", before=None, limit=9)) == 1
+    await store.set_retention("ann", 9, now_ms=actor.now_ms, conversation_id="c2")
+    await store.update_conversation("ann", "c2", title="a title", deleted=True, now_ms=actor.now_ms)
+    for number in range(250):
+        await actor.accept(f"r{number}", f"waiting {number}", system=f"system {number}")
+    await actor.accept("too much", "is not kept", per_minute=1)
+    told = await lines(store)
+    asked = {line["requestId"]: line for line in told if line["table"] == "requests" and "question" in line}
+    assert asked["done"]["question"] == f"asked {long}"
+    assert asked["done"]["answer"] == f"answered {long}"
+    assert (asked["done"]["inputTokens"], asked["done"]["supersededBy"]) == (3, "again")
+    assert asked["old"]["question"] == "asked elsewhere"
+    one = next(line for line in told if line["table"] == "conversations" and line["conversationId"] == "c2")
+    assert (one["title"], one["keepDays"], one["deletedAtMs"]) == ("a title", 9, actor.now_ms)
+    assert next(line for line in told if line["table"] == "users")["perMinute"] == 300
+    text = json.dumps(told)
+    for number in range(250):
+        assert f'"waiting {number}"' in text
+        assert f'"system {number}"' in text
+    assert "bob" not in text
+    assert len({json.dumps(line) for line in told}) == len(told)
+    assert await store.delete_user("ann")
+    assert await lines(store) == []
+    assert await lines(store, "bob") != []
+
+
+async def test_an_export_has_what_is_known_of_days_whose_requests_are_forgotten(store, actor):
+    await actor.turn("done", tokens=(3, 4))
+    await store.turns("ann", "c1", before=None, limit=9)
+    await store.purge(ended_before_ms=actor.now_ms + 1, refused_before_ms=0)
+    told = await lines(store)
+    (used,) = [line for line in told if line["table"] == "usage"]
+    assert (used["requests"], used["inputTokens"], used["outputTokens"]) == (1, 3, 4)
+    assert [line["question"] for line in told if line["table"] == "requests" and "question" in line] == ["What is it?"]
+
+
+# --- retention
+
+FOREVER = 1_000_000
+
+
+async def names(store, user: str = "ann") -> list[str]:
+    return [one.conversation_id for one in await store.conversations(user, before=None, limit=9)]
+
+
+@pytest.mark.parametrize(
+    ("server", "of_user", "of_conversation", "is_kept"),
+    [
+        (FOREVER, None, None, True), (30, None, None, True), (29, None, None, False),
+        (29, FOREVER, None, True), (FOREVER, 29, None, False), (1, 30, None, True),
+        (FOREVER, 1, 30, True), (1, 1, FOREVER, True), (FOREVER, FOREVER, 29, False),
+    ],
+)  # fmt: skip
+async def test_a_conversation_is_kept_as_long_as_the_nearest_rule_says(
+    store, actor, server, of_user, of_conversation, is_kept
+):
+    await actor.turn("r1", "Why?")
+    used_at_ms = actor.now_ms
+    if of_user is not None:
+        assert await store.set_retention("ann", of_user, now_ms=actor.now_ms)
+    if of_conversation is not None:
+        assert await store.set_retention("ann", of_conversation, now_ms=actor.now_ms, conversation_id="c1")
+    user = await store.user("ann")
+    assert user is not None
+    assert (user.keep_days, user.turns) == (of_user, 1)
+    now_ms = used_at_ms + 30 * DAY_MS
+    assert await store.delete_expired(now_ms=now_ms, keep_days=server) == (not is_kept)
+    assert await store.delete_expired(now_ms=now_ms, keep_days=server) == 0
+    assert await names(store) == (["c1"] if is_kept else [])
+    assert [turn.question for turn in await store.recent_turns("ann", "c1", limit=9)] == (["Why?"] if is_kept else [])
+    await store.purge_deleted(before_ms=now_ms - 7 * DAY_MS)
+    restored = await store.update_conversation("ann", "c1", title=None, deleted=False, now_ms=now_ms)
+    assert (restored is not None) == is_kept, "what is deleted is erased at once: it was last used long ago"
+
+
+async def test_a_rule_that_is_taken_away_holds_no_more(store, actor):
+    await actor.turn("r1")
+    for keep_days in (1, None):
+        assert await store.set_retention("ann", keep_days, now_ms=actor.now_ms)
+        assert await store.set_retention("ann", keep_days, now_ms=actor.now_ms, conversation_id="c1")
+    assert await store.delete_expired(now_ms=actor.now_ms + 30 * DAY_MS, keep_days=FOREVER) == 0
+
+
+async def test_rules_of_whom_and_what_is_not_there(store, actor):
+    await actor.turn("r1")
+    assert not await store.set_retention("ann", 3, now_ms=actor.now_ms, conversation_id="c9")
+    assert not await store.set_retention("eve", 3, now_ms=actor.now_ms, conversation_id="c1")
+    assert await store.user("eve") is None
+    assert await store.set_retention("eve", 3, now_ms=actor.now_ms)
+    eve = await store.user("eve")
+    assert (eve.keep_days, eve.per_minute, eve.blocked) == (3, None, False)
+    await store.set_limit("eve", 5, now_ms=actor.now_ms)
+    assert (await store.user("eve")).keep_days == 3
+    assert await store.delete_user("eve")
+    assert await store.user("eve") is None
+
+
+async def test_a_conversation_that_has_expired_begins_anew(store, actor):
+    await actor.turn("r1", "old")
+    assert len(await store.turns("ann", "c1", before=None, limit=9)) == 1
+    await store.delete_expired(now_ms=actor.now_ms + 3 * DAY_MS, keep_days=2)
+    actor.now_ms += 3 * DAY_MS
+    await actor.turn("r2", "new")
+    assert [turn.question for turn in await store.turns("ann", "c1", before=None, limit=9)] == ["new"]

@@ -1,16 +1,28 @@
 """A cursor on an answer: what goes out, when, and after which fault."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from answerback.core.answer import Answer, clean, cut, cut_back, encoded_size
-from answerback.core.delivery import PROGRESS_S, SLOW_RETRY_S, Delivery, answer_limit, growing, steady
+from answerback.core.delivery import PROGRESS_S, SLOW_RETRY_S, Delivery, answer_limit, growing, response_frame, steady
+from answerback.core.parts import KINDS, MAX_PARTS, Content, Mark, stretches, visible
+from answerback.core.parts import TEXT as PLAIN
 from answerback.core.request import DeliveryTarget, Ending, Record
 from answerback.core.transitions import State
 from answerback.protocol.codec import encode
-from answerback.protocol.frames import MessageDelta, MessageProgress, MessageResponse, MessageStarted, Pong, Status
+from answerback.protocol.frames import (
+    MessageDelta,
+    MessageProgress,
+    MessageResponse,
+    MessageStarted,
+    Pong,
+    Status,
+    Usage,
+)
 from answerback.protocol.limits import MAX_FRAME_BYTES
 from asking import record_of
 
@@ -183,6 +195,14 @@ def test_unstreamed_only_the_ending_goes_out_with_the_whole_text() -> None:
     assert frame.response == "all of it"
 
 
+def test_the_counts_of_later_editions_go_to_whoever_takes_parts() -> None:
+    counts = {"input_tokens": 9, "output_tokens": 7, "cached_tokens": 4, "reasoning_tokens": 5}
+    ending = Ending(status=Status.COMPLETED, attempt=1, length=0, ended_at_ms=9, **counts)
+    first, later = (replace(record(parts=parts), ending=ending) for parts in (None, ()))
+    assert response_frame(first, "").usage == Usage(input_tokens=9, output_tokens=7)
+    assert response_frame(later, "").usage == Usage(**counts)
+
+
 def test_a_frame_that_is_no_delivery_frame_is_our_own_mistake() -> None:
     delivery = Delivery(record(), Answer(1, max_bytes=10), steady(), now=0.0)
     with pytest.raises(ValueError, match="Pong"):
@@ -240,10 +260,161 @@ def test_an_answer_has_no_nul_and_no_lone_surrogate_and_counts_what_it_keeps(pie
     assert kept == answer.length == len(answer.text)
     assert encoded_size(answer.text) <= 200
     assert clean("".join(pieces)).startswith(answer.text)
-    assert Answer.stored(1, answer.text).text == answer.text
+    assert Answer.stored(1, answer.content).content == answer.content
 
 
 def test_pauses_grow_with_the_answer_where_posts_cost() -> None:
     interval = growing()
     assert [interval(t) for t in (0.0, 0.2, 5.0, 60.0)] == [0.04, 0.04, 0.5, 1.0]
     assert steady()(99.0) == 0.04
+
+
+# --- parts ------------------------------------------------------------------------------------------------------
+
+SAID = st.lists(
+    st.tuples(
+        st.sampled_from((PLAIN, PLAIN, *sorted(KINDS))),
+        st.text(max_size=12) | st.just("x" * 40),
+        st.sampled_from((None, "search", "나" * 64)),
+        st.booleans(),
+    ),
+    max_size=30,
+)
+
+
+def say(answer: Answer, said: list[tuple[str, str, str | None, bool]]) -> None:
+    for kind, text, name, is_new in said:
+        if kind == PLAIN:
+            answer.append(text)
+        else:
+            answer.append_part(kind, name, text, is_new=is_new)
+
+
+def listed(content: Content) -> list[tuple[str, str | None, str]]:
+    return [
+        (one.mark.kind, one.mark.name, content.text[one.start : one.end])
+        for one in stretches(content.marks, 0, len(content.text))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "parts"),
+    [
+        # A label waits for its first code point, and one that never gets any is no part.
+        ([("tool", "", "search", True), ("text", "a", None, False)], []),
+        (
+            [("tool", "", "search", True), ("tool", "{}", None, False)],
+            [("tool", "search", "{}")],
+        ),
+        # Text joins text, whatever was dropped or empty in between.
+        ([("text", "a", None, False), ("status", "", None, True), ("text", "b", None, False)], []),
+        # Two calls of one tool are two parts; what goes on is one.
+        (
+            [("tool", "1", "s", True), ("tool", "2", "s", False), ("tool", "3", "s", True), ("tool", "4", None, False)],
+            [("tool", "s", "12"), ("tool", "s", "34")],
+        ),
+        # Nothing is added to an older part.
+        (
+            [("tool", "1", "s", True), ("text", "a", None, False), ("tool", "2", "s", False)],
+            [("tool", "s", "1"), ("text", None, "a"), ("tool", "s", "2")],
+        ),
+        (
+            [("text", "a", None, False), ("reasoning", "h", None, True), ("tool", "{", "s", True)],
+            [("text", None, "a"), ("reasoning", None, "h"), ("tool", "s", "{")],
+        ),
+    ],
+)
+def test_a_part_begins_with_its_first_code_point(said: list, parts: list) -> None:  # type: ignore[type-arg]
+    answer = Answer(1, max_bytes=1000)
+    say(answer, said)
+    assert listed(answer.content) == parts
+
+
+@given(SAID, st.integers(0, 400))
+def test_marks_rise_and_the_text_is_what_it_is_without_the_other_parts(said: list, max_bytes: int) -> None:  # type: ignore[type-arg]
+    answer, alone = Answer(1, max_bytes=max_bytes), Answer(1, max_bytes=max_bytes)
+    say(answer, said)
+    say(alone, [one for one in said if one[0] == PLAIN])
+    text, marks = answer.content
+    offsets = [mark.offset for mark in marks]
+    assert offsets == sorted(set(offsets))
+    assert not marks or offsets[0] == 0
+    assert not marks or offsets[-1] < len(text)
+    assert all(not (one.kind == other.kind == PLAIN) for one, other in pairwise(marks))
+    assert len(text) == answer.length
+    assert encoded_size(text) <= max_bytes
+    others = "".join(part for kind, _, part in listed(answer.content) if kind != PLAIN)
+    assert encoded_size(others) <= max_bytes // 2
+    assert alone.text.startswith(visible(answer.content))
+    if not answer.is_full:
+        assert visible(answer.content) == alone.text
+
+
+def test_what_is_no_text_leaves_room_for_the_answer() -> None:
+    answer = Answer(1, max_bytes=100)
+    assert answer.append_part("reasoning", None, "h" * 80, is_new=True) == 50
+    assert answer.append_part("tool", "s", "{}", is_new=True) == 0
+    assert answer.append("a" * 50) == 50
+    assert not answer.is_full
+    many = Answer(1, max_bytes=100_000)
+    for _ in range(300):
+        many.append_part("tool", "s", "x", is_new=True)
+    many.append("the answer")
+    many.append_part("tool", "s", "x", is_new=True)
+    many.append(", whole")
+    assert len(many.marks) == MAX_PARTS
+    assert many.marks[-1].kind == PLAIN
+    assert visible(many.content) == "the answer, whole"
+
+
+@given(SAID, st.integers(0, 200))
+def test_a_resume_anywhere_brings_the_same_parts(said: list, offset: int) -> None:  # type: ignore[type-arg]
+    answer = Answer(1, max_bytes=100_000)
+    say(answer, said)
+    target = DeliveryTarget(no=1, connection_id="c", generation=1, attempt=1, offset=min(offset, answer.length))
+    done = ended(record(parts=tuple(KINDS)), answer, target)
+    delivery = Delivery(done, answer, steady(1.0), now=0.0)
+    at = target.offset
+    marks = answer.marks or [Mark(0, PLAIN)]
+    for frame in drain(delivery, 0.0):
+        if not isinstance(frame, MessageDelta):
+            continue
+        assert frame.offset == at
+        at += len(frame.delta)
+        mark = marks[frame.part]
+        following = [one.offset for one in marks if one.offset > frame.offset]
+        assert mark.offset <= frame.offset
+        assert at <= min(following, default=answer.length)
+        assert frame.kind == mark.kind
+        assert frame.name == (mark.name if mark.offset == frame.offset else None)
+        assert len(encode(frame)) <= MAX_FRAME_BYTES
+    assert at == answer.length
+
+
+def test_a_pause_begins_with_the_frame_that_reaches_the_end() -> None:
+    answer = Answer(1, max_bytes=1000)
+    delivery = Delivery(record(parts=("tool",)), answer, steady(1.0), now=0.0)
+    drain(delivery, 0.0)
+    for number in range(20):
+        answer.append_part("tool", f"t{number}", "x", is_new=True)
+    assert len(drain(delivery, 5.0)) == 20
+    answer.append_part("tool", "late", "x", is_new=True)
+    assert delivery.next_frame(now=5.9) is None
+    assert delivery.due_at() == 6.0
+    # What comes while a frame is on its way does not shorten the pause.
+    frame = delivery.next_frame(now=6.0)
+    answer.append("more")
+    assert frame is not None
+    delivery.sent(frame, now=6.0)
+    assert delivery.next_frame(now=6.5) is None
+
+
+def test_text_alone_has_no_marks_and_its_frames_are_as_ever() -> None:
+    answer = Answer(1, max_bytes=1000)
+    answer.append("one")
+    delivery = Delivery(ended(record(parts=tuple(KINDS)), answer), answer, steady(1.0), now=0.0)
+    (_, delta, _) = drain(delivery, 0.0)
+    assert answer.content == Content("one")
+    assert encode(delta) == (
+        f'{{"action":"messageDelta","requestId":"{"나" * 128}","attempt":1,"offset":0,"delta":"one"}}'.encode()
+    )

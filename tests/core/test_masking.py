@@ -59,6 +59,18 @@ def test_a_traceback_keeps_its_types_and_loses_its_texts() -> None:
     assert "hunter2" not in f"{copy} {copy.__cause__}"
 
 
+@pytest.mark.parametrize("link", ["__cause__", "__context__"])
+def test_as_many_causes_are_shown_as_are_asked_for(link: str) -> None:
+    first = error = ValueError("0")
+    for number in range(1, 30):
+        setattr(error, link, ValueError(str(number)))
+        error = getattr(error, link)
+    shown, copy = 0, masked_error(first, (), depth=7)
+    while (copy := getattr(copy, link)) is not None:
+        shown += 1
+    assert shown == 7
+
+
 def test_an_exception_whose_text_cannot_be_made() -> None:
     class Odd(Exception):
         def __str__(self) -> str:

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec.structs import replace
 
 from answerback.core import request as changes
+from answerback.core.parts import Content
 from answerback.core.request import (
     Busy,
     Claimed,
@@ -72,7 +73,7 @@ def apply(event: Event, record: Record | None, *, now_ms: int = T0 + 10, owner: 
         case Event.POLL:
             return changes.poll(record, owner=owner, attempt=1)
         case Event.FINISH:
-            return changes.finish(record, owner=owner, attempt=1, ending=ending(), text="text")
+            return changes.finish(record, owner=owner, attempt=1, ending=ending(), content=Content("text"))
         case Event.RETARGET:
             return changes.retarget(record, session_id="s", connection_id="c2", generation=6, attempt=1, offset=3)
         case Event.CANCEL:
@@ -87,6 +88,8 @@ def apply(event: Event, record: Record | None, *, now_ms: int = T0 + 10, owner: 
             return changes.queued(record, queue_no=4)
         case Event.RECOVER:
             return changes.recover(record)
+        case Event.ERASE:
+            return changes.erase(record, now_ms=now_ms)
 
 
 def test_the_stored_name_of_the_target_stays() -> None:
@@ -154,6 +157,8 @@ EXPECTED = {
     (State.RUNNING, Event.QUEUED): (NO, type(None)),
     (State.ACCEPTED, Event.RECOVER): (State.ACCEPTED, type(None)),
     (State.RUNNING, Event.RECOVER): (State.RUNNING, type(None)),
+    (State.ACCEPTED, Event.ERASE): (State.CANCELLED, Ended),
+    (State.RUNNING, Event.ERASE): (State.CANCELLED, Ended),
 }
 for terminal in (State.COMPLETED, State.FAILED, State.CANCELLED):
     EXPECTED |= {
@@ -167,6 +172,7 @@ for terminal in (State.COMPLETED, State.FAILED, State.CANCELLED):
         (terminal, Event.EXPIRE): (NO, Ended),
         (terminal, Event.QUEUED): (NO, type(None)),
         (terminal, Event.RECOVER): (NO, type(None)),
+        (terminal, Event.ERASE): (NO, Ended),
     }
 
 
@@ -208,7 +214,7 @@ def test_a_lost_lease_lets_the_next_attempt_in_and_an_end_without_a_lease_raises
     expired = apply(Event.EXPIRE, in_state(State.RUNNING), now_ms=T0 + 100)
     assert expired.record is not None
     assert expired.record.ending is not None
-    assert (expired.record.attempt, expired.record.ending.attempt, expired.text) == (2, 2, "")
+    assert (expired.record.attempt, expired.record.ending.attempt, expired.content.text) == (2, 2, "")
 
 
 def test_a_noted_cancellation_ends_any_later_claim_or_expiry() -> None:
@@ -316,7 +322,6 @@ class AnyHistory(RuleBasedStateMachine):
         assert step.record.attempt >= self.record.attempt
         if step.record.ending is not None:
             self.endings.append(step.record.ending)
-            assert step.text is not None
         self.record = step.record
 
     @rule(owner=st.sampled_from(["a", "b"]), later_ms=st.sampled_from([0, 1, 99, 100, 6_000]))
@@ -338,7 +343,9 @@ class AnyHistory(RuleBasedStateMachine):
                 self.record, owner=owner, attempt=attempt, now_ms=self.now_ms, policy=POLICY
             )
         else:
-            step = changes.finish(self.record, owner=owner, attempt=attempt, ending=ending(attempt), text="t")
+            step = changes.finish(
+                self.record, owner=owner, attempt=attempt, ending=ending(attempt), content=Content("t")
+            )
         if step.record is not None:
             assert attempt == self.record.attempt, "a fenced attempt wrote"
         self._take(step)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from answerback.core.context import Message, Role, choose, estimate_tokens, is_blank, shortened, title_of
 from answerback.core.instants import day_of, iso
-from answerback.core.keys import digest, fingerprint, ordering_key
+from answerback.core.keys import digest, fingerprint, ordering_key, traceparent
 from answerback.protocol.frames import SendMessage
 
 
@@ -41,6 +41,7 @@ def test_the_fingerprint_is_the_payload_without_timestamp_and_stream() -> None:
     assert len({fingerprint(frame) for frame in [base, *others]}) == 7
 
 
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 FULL = {"conversation_id": "c1", "model": "local", "system": "Be brief.", "max_tokens": 200, "replaces": "r0"}
 
 
@@ -63,12 +64,33 @@ FULL = {"conversation_id": "c1", "model": "local", "system": "Be brief.", "max_t
             "8f2f1c3faac3db0273136087b43989f4f9d79a3a8c29c37dd7203be9e3b9c00e",
         ),
         (FULL, "c05ef41d6d0d75d55807f1a0dd136cf25127d0f3c189134930dc81489ebd012a"),
+        ({**FULL, "traceparent": TRACEPARENT}, "c05ef41d6d0d75d55807f1a0dd136cf25127d0f3c189134930dc81489ebd012a"),
         ({**FULL, "parts": ()}, "c05ef41d6d0d75d55807f1a0dd136cf25127d0f3c189134930dc81489ebd012a"),
     ],
 )
 def test_a_fingerprint_is_what_it_has_always_been(fields: Any, kept: str) -> None:
     """Else a question that is repeated over an upgrade would be a conflict."""
     assert fingerprint(SendMessage(**{"request_id": "r1", "message": "m", **fields})) == kept
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (TRACEPARENT, True),
+        (TRACEPARENT.replace("00-4b", "cc-4b"), True),
+        (TRACEPARENT.replace("00-4b", "ff-4b"), False),
+        (TRACEPARENT.upper(), False),
+        (f"00-{'0' * 32}-00f067aa0ba902b7-01", False),
+        (f"00-4bf92f3577b34da6a3ce929d0e0e4736-{'0' * 16}-01", False),
+        (f"{TRACEPARENT}-more", False),
+        (f"{TRACEPARENT}\n", False),
+        ("", False),
+        (17, False),
+        ({"trace": TRACEPARENT}, False),
+    ],
+)
+def test_only_a_well_formed_traceparent_is_kept(given: object, kept: bool) -> None:
+    assert traceparent(given) == (given if kept else None)
 
 
 def test_the_kinds_of_parts_belong_to_the_fingerprint_in_one_order_each_once() -> None:

@@ -17,7 +17,7 @@ numbers = st.integers(-1, 5) | st.sampled_from([2**31, 2**53, 2**63 - 1, 2**63, 
 parts = (
     numbers.map(str)
     | st.text(st.characters(codec="utf-8"), max_size=5)
-    | st.sampled_from(["", "\u0662", "1e3", "+1", "a\0b"])
+    | st.sampled_from(["", "\u0662", "1e3", "+1", "a\0b", "p"])
 )
 cursors = st.lists(parts, min_size=1, max_size=4).map(":".join).filter(lambda text: 0 < len(text) <= 256)
 
@@ -31,7 +31,7 @@ async def history_pages(request: pytest.FixtureRequest, tmp_path: Path) -> Async
 
 
 @pytest.mark.parametrize(
-    "before", ["9223372036854775807", "9223372036854775807:1:1", "9223372036854775806:1:1", "1:a\0"]
+    "before", ["9223372036854775807", "9223372036854775807:1:1", "9223372036854775806:1:1", "1:a\0", "1:p:p", ":p"]
 )
 async def test_cursors_that_no_store_can_take(history_pages: HistoryPages, before: str) -> None:
     await check(history_pages, before, 5)
@@ -51,9 +51,10 @@ async def test_any_cursor_is_answered(history_pages: HistoryPages) -> None:
 
 
 async def check(history_pages: HistoryPages, before: str, limit: int) -> None:
-    """Both kinds of page have one answer that is a page or a sentence."""
+    """Every kind of page has one answer that is a page or a sentence."""
     for frame in (
         GetHistory(request_id="r", conversation_id="c", before=before, limit=limit),
+        GetHistory(request_id="r", conversation_id="c", before=before, limit=limit, parts=True),
         ListConversations(request_id="r", before=before, limit=limit),
     ):
         assert decode_client(encode(frame)) == frame

@@ -41,6 +41,7 @@ async def port() -> AsyncIterator[int]:
 @pytest.fixture
 def no_collections() -> Iterator[None]:
     gc.collect()
+    gc.freeze()  # what the tests before have left is not looked through again and again
     gc.disable()
     yield
     gc.enable()

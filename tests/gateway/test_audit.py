@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from answerback.client import Client
 from answerback.gateway.app import Gateway
 from answerback.gateway.logging import TextFormatter
 from answerback.gateway.settings import AuthSettings, Caps, GatewaySettings
+from answerback.ports import Unavailable
+from answerback.stores.sqlite import MemoryStore
 
 SECRET = "a secret of thirty-two characters"
 
@@ -66,7 +69,9 @@ async def test_behind_a_trusted_proxy_the_log_names_the_client(
         for _ in range(2):
             async with raw_connection(gateway.port, headers=headers):
                 pass
-    assert [line.rpartition("remote=")[2] for line in lines(caplog, "answerback.listener")] == [address] * 2
+    refused = lines(caplog, "answerback.listener")
+    assert [line.rpartition("remote=")[2] for line in refused] == [address] * 2
+    assert [" proxy=127.0.0.1 " in line for line in refused] == [bool(trusted)] * 2
     assert len(lines(caplog, "answerback.upgrade")) == 1, "who reaches the proxy can be any user: once"
 
 
@@ -131,3 +136,22 @@ async def test_what_an_operator_does_is_logged(tmp_path: Path, caplog: pytest.Lo
         "a request was cancelled requestId=r1 userId=u remote=127.0.0.1",
         "a user is to be erased userId=u remote=127.0.0.1",
     ]
+
+
+async def test_an_export_that_the_store_cannot_finish_is_cut_off(tmp_path: Path) -> None:
+    class Failing(MemoryStore):
+        async def export(self, user_id: str) -> AsyncIterator[bytes]:
+            async for line in super().export(user_id):
+                yield line
+                raise Unavailable("the disk is gone")
+
+    store = Failing()
+    await store.set_limit("ann", 5, now_ms=1)
+    async with Gateway(settings(tmp_path), store=store) as gateway, aiohttp.ClientSession() as session:
+        key = (tmp_path / "admin.key").read_text().strip()
+        url = f"{gateway.admin_url}/users/ann/export"
+        async with session.get(url, headers={"Authorization": f"Bearer {key}"}) as response:
+            with pytest.raises(aiohttp.ClientError):
+                await response.read()
+        async with session.get(url.replace("ann", "eve"), headers={"Authorization": f"Bearer {key}"}) as response:
+            assert response.status == 404

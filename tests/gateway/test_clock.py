@@ -4,16 +4,16 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import websockets
 
-from answerback import clock as clock_module
 from answerback.clock import LEAP_MS, LeapingClock
 from answerback.core.request import Policy
+from answerback.gateway import app as app_module
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
 from answerback.ports import Piece, Prompt
@@ -29,7 +29,7 @@ class Wall:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._ahead_ms = 0
         self._sweeps = asyncio.Semaphore(0)
-        monkeypatch.setattr(clock_module, "time", SimpleNamespace(time_ns=self._time_ns, monotonic=time.monotonic))
+        monkeypatch.setattr(app_module, "LeapingClock", partial(LeapingClock, wall_ns=self._time_ns))
         sweep = Janitor.sweep
 
         async def counted(janitor: Janitor, **options: Any) -> None:
@@ -73,8 +73,14 @@ def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
     return Wall(monkeypatch)
 
 
-def gateway(folder: Path, model: OneAtATime, **policy: int) -> Gateway:
+def gateway(
+    folder: Path, model: OneAtATime, *, node: str | None = None, database: str | None = None, **policy: int
+) -> Gateway:
     settings = GatewaySettings(
+        node=node,
+        database=database,
+        drain_s=0.0,
+        lb_grace_s=0.0,
         port=0,
         admin_port=None,
         data_dir=folder,
@@ -125,6 +131,31 @@ async def test_neither_a_running_nor_a_waiting_request_nor_a_connection_is_ended
         ]
         await ask(ws, "later")
         assert (await frames(ws, "messageResponse", 1))[0]["length"] == 7
+
+
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("fleet", marks=pytest.mark.postgres)])
+async def test_a_deadline_holds_over_attempts_of_other_processes(
+    kind: str, wall: Wall, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    database = None if kind == "sqlite" else request.getfixturevalue("postgres_server").url
+    names = ("a", "b") if database else (None, None)
+    policy = {"answer_timeout_ms": HOUR_MS, "queue_timeout_ms": HOUR_MS // 2}
+    async with (
+        gateway(tmp_path, OneAtATime(), node=names[0], database=database, **policy) as first,
+        websockets.connect(f"{first.url}?sessionId=s") as ws,
+    ):
+        await ask(ws, "running", "waiting")
+    wall.leap(HOUR_MS - 2_000)
+    async with (
+        gateway(tmp_path, OneAtATime(), node=names[1], database=database, **policy) as second,
+        websockets.connect(f"{second.url}?sessionId=s") as ws,
+    ):
+        points = [{"requestId": name, "attempt": 0, "offset": 0} for name in ("running", "waiting")]
+        await ws.send(json.dumps({"action": "hello", "helloId": "h", "resume": points}))
+        found = {frame["requestId"]: frame for frame in await frames(ws, "messageResponse", 2)}
+    assert [found[name]["error"]["code"] for name in ("running", "waiting")] == ["timeout", "timeout"]
+    assert (found["running"]["attempt"], found["running"]["length"]) == (2, 3), "the second attempt had what was left"
+    assert HOUR_MS <= found["running"]["timing"]["totalMs"] < HOUR_MS + 20_000
 
 
 async def test_time_that_passes_after_a_leap_counts(wall: Wall, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import websockets
 from gateway_peers import CONTINUATION, TEXT, raw_connection
 
+from answerback.client import Client, RequestCancelled, RequestFailed, RequestTimeout
 from answerback.core.request import Policy
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import Caps, GatewaySettings
@@ -28,13 +29,19 @@ CACHES = {
     "endings",  # by code
     "refusals",  # by code
     "tokens",  # by model and direction
+    "_offsets",  # the last few of the database's clock
 }
 """Maps by name that are caches, each with a bound of its own."""
 
 
-@pytest.fixture
-async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
+@pytest.fixture(params=["alone", pytest.param("fleet", marks=pytest.mark.postgres)])
+async def gateway(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Gateway]:
+    is_alone = request.param == "alone"
     settings = GatewaySettings(
+        node=None if is_alone else "a",
+        database=None if is_alone else request.getfixturevalue("postgres_server").url,
+        drain_s=0.0,
+        lb_grace_s=0.0,
         port=0,
         admin_port=None,
         data_dir=tmp_path,
@@ -108,6 +115,31 @@ async def test_nothing_is_kept_of_connections_users_and_requests_that_are_gone(g
     assert grown(gateway, before) == {}
     for name in ("_buckets", "_per_user", "_silent", "_held", "_turns", "_sessions", "_running"):
         assert any(path.endswith(f".{name}") for path in before), f"the walk has not seen {name}"
+
+
+async def test_a_client_keeps_nothing_of_questions_that_are_over(gateway: Gateway) -> None:
+    async def ask(client: Client, conversation: str) -> None:
+        await client.ask("hello", conversation=conversation)
+        with pytest.raises(RequestFailed):
+            await client.ask("hello", model="broken")
+        with pytest.raises(RequestTimeout):
+            await client.ask("hello", model="slow", conversation=f"{conversation}-late", timeout=0.05)
+        async with client.stream("one two three", conversation=conversation) as left_early:
+            async for _ in left_early:
+                break
+        stopped = client.stream("hello", model="slow", conversation=f"{conversation}-stopped")
+        client.cancel(stopped.request_id)
+        with pytest.raises(RequestCancelled):
+            await stopped.answer
+        await client.ping()
+        assert [turn async for turn in client.history(conversation)]
+
+    async with asyncio.timeout(20), Client(gateway.url, user="ann") as client:
+        await ask(client, "c")
+        before = sizes(client)
+        await asyncio.gather(*(ask(client, f"c{number}") for number in range(2)))
+        while any(size > before.get(path, 0) for path, size in sizes(client).items()):
+            await client.ping()  # what was given up is stopped, and the server says so
 
 
 async def test_an_answer_leaves_no_cycle_to_the_garbage_collector(gateway: Gateway) -> None:

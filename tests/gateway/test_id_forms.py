@@ -16,11 +16,13 @@ from answerback.auth import make_token
 from answerback.core import request as changes
 from answerback.core.context import Message
 from answerback.core.keys import fingerprint
+from answerback.core.parts import Content
 from answerback.core.request import Ending, Policy, Question
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import AuthSettings, GatewaySettings
 from answerback.ports import Piece, Prompt, Quota
 from answerback.protocol.frames import SendMessage, Status
+from answerback.service.id_forms import UsersInBothForms
 from answerback.stores.sqlite import SqliteStore
 from asking import record_of
 
@@ -132,7 +134,9 @@ async def old(tmp_path: Path) -> Path:
         claim = partial(changes.claim, owner="w", now_ms=NOW_MS + number, policy=Policy())
         await store.change(record.key, claim)
         ending = Ending(status=Status.COMPLETED, attempt=1, length=4, ended_at_ms=NOW_MS + number + 1)
-        await store.change(record.key, partial(changes.finish, owner="w", attempt=1, ending=ending, text="text"))
+        await store.change(
+            record.key, partial(changes.finish, owner="w", attempt=1, ending=ending, content=Content("text"))
+        )
     await store.close()
     return tmp_path
 
@@ -207,3 +211,16 @@ async def test_a_limit_of_before_goes_on(old: Path, form: str) -> None:
         assert "rate_limited" in codes
         assert (await admin(gateway, old, "PUT", f"/users/{quote(form)}/limit", json={"perMinute": 0}))[0] == 200
         assert (await ask(ws, "after"))["status"] == "completed"
+
+
+async def test_retention_is_set_under_the_form_that_is_stored(old: Path) -> None:
+    store = SqliteStore(old / "answerback.db")
+    await store.open()
+    users = UsersInBothForms(store)
+    for one in (None, TRIP):
+        assert await users.set_retention(NFC, 5, now_ms=NOW_MS, conversation_id=one)
+    stored = await store.user(NFD)
+    assert stored is not None
+    assert stored.keep_days == 5
+    assert await store.delete_expired(now_ms=NOW_MS + 6 * 86_400_000, keep_days=100) == 1
+    await store.close()

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from answerback.core.context import Message, Role
 from answerback.models import ModelSpecError, build_model
 from answerback.models.bedrock import BedrockModel, BedrockOptions, bedrock_client, converse_request, metadata_value
-from answerback.ports import FinalModelError, Finish, ModelError, ModelFault, Prompt
+from answerback.ports import FinalModelError, Finish, ModelError, ModelFault, Part, Prompt
 from answerback.protocol.errors import ErrorCode
-from bedrock_frames import Handler, broken, delta, reasoning, refuses, serving, stop, streams, usage
+from bedrock_frames import Handler, broken, cites, delta, reasoning, refuses, serving, stop, streams, usage, uses
 from certificates import make_certificate
 
 _ASKED = get_session().get_service_model("bedrock-runtime").operation_model("ConverseStream").input_shape
@@ -144,7 +144,7 @@ def test_a_blank_question_is_no_question() -> None:
 # --- what comes back ----------------------------------------------------------------------------------------
 
 
-async def test_text_without_the_thoughts_and_the_usage_after_the_stop(
+async def test_text_the_thoughts_and_the_usage_after_the_stop(
     model_of: Callable, read: Callable, ask: Callable
 ) -> None:
     parts = (reasoning("hm"), delta("one "), delta(""), delta("두"), stop())
@@ -152,7 +152,26 @@ async def test_text_without_the_thoughts_and_the_usage_after_the_stop(
     async with model_of(streams(*parts, cached)) as model:
         pieces, error = await read(model, ask("?"))
     assert error is None
-    assert pieces == ["one ", "두", Finish(reason="stop", input_tokens=127, output_tokens=2)]
+    assert pieces == [
+        Part("reasoning", "hm"),
+        "one ",
+        "두",
+        Finish(reason="stop", input_tokens=127, output_tokens=2, cached_tokens=100),
+    ]
+
+
+async def test_calls_of_tools_and_sources_are_parts(model_of: Callable, read: Callable, ask: Callable) -> None:
+    web_page = {"title": "A", "location": {"web": {"url": "https://a.example", "domain": "a.example"}}}
+    said = (delta("one "), cites(web_page), *uses(1, "search", '{"q":', "1}"), *uses(2, "now"), stop("tool_use"))
+    async with model_of(streams(*said, usage(1, 1))) as model:
+        pieces, error = await read(model, ask("?"))
+    assert error is None
+    assert pieces[:-1] == [
+        "one ",
+        Part("citation", '{"title":"A","url":"https://a.example"}', new=True),
+        *(Part("tool", '{"q":', "search", new=True), Part("tool", "1}", "search")),
+        Part("tool", "{}", "now", new=True),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -359,7 +378,14 @@ async def test_a_model_that_cannot_stream_is_asked_for_the_whole(
         paths.append(request.path.rpartition("/")[2])
         if paths[-1] == "converse-stream":
             return await refuses(400, "ValidationException", "This model doesn't support streaming.")(request)
-        content = [{"reasoningContent": {"reasoningText": {"text": "hm"}}}, {"text": "one "}, {"text": "two"}]
+        cited = {
+            "content": [{"text": "three"}],
+            "citations": [{"source": "doc-1", "sourceContent": [{"text": "as it says"}]}],
+        }
+        content = [
+            *({"reasoningContent": {"reasoningText": {"text": "hm"}}}, {"text": "one "}, {"text": "two"}),
+            *({"toolUse": {"toolUseId": "t", "name": "search", "input": {"q": 1}}}, {"citationsContent": cited}),
+        ]
         usage = {"inputTokens": 3, "outputTokens": 2, "totalTokens": 5}
         message = {"message": {"role": "assistant", "content": content}}
         return web.json_response({"output": message, "stopReason": "max_tokens", "usage": usage})
@@ -367,7 +393,12 @@ async def test_a_model_that_cannot_stream_is_asked_for_the_whole(
     async with model_of(handler) as model:
         for _ in range(2):
             pieces, error = await read(model, ask("?"))
-            assert (pieces, error) == (["one ", "two", Finish(reason="length", input_tokens=3, output_tokens=2)], None)
+            assert error is None
+            assert pieces == [
+                *(Part("reasoning", "hm"), "one ", "two", Part("tool", '{"q":1}', "search", new=True)),
+                *("three", Part("citation", '{"url":"doc-1","text":"as it says"}', new=True)),
+                Finish(reason="length", input_tokens=3, output_tokens=2),
+            ]
     assert paths == ["converse-stream", "converse", "converse"]
 
 

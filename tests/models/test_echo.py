@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from answerback.core.context import Message, Role
 from answerback.models import EchoFailure, EchoModel, EchoOptions, echo_deltas, echo_text
-from answerback.ports import Finish, ModelError, Piece, Prompt
+from answerback.ports import Finish, ModelError, Part, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 
 
@@ -29,6 +29,17 @@ async def until_error(model: EchoModel, prompt: Prompt) -> tuple[list[Piece], Mo
     except ModelError as error:
         return pieces, error
     raise AssertionError(f"the answer did not fail: {pieces}")
+
+
+async def test_parts_of_every_kind_come_before_the_answer() -> None:
+    *said, finish = await collect(EchoModel(EchoOptions(parts=True)), ask('one "two"'))
+    assert said == [
+        *(Part("reasoning", "one "), Part("reasoning", '"two"')),
+        *(Part("tool", '{"text": ', "count", new=True), Part("tool", '"one \\"two\\""}')),
+        *(Part("result", "2", "count"), Part("citation", '{"title": "one \\"two\\""}'), Part("status", "counted")),
+        *("one ", '"two"'),
+    ]
+    assert isinstance(finish, Finish)
 
 
 @given(st.text())

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 from aiohttp import web
 
-from answerback.ports import Finish
+from answerback.models.reader import COUNTS
+from answerback.ports import Finish, Part
 from answerback.protocol.errors import ErrorCode
 from openai_server import DONE, END, answers, chunk, data, delta, model_of, streams
 
@@ -77,7 +78,103 @@ async def test_odd_documents_cost_nothing_but_themselves(
     async with model_of(streams(*parts)) as model:
         pieces, error = await read(model, ask("?"))
     assert error is None
-    assert ("".join(pieces[:-1]), pieces[-1]) == (text, Finish())
+    said = "".join(piece for piece in pieces[:-1] if not isinstance(piece, Part))
+    assert (said, pieces[-1]) == (text, Finish())
+
+
+def call(index: int | None, name: str | None, arguments: str | dict | None) -> dict:
+    told = {"index": index, "type": "function", "function": {"name": name, "arguments": arguments}}
+    return {key: value for key, value in told.items() if value is not None}
+
+
+CITED = {"type": "url_citation", "url_citation": {"url": "https://a.example", "title": "A", "start_index": 0}}
+SOURCE = Part("citation", '{"url":"https://a.example","title":"A"}', new=True)
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        # Thoughts, by the names that servers have for them.
+        ([delta(reasoning_content="hm"), delta(reasoning=" so"), chunk("a"), END], [("hm", " so"), "a"]),
+        (
+            [delta(content=[{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]), chunk("a"), END],
+            [("hm",), "a"],
+        ),
+        # An emoji in halves.
+        ([delta(reasoning_content="\ud83d"), delta(reasoning_content="\ude00"), END], [("😀",)]),
+        # A call as it grows; one beside it waits; one without arguments.
+        (
+            [
+                delta(tool_calls=[call(0, "search", "")]),
+                delta(tool_calls=[call(0, None, '{"q":'), call(1, "time", None)]),
+                delta(tool_calls=[call(1, None, '{"zone":')]),
+                delta(tool_calls=[call(0, None, " 1}")]),
+                delta(tool_calls=[call(1, None, " 2}"), call(2, "stop", "")]),
+                chunk(finish="tool_calls"),
+            ],
+            [
+                Part("tool", '{"q":', "search", new=True),
+                Part("tool", " 1}", "search"),
+                Part("tool", '{"zone": 2}', "time", new=True),
+                Part("tool", "{}", "stop", new=True),
+            ],
+        ),
+        ([delta(tool_calls=[call(None, "now", {})]), chunk(finish="stop")], [Part("tool", "{}", "now", new=True)]),
+        ([delta(content="a", annotations=[CITED, 7, {"type": "other"}]), END], ["a", SOURCE]),
+        # A server that does not stream, and one that says all again at the end.
+        (
+            [
+                data(
+                    {
+                        "choices": [
+                            {
+                                "message": {"content": "a", "reasoning": "hm", "annotations": [CITED]},
+                                "finish_reason": "stop",
+                            }
+                        ]
+                    }
+                )
+            ],
+            [("hm",), "a", SOURCE],
+        ),
+        (
+            [
+                delta(reasoning="hm"),
+                chunk("a"),
+                delta(tool_calls=[call(0, "now", "{}")]),
+                data(
+                    {
+                        "choices": [
+                            {
+                                "message": {"content": "a", "reasoning": "hm", "tool_calls": [call(0, "now", "{}")]},
+                                "finish_reason": "stop",
+                            }
+                        ]
+                    }
+                ),
+            ],
+            [("hm",), "a", Part("tool", "{}", "now", new=True)],
+        ),
+        # What is of another kind than it should be.
+        (
+            [
+                delta(reasoning=5, tool_calls={"index": 0}, annotations="no"),
+                delta(tool_calls=[5, {"function": 5}]),
+                chunk("a"),
+                END,
+            ],
+            ["a", Part("tool", "{}", new=True)],
+        ),
+    ],
+)
+async def test_what_is_no_text_comes_as_parts(read: Callable, ask: Callable, parts: list[bytes], said: list) -> None:
+    async with model_of(streams(*parts)) as model:
+        pieces, error = await read(model, ask("?"))
+    assert error is None
+    expected = []
+    for one in said:
+        expected += [Part("reasoning", text) for text in one] if isinstance(one, tuple) else [one]
+    assert pieces[:-1] == expected
 
 
 async def test_what_cannot_be_read_is_counted(read: Callable, ask: Callable) -> None:
@@ -87,10 +184,11 @@ async def test_what_cannot_be_read_is_counted(read: Callable, ask: Callable) -> 
         data(b'{"choices":[{"delta":{"content":"\xff"}}]}'),
         chunk("a"),
         END,
+        chunk(" text after the end"),
     ]
     async with model_of(streams(*parts)) as model:
         await read(model, ask("?"))
-        assert model.unread_documents == 3
+        assert model.unread_documents == 4
 
 
 @pytest.mark.parametrize(
@@ -102,6 +200,16 @@ async def test_what_cannot_be_read_is_counted(read: Callable, ask: Callable) -> 
         ({"prompt_tokens": True, "completion_tokens": None}, (None, None)),
         ([1, 2], (None, None)),
         ("none", (None, None)),
+        (
+            {
+                "prompt_tokens": 9,
+                "prompt_tokens_details": {"cached_tokens": 4},
+                "completion_tokens": 7,
+                "completion_tokens_details": {"reasoning_tokens": 5},
+            },
+            (9, 7, 4, 5),
+        ),
+        ({"prompt_tokens": 9, "prompt_tokens_details": 4, "completion_tokens_details": [5]}, (9, None)),
     ],
 )
 async def test_counts_are_read_each_by_itself(read: Callable, ask: Callable, usage: object, counts: tuple) -> None:
@@ -109,7 +217,7 @@ async def test_counts_are_read_each_by_itself(read: Callable, ask: Callable, usa
     async with model_of(streams(chunk("a"), END, last, DONE)) as model:
         pieces, error = await read(model, ask("?"))
     assert error is None
-    assert pieces == ["a", Finish(input_tokens=counts[0], output_tokens=counts[1])]
+    assert pieces == ["a", Finish(**dict(zip(COUNTS, counts, strict=False)))]
 
 
 async def test_a_byte_now_and_then_does_not_hold_the_end_back(read: Callable, ask: Callable) -> None:

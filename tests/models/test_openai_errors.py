@@ -8,6 +8,7 @@ from aiohttp import web
 
 from answerback.model_guard import ask as ask_guarded
 from answerback.models import build_model
+from answerback.models.errors import retry_after_ms_of
 from answerback.ports import FinalModelError, Finish, ModelError, ModelFault
 from answerback.protocol.errors import ErrorCode
 from openai_server import END, Handler, answers, data, model_of, serving, streams
@@ -161,3 +162,14 @@ async def test_a_throttling_inside_the_stream(read: Callable, ask: Callable) -> 
     async with model_of(streams(b'data: {"error": {"message": "slow down", "code": 429}}\n\n')) as model:
         _, error = await read(model, ask("?"))
     assert (error.code, error.transient) == (ErrorCode.MODEL_THROTTLED, True)
+
+
+@pytest.mark.parametrize(
+    "date", ["Mon, 20 Nov 1995 19:12:08 +99999999999999999999", "Thu, 31 Feb 2026 10:00:00 GMT", "soon"]
+)
+def test_a_time_to_wait_that_is_none_is_left_out(date: str) -> None:
+    now = "Wed, 21 Oct 2015 07:28:00 GMT"
+    assert retry_after_ms_of({"retry-after": date, "date": now}) is None
+    assert retry_after_ms_of({"retry-after": now, "date": date}) is None
+    for number in ("nan", "inf", "-inf", "1e400", "0x10", "9" * 400):
+        assert retry_after_ms_of({"retry-after": number}) is None

@@ -14,7 +14,7 @@ from botocore.stub import Stubber
 
 from answerback.core.context import Message, Role
 from answerback.models import build_model
-from answerback.ports import Finish, Piece, Prompt
+from answerback.ports import Finish, Part, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 from answerback_aws.deploy.package import Target, build_package
 from answerback_aws.emulator.bedrock import Asked, BedrockServer, ThreadedServer
@@ -171,6 +171,14 @@ async def test_it_answers_by_the_embedded_model(
         assert "receipt" in "".join(pieces[:-1])
         assert pieces[-1].output_tokens > 0
     await model.close()
+
+
+async def test_a_model_says_more_than_its_answer(read: Callable, ask: Callable) -> None:
+    pieces, error = await read(build_model("python:examples.own_model.hours:make"), ask("When are you open?"))
+    assert error is None
+    assert [piece.kind if isinstance(piece, Part) else piece for piece in pieces[:-1]] == [
+        *("status", "tool", "result", "We are open from 9 to 17.", "citation"),
+    ]
 
 
 def test_every_code_block_of_the_page_is_in_the_example() -> None:

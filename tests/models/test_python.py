@@ -199,7 +199,9 @@ def test_limits_come_from_the_spec_or_the_model(module: str) -> None:
     model = build_model(f"python:{module}:make_async?answer_timeout=600&max_tokens=16384")
     assert limits_of(model) == ModelLimits(answer_timeout_s=600, max_tokens=16384)
     assert limits_of(build_model(f"python:{module}:make_async")) == ModelLimits()
-    with pytest.raises(ModelSpecError, match="answer_timeout and max_tokens only"):
+    told = limits_of(build_model(f"python:{module}:make_async?parts=tool,reasoning,tool"))
+    assert told.parts == ("reasoning", "tool")
+    with pytest.raises(ModelSpecError, match="answer_timeout, max_tokens, parts, attachments and format"):
         build_model(f"python:{module}:make_async?temperature=1")
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -56,10 +57,10 @@ def assert_durable(calls: Sequence[SystemCall], *, disk: str, told: str, stored:
 
 def assert_all_durable(calls: Sequence[SystemCall], disk: str) -> None:
     for number in range(COUNT):
-        accepted = rf"\"messageAccepted\",\"requestId\":\"id-{number:03}\""
+        accepted = f'"messageAccepted","requestId":"id-{number:03}"'
         assert_durable(calls, disk=disk, told=accepted, stored=f"question-{number:03}")
         assert_durable(calls, disk=disk, told=f"reply-{number:03}!", stored=f"reply-{number:03}!")
-        assert_durable(calls, disk=disk, told=rf"\"early-{number:03}\"", stored=f"early-{number:03}")
+        assert_durable(calls, disk=disk, told=f'"early-{number:03}"', stored=f"early-{number:03}")
 
 
 @pytest.fixture
@@ -98,7 +99,22 @@ def test_postgres(serve: Serve, tmp_path: Path, model: str, postgres_server: Pos
         with traced(gateway.process.pid, file=tmp_path / "calls") as of_gateway:
             ask_all(gateway.url)
         gateway.stop()
-    assert_all_durable(sorted([*of_server, *of_gateway], key=lambda call: call.ended), "pg_wal/")
+    calls = [
+        replace(call, text=without_page_heads(call.text)) if "pg_wal/" in call.path else call for call in of_server
+    ]
+    assert_all_durable(sorted([*calls, *of_gateway], key=lambda call: call.ended), "pg_wal/")
+
+
+def without_page_heads(text: str) -> str:
+    """The records of PostgreSQL's log: the head of a page may stand in the middle of a word."""
+    return "".join(text[at + 24 : at + 8192] for at in range(0, len(text), 8192))
+
+
+def test_a_word_on_two_pages_of_the_log_is_found() -> None:
+    head, pages = "h" * 24, "x" * 8164 + "question"
+    log = "".join(head + pages[at : at + 8168] for at in range(0, len(pages), 8168))
+    assert "question" not in log
+    assert without_page_heads(log) == pages
 
 
 def test_a_call_that_others_interrupt_keeps_its_file() -> None:
@@ -108,4 +124,5 @@ def test_a_call_that_others_interrupt_keeps_its_file() -> None:
         "7 1.000100 <... fdatasync resumed>) = 0 <0.000200>",
     ]
     told, sync = parsed(lines)
+    assert told.text == "told"
     assert (told.path, sync.path, sync.is_sync, sync.began) == ("TCP:[a->b]", "/data/pg_wal/1", True, 1.000001)

@@ -8,14 +8,17 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import psycopg
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from answerback import Client
+from answerback.stores.encoding import decode_record
 from balancer import Balancer
 from cli_process import STOP_TIMEOUT_S, GatewayProcess, start_gateway
+from collector import Collector, check_trace
 
 pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.timeout(120)]
 
@@ -74,6 +77,33 @@ async def answer(socket: ClientConnection, text: str = "") -> tuple[dict[str, An
 async def resume(socket: ClientConnection, request_id: str, offset: int) -> None:
     points = [{"requestId": request_id, "attempt": 1, "offset": offset}]
     await socket.send(json.dumps({"action": "hello", "helloId": "h", "resume": points}))
+
+
+async def test_what_a_dead_gateway_began_is_one_trace_and_the_console_shows_it(join: Join, database: str) -> None:
+    with Collector() as collector:
+        a, b = (join(name, "--otlp-endpoint", collector.url) for name in ("a", "b"))
+        async with connect(f"{a.url}/?userId=ann&sessionId=s") as socket:
+            await ask(socket, "r1", TEXT)
+            while not any(span.name == "accept" for span in collector.spans):
+                await socket.recv()
+            a.stop(signal.SIGKILL)
+        async with connect(f"{b.url}/?userId=ann&sessionId=s") as socket:
+            await ask(socket, "r1", TEXT)
+            ended, text = await answer(socket)
+            assert (ended["status"], text) == ("completed", TEXT)
+        overview = json.loads(await asyncio.to_thread(read_overview, b))
+        assert b.stop() == 0
+    assert [(node["name"], node["state"]) for node in overview["nodes"]] == [("b", "serving"), ("a", "dead")]
+    with psycopg.connect(database) as connection:
+        rows = connection.execute("SELECT record, record_schema FROM answerback.requests").fetchall()
+    check_trace(collector.spans, decode_record(*rows[0]), attempts=2)
+
+
+def read_overview(gateway: GatewayProcess) -> str:
+    key = (gateway.data_dir / "admin.key").read_text().strip()
+    url = f"http://127.0.0.1:{gateway.admin_port}/overview"
+    with urlopen(Request(url, headers={"Authorization": f"Bearer {key}"}), timeout=10) as told:
+        return str(told.read().decode())
 
 
 async def test_an_app_moves_in_mid_answer_and_its_old_socket_is_closed(join: Join) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from answerback.protocol.codec import FrameError, decode_client, decode_server, encode
 from answerback.protocol.errors import ERRORS, ErrorCode
 from answerback.protocol.frames import (
+    VISIBLE,
     ClientFrame,
     ErrorBody,
     GetHistory,
@@ -32,9 +33,19 @@ VISIBLE_ID = st.text(
 
 def value_of(kind: Any, name: str) -> st.SearchStrategy[Any]:
     """Any value that a field of this type may have."""
-    if name == "timestamp":
+    if name in ("timestamp", "traceparent"):  # opaque
         return st.one_of(st.none(), st.text("abc"), st.integers(0, 10))
+    if isinstance(kind, msgspec.inspect.LiteralType):
+        return st.sampled_from(kind.values)
+    if isinstance(kind, msgspec.inspect.AnyType):
+        return st.one_of(st.none(), st.booleans(), st.integers(0, 10), st.text("abc"))
+    if isinstance(kind, msgspec.inspect.BytesType):
+        return st.binary(max_size=20)
     if isinstance(kind, msgspec.inspect.StrType):
+        if kind.pattern and kind.pattern != VISIBLE:
+            return st.from_regex(kind.pattern.replace(r"(?!\n)", ""), fullmatch=True).filter(
+                lambda text: len(text) <= (kind.max_length or 10_000) and text == text.rstrip("\n")
+            )
         if kind.pattern:
             return VISIBLE_ID.map(lambda text: text[: kind.max_length])
         text = TEXT.filter(lambda t: "\0" not in t and t.strip() != "") if name == "message" else TEXT

@@ -66,7 +66,7 @@ def test_a_streamed_answer_is_accepted_started_streamed_and_ended() -> None:
         assert ending.usage is not None
         assert ending.usage.output_tokens == 3
         assert ending.timing is not None
-        assert await backend.store.answer(_key("kim", "r1")) == "one two three"
+        assert (await backend.store.answer(_key("kim", "r1"))).text == "one two three"
 
     run_virtual(main())
 
@@ -393,6 +393,23 @@ def test_a_model_that_hangs_ends_as_timeout_with_what_it_said() -> None:
     run_virtual(main())
 
 
+def test_the_time_of_an_answer_counts_from_its_first_start_over_crashes() -> None:
+    async def main() -> None:
+        backend = Backend(model=ScriptedModel(lambda prompt: ["so far ", 1000.0]))
+        peer = await backend.connect("c1", user="kim")
+        await peer.say(ask("r1", stream=True))
+        for _ in range(2):
+            await asyncio.sleep(30)
+            assert backend.queue.crash(_key("kim", "r1"))
+        await backend.queue.idle()
+        (ending,) = endings(peer)
+        assert ending.error is not None
+        assert ending.timing is not None
+        assert (ending.error.code, ending.attempt, ending.timing.total_ms) == (ErrorCode.TIMEOUT, 3, 120_000)
+
+    run_virtual(main())
+
+
 class StubbornModel(ScriptedModel):
     """Runs for ten minutes after it was asked to stop, and then yields more text."""
 
@@ -419,7 +436,7 @@ def test_a_model_that_does_not_obey_keeps_neither_its_request_nor_its_conversati
         assert (hung.request_id, hung.error.code, hung.length) == ("r1", ErrorCode.TIMEOUT, 7)
         assert (next_one.request_id, next_one.status) == ("r2", Status.COMPLETED)
         await asyncio.sleep(700.0)
-        assert await backend.store.answer(_key("kim", "r1")) == text(peer, "r1") == "so far "
+        assert (await backend.store.answer(_key("kim", "r1"))).text == text(peer, "r1") == "so far "
 
     run_virtual(main())
 

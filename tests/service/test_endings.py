@@ -358,7 +358,7 @@ class Refusing(MemoryStore):
     async def change(self, key: RequestKey, change: Change[T]) -> T:
         def check(record):  # type: ignore[no-untyped-def]
             step = change(record)
-            if step.text:
+            if step.content.text:
                 raise OverflowError
             return step
 

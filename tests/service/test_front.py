@@ -2,8 +2,19 @@
 
 import asyncio
 
+from answerback.core import request as changes
 from answerback.core.request import Change, Policy, RequestKey
-from answerback.ports import Identity, ModelLimits, Quota, T, TokenRefused, Unavailable, answer_timeouts_ms, within
+from answerback.ports import (
+    Existing,
+    Identity,
+    ModelLimits,
+    Quota,
+    T,
+    TokenRefused,
+    Unavailable,
+    answer_timeouts_ms,
+    within,
+)
 from answerback.protocol.codec import encode
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
@@ -437,6 +448,49 @@ class _Outage(MemoryStore):
         if self.down:
             raise Unavailable
         return outcome
+
+
+class Erasing(MemoryStore):
+    """Erases a user whose request was just found."""
+
+    async def accept(self, record, question, quota, *, now_ms):  # type: ignore[no-untyped-def]
+        admission = await super().accept(record, question, quota, now_ms=now_ms)
+        if isinstance(admission, Existing):
+            await self.delete_user(record.user_id)
+        return admission
+
+
+def test_a_repeat_of_what_is_erased_meanwhile_is_told() -> None:
+    async def main() -> None:
+        backend = Backend(model=ScriptedModel(lambda prompt: ["word"] * 1000), store=Erasing())
+        peer = await backend.connect("c1", user="kim")
+        await peer.say(ask("r1"))
+        await peer.say(ask("r1"))
+        assert (last_error(peer).code, last_error(peer).request_id) == (ErrorCode.REQUEST_CONFLICT, "r1")
+
+    run_virtual(main())
+
+
+class Hesitant(MemoryStore):
+    """Sets the second target of a request a minute late."""
+
+    async def change(self, key: RequestKey, change: Change[T]) -> T:
+        if getattr(change, "func", None) is changes.retarget:
+            await asyncio.sleep(60)
+        return await super().change(key, change)
+
+
+def test_who_cancels_what_ends_meanwhile_is_told_how_it_ended() -> None:
+    async def main() -> None:
+        backend = Backend(model=ScriptedModel(lambda prompt: ["word", 100.0]), store=Hesitant())
+        old = await backend.connect("c1", session="s", user="kim")
+        await old.say(ask("r1"))
+        await asyncio.sleep(1)
+        new = await backend.connect("c2", session="s", user="kim")
+        await new.say(CancelMessage(request_id="r1"))
+        assert [frame.status for frame in new.frames if isinstance(frame, MessageResponse)] == [Status.CANCELLED]
+
+    run_virtual(main())
 
 
 def test_an_outage_is_sent_as_unavailable_and_the_same_frame_works_later() -> None:

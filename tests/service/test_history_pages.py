@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from answerback.core.parts import MAX_NAME_LENGTH, MAX_PARTS, TEXT, Mark
 from answerback.ports import StoredTurn
 from answerback.protocol.codec import encode
-from answerback.protocol.frames import GetHistory, History, Status, Turn, Usage
+from answerback.protocol.errors import ErrorCode
+from answerback.protocol.frames import Error, GetHistory, History, Status, Turn, Usage
 from answerback.protocol.limits import MAX_FRAME_BYTES
 from answerback.service.history_pages import PAGE_BYTES, TURN_BYTES, HistoryPages
 from answerback.testing import run_virtual
@@ -23,7 +25,7 @@ def stored(question: str, answer: str, **more: Any) -> StoredTurn:
     return StoredTurn(position=7, request_id=LONGEST_ID, question=question, answer=answer, **(fields | more))
 
 
-def pages(turn: StoredTurn) -> list[Turn]:
+def pages(turn: StoredTurn, *, parts: bool = False) -> list[Turn]:
     """The turn as its pages have it, the last part first."""
 
     async def turns(
@@ -36,12 +38,13 @@ def pages(turn: StoredTurn) -> list[Turn]:
         found: list[Turn] = []
         place: str | None = None
         while len(found) < 100:
-            asked = GetHistory(request_id=LONGEST_ID, conversation_id=LONGEST_ID, before=place)
+            asked = GetHistory(request_id=LONGEST_ID, conversation_id=LONGEST_ID, before=place, parts=parts)
             frame = await subject.answer("kim", asked)
             assert isinstance(frame, History)
             assert len(encode(frame)) <= MAX_FRAME_BYTES
             found += frame.turns
             place = frame.next
+            assert place is None or place.endswith(":p") is parts
             if place is None:
                 return found
         raise AssertionError("the pages do not end")
@@ -78,3 +81,45 @@ def test_every_page_of_a_turn_is_a_frame_and_together_they_are_the_turn(
 def test_a_turn_has_usage_where_both_counts_are_known(counts: dict[str, int], usage: Usage | None) -> None:
     (turn,) = pages(stored("q", "a", **counts))
     assert turn.usage == usage
+
+
+LONGEST_NAME = "\\" * MAX_NAME_LENGTH
+
+
+@pytest.mark.parametrize("length", [1, 40, 900])
+@pytest.mark.parametrize("count", [1, 2, MAX_PARTS])
+@pytest.mark.parametrize("sign", ["a", "\\", "😀"])
+def test_every_page_of_a_turn_with_parts_is_a_frame_and_together_they_are_its_parts(
+    sign: str, count: int, length: int
+) -> None:
+    marks = tuple(Mark(n * length, (TEXT, "tool")[n % 2], LONGEST_NAME if n % 2 else None) for n in range(count))
+    turn = stored("q" * 40_000, sign * length * count, marks=marks)
+    found = pages(turn, parts=True)
+    assert "".join(one.answer for one in reversed(found)) == turn.answer
+    assert "".join(one.question for one in reversed(found)) == turn.question
+    said: dict[int, str] = {}
+    for one in reversed(found):
+        assert "".join(one.answer[part.start - one.answer_offset :][: part.end - part.start] for part in one.parts) == (
+            one.answer
+        )
+        for part in one.parts:
+            assert (part.kind, part.name) == marks[part.part][1:]
+            assert one.answer_offset <= part.start < part.end <= one.answer_offset + len(one.answer)
+            text = one.answer[part.start - one.answer_offset : part.end - one.answer_offset]
+            said[part.part] = said.get(part.part, "") + text
+    assert said == dict.fromkeys(range(count), sign * length)
+    shown = pages(turn)
+    assert "".join(one.answer for one in reversed(shown)) == turn.visible == sign * length * ((count + 1) // 2)
+    assert not any(one.parts for one in shown)
+
+
+@pytest.mark.parametrize(("before", "parts"), [("8:p", False), ("8", True), ("7:1:1", True), ("7:1:1:p", False)])
+def test_a_page_with_parts_goes_on_with_parts(before: str, parts: bool) -> None:
+    async def main() -> None:
+        subject = HistoryPages(history=SimpleNamespace(), clock=lambda: 0)  # type: ignore[arg-type]
+        frame = GetHistory(request_id="r", conversation_id="c", before=before, parts=parts)
+        answer = await subject.answer("kim", frame)
+        assert isinstance(answer, Error)
+        assert answer.code is ErrorCode.INVALID_FRAME
+
+    run_virtual(main())

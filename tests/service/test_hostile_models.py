@@ -62,7 +62,7 @@ def test_a_hostile_model_ends_its_request_once_and_the_next_question_runs(
         backend = Backend(model=model, policy=POLICY)
         first, second = await _ask_twice(backend, stream=stream)
         assert (second.status, second.length) == (Status.COMPLETED, len(TEXT))
-        stored = await backend.store.answer(RequestKey("kim", "q1"))
+        stored, _ = await backend.store.answer(RequestKey("kim", "q1"))
         assert len(stored) == first.length
         if misbehaviour.is_whole:
             assert (first.status, stored) == (Status.COMPLETED, TEXT)

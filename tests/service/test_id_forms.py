@@ -12,6 +12,7 @@ from answerback.core.keys import normal_id
 from answerback.core.request import Ended, Question, RequestKey
 from answerback.ports import Accepted, Existing, Quota
 from answerback.protocol.frames import Conversations, ListConversations
+from answerback.service import id_forms
 from answerback.service.history_pages import HistoryPages
 from answerback.service.id_forms import HistoryInBothForms, RequestsInBothForms, UsersInBothForms, forms
 from answerback.stores.sqlite import MemoryStore
@@ -46,6 +47,16 @@ async def test_an_id_that_is_taken_under_the_other_form_is_taken() -> None:
         assert outcome.record.key == RequestKey(user_id, request_id)
         assert await requests.read(RequestKey(NFC, request_id)) == outcome.record
         assert await requests.read(outcome.record.key) == outcome.record, "who has the record has its key"
+
+
+async def test_users_who_are_remembered_are_bounded_and_the_newest_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(id_forms, "MAX_USERS", 2)
+    store = MemoryStore()
+    await store.open()
+    requests = RequestsInBothForms(store, store, clock=lambda: 0)
+    for user_id in ("김", "이", "박", "최"):
+        await requests.read(RequestKey(user_id, "r1"))
+    assert list(requests._others) == ["박", "최"]
 
 
 # --- lists in pages

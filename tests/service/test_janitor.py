@@ -40,6 +40,30 @@ def test_a_deleted_conversation_can_be_restored_for_a_week_and_is_then_gone_for_
     run_virtual(main())
 
 
+def test_a_conversation_is_deleted_after_its_days_and_erased_with_the_records() -> None:
+    async def main() -> None:
+        backend = Backend()
+        peer = await backend.connect("c1", user="kim")
+        await peer.say(SendMessage(request_id="r1", message="hello", conversation_id="A"))
+        await backend.queue.idle()
+        await backend.store.set_retention("kim", 2, now_ms=0)
+        shown = []
+        for _ in range(5):
+            await backend.janitor.sweep()
+            late = await backend.connect(f"c{len(shown)}", user="kim")
+            await late.say(ListConversations(request_id="l"))
+            shown.append(len(late.frames[-1].conversations))  # type: ignore[union-attr]
+            await asyncio.sleep(A_DAY_S)
+        assert shown == [1, 1, 1, 0, 0]
+        assert len(backend.store.records) == 1
+        await asyncio.sleep(3 * A_DAY_S)
+        await backend.janitor.sweep()
+        assert backend.store.records == {}
+        assert await backend.store.update_conversation("kim", "A", title=None, deleted=False, now_ms=0) is None
+
+    run_virtual(main())
+
+
 def test_records_are_forgotten_after_a_week_and_history_answers() -> None:
     async def main() -> None:
         backend = Backend()

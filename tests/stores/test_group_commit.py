@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from answerback.core.budget import Budget, Period, Unit
 from answerback.core.request import Claimed, Ended, Fenced, Question, RequestKey, Step, cancel, claim, recover, refuse
 from answerback.core.transitions import State
 from answerback.ports import Accepted, Existing, Limited, Quota, Unavailable
@@ -131,13 +132,13 @@ async def test_an_ending_is_read_from_the_file_and_nobody_hears_of_it_before(sto
     await disk.is_reached()
     again = soon(actor.accept("r1"))
     assert (await store.read(KEY)).state is State.RUNNING
-    assert await store.answer(KEY) == ""
+    assert (await store.answer(KEY)).text == ""
     assert list(await store.turns("ann", "c1", before=None, limit=9)) == []
     assert not again.done()
     disk.is_open.set()
     assert isinstance(await ended, Ended)
     assert (await again).record.state is State.COMPLETED
-    assert await store.answer(KEY) == "An answer."
+    assert (await store.answer(KEY)).text == "An answer."
 
 
 # --- a COMMIT that fails --------------------------------------------------------------------------------------
@@ -192,10 +193,28 @@ async def test_the_id_of_an_ended_request_is_found_by_the_database_and_leaves_no
     assert [t.question for t in await store.turns("ann", "c1", before=None, limit=9)] == ["What is it?"]
 
 
+async def test_an_id_that_turns_out_to_be_taken_reserves_nothing(store, actor):
+    await actor.turn("r1")
+    await store.set_budget("ann", Period.DAY, Budget(10**6, Unit.TOKENS, Period.DAY), now_ms=actor.now_ms)
+    outcomes = await asyncio.gather(*(actor.accept(name, conversation=None) for name in ("r1", "r2", "r1")))
+    assert [type(outcome) for outcome in outcomes] == [Existing, Accepted, Existing]
+    (state,) = await store.budgets("ann", now_ms=actor.now_ms)
+    assert state.counter == (outcomes[1].hold.max_in + 7, outcomes[1].hold.max_in + 7)
+    await store.close()
+    await store.open()
+    assert await store.budgets("ann", now_ms=actor.now_ms) == [state], "on the disk as in memory"
+
+
 async def test_nobody_is_refused_for_a_place_that_a_taken_id_gives_back(actor):
     await actor.turn("r1")
     outcomes = await asyncio.gather(*(actor.accept(name, per_minute=2, max_pending=1) for name in ("r1", "r2", "r1")))
     assert [type(outcome) for outcome in outcomes] == [Existing, Accepted, Existing]
+
+
+async def test_two_that_ask_at_once_under_a_taken_id_are_shown_its_request(actor):
+    await actor.turn("r1")
+    shown = await asyncio.gather(actor.accept("r1", session="s2"), actor.accept("r1", session="s3"))
+    assert [(found.record.session_id, found.record.state) for found in shown] == [("s1", State.COMPLETED)] * 2
 
 
 async def test_what_is_done_to_an_id_that_turns_out_to_be_taken_is_done_to_its_ended_request(store, actor):
@@ -355,6 +374,33 @@ async def test_endings_of_one_batch_in_a_deleted_conversation(store, actor):
     assert [t.request_id for t in await store.turns("ann", "c1", before=None, limit=9)] == ["b", "a"]
     kept = {c.conversation_id: (c.title, c.turns) for c in await store.conversations("ann", before=None, limit=9)}
     assert kept == {"c1": ("new a", 2), "c2": ("What is it?", 1)}
+
+
+async def test_a_conversation_was_used_when_the_later_of_two_endings_says_so(store, actor):
+    for name in ("r1", "r2"):
+        await actor.accept(name)
+        await actor.claim(name)
+    later = Actor(store)
+    later.now_ms += 5_000
+    await asyncio.gather(later.finish("r1"), actor.finish("r2"))
+    assert [one.updated_at_ms for one in await store.conversations("ann", before=None, limit=9)] == [later.now_ms]
+
+
+async def test_closing_waits_for_what_is_being_read(store):
+    reading, goes_on = threading.Event(), threading.Event()
+
+    def read(_database):
+        reading.set()
+        return goes_on.wait(20)
+
+    found = soon(store._read(read))
+    assert await asyncio.to_thread(reading.wait, 20)
+    closing_it = soon(store.close())
+    await asyncio.sleep(0)
+    goes_on.set()
+    await closing_it
+    assert await found
+    assert not any("reader" in thread.name for thread in threading.enumerate())
 
 
 async def test_what_was_used_is_counted_before_its_row_goes(store, actor):

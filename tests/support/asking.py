@@ -3,11 +3,13 @@
 from functools import partial
 from typing import Any
 
+from answerback.core.budget import Counted, Tariff
 from answerback.core.keys import ordering_key
+from answerback.core.parts import Content, Mark
 from answerback.core.request import Ending, Policy, Question, Record, RequestKey, claim, finish
 from answerback.ports import Admission, Quota
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import Status
+from answerback.protocol.frames import Attachment, Status
 
 
 def record_of(request_id: str = "r", user_id: str = "u", *, conversation_id: str = "c", **fields: Any) -> Record:
@@ -42,13 +44,18 @@ class Actor:
         max_pending: int = 10_000,
         system: str | None = None,
         replaces: str | None = None,
+        tariff: Tariff | None = None,
+        team: str | None = None,
+        attachments: tuple[Attachment, ...] = (),
         **fields: Any,
     ) -> Admission:
-        question = Question(message=text, model="echo", system=system, max_tokens=7, replaces=replaces)
+        question = Question(
+            message=text, model="echo", system=system, max_tokens=7, replaces=replaces, attachments=attachments
+        )
         return await self.store.accept(
             self.record(request_id, user=user, conversation=conversation, **fields),
             question,
-            Quota(per_minute=per_minute, max_pending=max_pending),
+            Quota(per_minute=per_minute, max_pending=max_pending, tariff=tariff or Tariff(), team=team),
             now_ms=self.now_ms,
         )
 
@@ -61,11 +68,13 @@ class Actor:
         request_id: str,
         text: str = "An answer.",
         *,
+        marks: tuple[Mark, ...] = (),
         user: str = "ann",
         owner: str = "w1",
         attempt: int = 1,
         status: Status = Status.COMPLETED,
         tokens: tuple[int, int] | None = None,
+        counted: Counted | None = None,
     ) -> Any:
         ending = Ending(
             status=status,
@@ -77,7 +86,8 @@ class Actor:
             input_tokens=None if tokens is None else tokens[0],
             output_tokens=None if tokens is None else tokens[1],
         )
-        step = partial(finish, owner=owner, attempt=attempt, ending=ending, text=text)
+        content = Content(text, marks)
+        step = partial(finish, owner=owner, attempt=attempt, ending=ending, content=content, counted=counted)
         return await self.store.change(RequestKey(user, request_id), step)
 
     async def turn(

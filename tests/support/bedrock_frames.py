@@ -38,6 +38,18 @@ def reasoning(text: str) -> bytes:
     return event("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"reasoningContent": {"text": text}}})
 
 
+def uses(block: int, name: str, *pieces: str) -> list[bytes]:
+    """The call of a tool, its arguments in pieces."""
+    start = {"contentBlockIndex": block, "start": {"toolUse": {"toolUseId": f"t{block}", "name": name}}}
+    deltas = ({"contentBlockIndex": block, "delta": {"toolUse": {"input": piece}}} for piece in pieces)
+    return [event("contentBlockStart", start), *(event("contentBlockDelta", piece) for piece in deltas)]
+
+
+def cites(citation: dict[str, object]) -> bytes:
+    """A source of the text before it."""
+    return event("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"citation": citation}})
+
+
 def stop(reason: str = "end_turn") -> bytes:
     """The end of the answer, before its usage."""
     return event("contentBlockStop", {"contentBlockIndex": 0}) + event("messageStop", {"stopReason": reason})

@@ -1,15 +1,14 @@
 """Real gateway processes, and the results of commands, for tests of any folder."""
 
-import fcntl
 import os
 import signal
 import subprocess
-import sys
-import termios
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from forked import Command
 
 STOP_TIMEOUT_S = 60
 
@@ -61,21 +60,16 @@ def start_gateway(*arguments: str, data_dir: Path, log: Path, terminal: int | No
 
     It has no controlling terminal, or `terminal`, a file descriptor of one.
     """
-    command = [sys.executable, "-m", "answerback", "serve", "--port", "0", "--admin-port", "0"]
     model = [] if "--model" in arguments else ["--model", "echo"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSWERBACK_")}
     with log.open("w") as stderr:
-        process = subprocess.Popen(
-            [*command, *model, "--data-dir", str(data_dir), *arguments],
+        process = Command(
+            ["serve", "--port", "0", "--admin-port", "0", *model, "--data-dir", str(data_dir), *arguments],
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            env=environment,
+            env={name: value for name, value in os.environ.items() if not name.startswith("ANSWERBACK_")},
             start_new_session=True,
-            preexec_fn=None  # noqa: PLW1509 - one system call, which takes no lock
-            if terminal is None
-            else lambda: fcntl.ioctl(terminal, termios.TIOCSCTTY, 0),
-            pass_fds=() if terminal is None else (terminal,),
+            terminal=terminal,
         )
     assert process.stdout is not None
     gateway = GatewayProcess(process, process.stdout.readline().rstrip("\n"), data_dir, log)
@@ -88,15 +82,9 @@ def start_gateway(*arguments: str, data_dir: Path, log: Path, terminal: int | No
 
 def start_standby(data_dir: Path, log: Path) -> "subprocess.Popen[str]":
     """A second gateway on the data folder, when it has said that it stands by."""
-    command = [sys.executable, "-m", "answerback", "serve", "--standby", "--model", "echo", "--port", "0"]
+    command = ["serve", "--standby", "--model", "echo", "--port", "0", "--admin-port", "0", "--data-dir", str(data_dir)]
     with log.open("w") as stderr:
-        process = subprocess.Popen(
-            [*command, "--admin-port", "0", "--data-dir", str(data_dir)],
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            start_new_session=True,
-        )
+        process = Command(command, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True)
     while "standing by" not in log.read_text():
         assert process.poll() is None, log.read_text()
     return process

@@ -274,7 +274,9 @@ class Functions:
         }
         for module in modules:
             name = module.__name__.rpartition(".")[2]
-            variables = {f"ANSWERBACK_{key}": value for key, value in names.items()}
+            variables = {
+                key if key.startswith("POWERTOOLS_") else f"ANSWERBACK_{key}": value for key, value in names.items()
+            }
             composition = Composition(name, variables, stream=self.log)
             made = {
                 "calls": DirectCalls(),

@@ -22,6 +22,7 @@ class Spread(LoadFileScheduling):
         return str(TOGETHER) if PurePosixPath(file).parent == TOGETHER else file
 
 
-def is_of_the_stacks(item: pytest.Item) -> bool:
-    """Whether a test is one of those in `TOGETHER`."""
-    return PurePosixPath(item.nodeid.split("::")[0]).parent == TOGETHER
+def takes_longer(item: pytest.Item) -> bool:
+    """Whether a test is of a file that would keep one process busy when the others have ended."""
+    path = PurePosixPath(item.nodeid.split("::")[0])
+    return path.parent == TOGETHER or path.parts[1] == "simulation"

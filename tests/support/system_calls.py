@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+from codecs import decode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,13 +15,14 @@ import pytest
 CALLS = "write,writev,pwrite64,pwritev,sendto,sendmsg,fsync,fdatasync"
 _LINE = re.compile(r"(\d+) +([\d.]+) (.*)")
 _CALL = re.compile(r"(\w+)\((\d+)?(?:<(.*?)>(?=[,)]))?(.*)")
+_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _END = re.compile(r"= (-?\d+)(?: .*)?<([\d.]+)>$")
 _RESUMED = re.compile(r"<\.\.\. (\w+) resumed>(.*)")
 
 
 @dataclass(frozen=True, slots=True)
 class SystemCall:
-    """One call: `began` and `ended` in seconds, `path` of the file or socket, and its arguments as text."""
+    """One call: `began` and `ended` in seconds, `path` of the file or socket, and the bytes it gives, in Latin-1."""
 
     name: str
     path: str
@@ -43,7 +45,7 @@ def traced(*pids: int, file: Path) -> Iterator[list[SystemCall]]:
     strace = shutil.which("strace")
     if strace is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("no strace here (Debian: apt-get install strace)")
-    options = ["-f", "-yy", "-ttt", "-T", "-s", "20000", "-e", f"trace={CALLS}", "-e", "signal=none", "-o", str(file)]
+    options = ["-f", "-yy", "-ttt", "-T", "-s", "1000000", "-e", f"trace={CALLS}", "-e", "signal=none", "-o", str(file)]
     tracer = subprocess.Popen(
         [strace, *options, *(f"-p{pid}" for pid in pids)], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -77,5 +79,6 @@ def parsed(lines: Sequence[str]) -> list[SystemCall]:
             at, rest = began, start + resumed[2]
         call, end = _CALL.match(rest), _END.search(rest)
         if call is not None and end is not None and int(end[1]) >= 0:
-            found.append(SystemCall(call[1], call[3] or "", call[4], at, at + float(end[2])))
+            text = "".join(decode(string, "unicode_escape") for string in _STRING.findall(call[4]))
+            found.append(SystemCall(call[1], call[3] or "", text, at, at + float(end[2])))
     return sorted(found, key=lambda call: call.ended)

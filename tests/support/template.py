@@ -10,7 +10,7 @@ PATH = Path(__file__).resolve().parents[2] / "infra" / "template.yaml"
 TEXT = PATH.read_text(encoding="utf-8")
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):
     pass
 
 

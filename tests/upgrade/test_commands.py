@@ -95,7 +95,10 @@ def shown(*arguments: str) -> dict[str, Any]:
     return tomllib.loads(done.out)
 
 
-def test_exit_codes_are_what_they_were(copied_sqlite: tuple[str, ...], tmp_path: Path) -> None:
+def test_exit_codes_are_what_they_were(
+    copied_sqlite: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANSWERBACK_DATA_DIR", str(tmp_path / "own"))  # not the one of whoever runs the tests
     (tmp_path / "broken.toml").write_text("no toml")
     nobody = "ws://127.0.0.1:9"
     found = {

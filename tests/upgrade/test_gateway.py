@@ -209,3 +209,17 @@ async def cancelled(url: str, user: str, session: str, names: Sequence[str]) -> 
             frame = json.loads(await socket.recv())
             found[frame["requestId"]] = {key: frame[key] for key in ("status", "attempt")}
     return found
+
+
+async def test_an_app_that_asks_while_the_gateway_is_replaced_gets_its_answer(
+    serve: Serve, copied_sqlite: tuple[str, ...], unused_port: int
+) -> None:
+    url = f"ws://127.0.0.1:{unused_port}"
+    async with Client(url, user="ann", session="ann-desk", offline_start=True) as app, asyncio.timeout(40):
+        asking = asyncio.create_task(app.ask("Are you there?", conversation="intro"))
+        gateway = await asyncio.to_thread(serve, *copied_sqlite, "--port", str(unused_port))
+        assert (await asking).text == "Are you there?"
+        turns = [turn.question async for turn in app.history("intro")]
+    assert "What is a WebSocket?" in turns
+    assert turns[0] == "Are you there?"
+    gateway.stop()

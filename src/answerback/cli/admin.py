@@ -2,7 +2,8 @@
 
 import http.client
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlencode
@@ -12,6 +13,7 @@ import msgspec
 from answerback.cli.options import Json, StoreOptions, with_options
 from answerback.cli.output import CliError, ExitCode, note, say, say_json
 from answerback.cli.settings import Configuration, load
+from answerback.core.budget import Budget, BudgetState, Counter, Period, Unit
 from answerback.core.camel import snake
 from answerback.ports import DailyUsage, StoredUser
 
@@ -98,9 +100,56 @@ class AdminUsers:
         del now_ms
         self._call("PUT", f"/users/{quote(user_id, safe='')}/blocked", {"blocked": blocked})
 
-    async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
-        query = {name: value for name, value in (("user", user_id), ("since", since_day)) if value is not None}
+    async def set_retention(
+        self, user_id: str, keep_days: int | None, *, now_ms: int, conversation_id: str | None = None
+    ) -> bool:
+        """Set it at the gateway's own instant; `now_ms` is not used."""
+        del now_ms
+        body = {"keepDays": keep_days, **({} if conversation_id is None else {"conversationId": conversation_id})}
+        return self._call("PUT", f"/users/{quote(user_id, safe='')}/retention", body) is not None
+
+    async def set_budget(self, holder: str, period: Period, budget: Budget | None, *, now_ms: int) -> None:
+        """Set it at the gateway's own instant; `now_ms` is not used."""
+        del now_ms
+        given = None if budget is None else {"limit": budget.limit, "unit": budget.unit.value}
+        self._call("PUT", f"/budgets/{quote(holder, safe='')}", {"period": period.value, "budget": given})
+
+    async def set_team(self, user_id: str, team: str | None, *, now_ms: int) -> None:
+        """Set it at the gateway's own instant; `now_ms` is not used."""
+        del now_ms
+        self._call("PUT", f"/users/{quote(user_id, safe='')}/team", {"team": team})
+
+    async def budgets(self, holder: str, *, now_ms: int) -> Sequence[BudgetState]:
+        """As they stand at the gateway's own instant; `now_ms` is not used."""
+        del now_ms
+        found = self._call("GET", f"/budgets/{quote(holder, safe='')}")["budgets"]
+        return [
+            BudgetState(
+                Budget(row["limit"], Unit(row["unit"]), Period(row["period"])),
+                Counter(row["used"], row["reserved"]),
+                row["opensAtMs"],
+            )
+            for row in found
+        ]
+
+    async def teams(self) -> Sequence[str]:
+        teams: list[str] = self._call("GET", "/teams")["teams"]
+        return teams
+
+    async def usage(
+        self, user_id: str | None, *, since_day: str | None = None, by_model: bool = False
+    ) -> Sequence[DailyUsage]:
+        asked = (("user", user_id), ("since", since_day), ("by", "model" if by_model else None))
+        query = {name: value for name, value in asked if value is not None}
         return _rows(self._call("GET", f"/usage?{urlencode(query)}")["usage"], DailyUsage)
+
+    async def export(self, user_id: str) -> AsyncIterator[bytes]:
+        with self._asked("GET", f"/users/{quote(user_id, safe='')}/export") as response:
+            if response.status != http.client.OK:
+                _result(response.status, response.read(), self._port)
+                return
+            for line in response:
+                yield line
 
     async def delete_user(self, user_id: str) -> bool:
         return self._call("DELETE", f"/users/{quote(user_id, safe='')}") is not None
@@ -112,6 +161,12 @@ class AdminUsers:
 
     def _call(self, method: str, path: str, body: object = None) -> Any:
         """The answer's JSON; None for 404. Raises: CliError."""
+        with self._asked(method, path, body) as response:
+            return _result(response.status, response.read(), self._port)
+
+    @contextmanager
+    def _asked(self, method: str, path: str, body: object = None) -> Iterator[http.client.HTTPResponse]:
+        """What the gateway answers, to be read within this. Raises: CliError."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_S)
         headers = {"Authorization": f"Bearer {self._key}"}
         payload = None
@@ -120,8 +175,7 @@ class AdminUsers:
             payload = json.dumps(body)
         try:
             connection.request(method, path, payload, headers)
-            response = connection.getresponse()
-            text = response.read()
+            yield connection.getresponse()
         except (OSError, http.client.HTTPException) as exc:
             raise CliError(
                 f"a gateway holds the store, but does not answer on admin port {self._port}",
@@ -130,7 +184,6 @@ class AdminUsers:
             ) from exc
         finally:
             connection.close()
-        return _result(response.status, text, self._port)
 
 
 def _result(status: int, text: bytes, port: int) -> Any:

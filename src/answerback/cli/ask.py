@@ -4,6 +4,7 @@ import asyncio
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -12,10 +13,11 @@ import typer
 from answerback.cli.options import ClientOptions, Encoding, PromptOptions, with_options
 from answerback.cli.output import CliError, ExitCode, check_stdout, note, say_exactly, say_json, usage_error
 from answerback.cli.reading import STDIN_HINT, checked, decode, typed
-from answerback.cli.talk import Growing, explain, note_language, shortfall, wrong_input
-from answerback.client import Answer, AnswerbackError, Client
+from answerback.cli.talk import Growing, explain, note_language, shortfall, update_wanted, wrong_input
+from answerback.client import Answer, AnswerbackError, Client, File
 from answerback.client.errors import RequestCancelled, RequestFailed, RequestTimeout
 from answerback.client.events import Done, Event, Text
+from answerback.client.typed import without_fence
 from answerback.settings import duration_ms
 
 
@@ -31,6 +33,14 @@ def ask(
         typer.Option("--conversation", "-c", help="Its id: earlier turns are context.", show_default=False),
     ] = None,
     prompt: PromptOptions,
+    attach: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A file to show the model; again for more.", show_default=False),
+    ] = None,
+    schema: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A JSON Schema that the answer must be valid under.", show_default=False),
+    ] = None,
     timeout: Annotated[
         str | None,
         typer.Option(metavar="DURATION", help="For the whole answer, as in 90s.  [default: 30s of silence]"),
@@ -50,9 +60,20 @@ def ask(
       git diff | answerback ask - --system "Summarise this change." > summary.txt
 
       answerback ask --conversation trip "And on Sunday?" --json
+
+      answerback ask --show reasoning,tool "How many days until the equinox?"
+
+      answerback ask "What is wrong here?" --attach app.log
+
+      answerback ask "Who wrote to whom, and when?" --attach letter.txt --schema letter.schema.json | jq .date
     """
     what = _Question(
-        message=_message(question, encoding), conversation=conversation, prompt=prompt, timeout_s=_seconds(timeout)
+        message=_message(question, encoding),
+        conversation=conversation,
+        prompt=prompt,
+        timeout_s=_seconds(timeout),
+        files=[_file(path) for path in attach or ()],
+        schema=None if schema is None else _Schema.read(schema),
     )
     check_stdout()  # an answer that has no place to go is not asked for
     return asyncio.run(_ask(asked, what, as_json=as_json))
@@ -64,6 +85,54 @@ class _Question:
     conversation: str | None
     prompt: PromptOptions
     timeout_s: float | None
+    files: list[File]
+    schema: "_Schema | None" = None
+
+
+class _Schema:
+    """A JSON Schema, and what checks an answer with it."""
+
+    def __init__(self, schema: dict[str, Any], validator: Any) -> None:
+        self.schema = schema
+        self._validator = validator
+
+    @classmethod
+    def read(cls, path: Path) -> "_Schema":
+        """Raises: CliError: it is no JSON Schema, or nothing here can check one."""
+        try:
+            from jsonschema import SchemaError  # noqa: PLC0415 - an extra
+            from jsonschema.validators import validator_for  # noqa: PLC0415
+        except ImportError as exc:
+            raise CliError("--schema needs a package that is not installed", "pip install '.[schema]'") from exc
+        try:
+            schema = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+            kind = validator_for(schema, default=validator_for({}))
+            kind.check_schema(schema)
+        except OSError as exc:
+            raise usage_error(f"{path} cannot be read ({exc.strerror})", "name a file after --schema") from exc
+        except msgspec.MsgspecError as exc:
+            raise usage_error(f"{path} is not a JSON object") from exc
+        except SchemaError as exc:
+            raise usage_error(f"{path} is not a JSON Schema: {exc.message}") from exc
+        return cls(schema, kind(schema))
+
+    def why_not(self, text: str) -> str | None:
+        """Why the answer is not valid."""
+        try:
+            value = msgspec.json.decode(without_fence(text))
+        except msgspec.MsgspecError as exc:
+            return f"the answer is not JSON: {exc}"
+        found = next(iter(self._validator.iter_errors(value)), None)
+        return None if found is None else f"the answer is not valid at {found.json_path}: {found.message}"
+
+
+def _file(path: Path) -> File:
+    try:
+        return File.read(path)
+    except OSError as exc:
+        raise usage_error(f"{path} cannot be read ({exc.strerror})", "name a file after --attach") from exc
+    except ValueError as exc:
+        raise wrong_input(exc) from exc
 
 
 def _message(words: list[str] | None, encoding: str | None) -> str:
@@ -126,7 +195,7 @@ async def _ask(asked: ClientOptions, question: _Question, *, as_json: bool) -> E
 
 async def _converse(client: Client, question: _Question, *, as_json: bool) -> ExitCode:
     clock = _Clock(asked_at=time.monotonic())
-    growing = Growing() if sys.stdout.isatty() and not as_json else None
+    growing = None if as_json else Growing(shows_text=sys.stdout.isatty())
     prompt = question.prompt
     stream = client.stream(
         question.message,
@@ -135,14 +204,21 @@ async def _converse(client: Client, question: _Question, *, as_json: bool) -> Ex
         model=prompt.model,
         system=prompt.system,
         max_tokens=prompt.max_tokens,
+        parts=prompt.parts,
+        schema=None if question.schema is None else question.schema.schema,
+        attachments=question.files,
     )
+    if (update := update_wanted(client.wanted_version)) is not None:
+        note(f"answerback: {update}")
     model = prompt.model or next(iter(getattr(client.state, "models", ())), "?")
     note_language(question.message, model, client.model_info(prompt.model))
     answer: Answer | None = None
     try:
         async with stream:  # leaving it early, as Ctrl+C does, stops the request at the gateway
             async for event in stream.events():
-                answer = _take(event, clock, growing) or answer
+                if growing is not None:
+                    growing.show(event)
+                answer = _take(event, clock) or answer
     finally:
         if growing is not None:
             growing.end()
@@ -150,16 +226,17 @@ async def _converse(client: Client, question: _Question, *, as_json: bool) -> Ex
         raise CliError("the answer ended without its last event")
     if as_json:
         say_json({**msgspec.to_builtins(_described(answer)), "clientTiming": clock.as_json()})
-    elif growing is None:
+    elif growing is None or not growing.shows_text:
         say_exactly(answer.text)
     if (why := shortfall(answer)) is not None:
         note(f"answerback: {why}")
+    if question.schema is not None and (invalid := question.schema.why_not(answer.text)) is not None:
+        note(f"answerback: {invalid}")
+        return ExitCode.FAILED
     return ExitCode.OK
 
 
-def _take(event: Event, clock: _Clock, growing: Growing | None) -> Answer | None:
-    if growing is not None:
-        growing.show(event)
+def _take(event: Event, clock: _Clock) -> Answer | None:
     if isinstance(event, Text) and clock.first_text_at is None:
         clock.first_text_at = time.monotonic()
     return event.answer if isinstance(event, Done) else None
@@ -172,6 +249,7 @@ def _described(answer: Answer) -> dict[str, Any]:
         "conversationId": answer.conversation_id,
         "status": answer.status,
         "response": answer.text,
+        **({"parts": [part._asdict() for part in answer.parts]} if answer.parts else {}),
         "finishReason": answer.finish_reason,
         "model": answer.model,
         "attempt": answer.attempt,

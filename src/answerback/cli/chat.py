@@ -14,7 +14,7 @@ import typer
 from answerback.cli.options import ClientOptions, Encoding, PromptOptions, with_options
 from answerback.cli.output import ExitCode, note, say, say_exactly, usage_error
 from answerback.cli.reading import STDIN_HINT, checked, decode, not_text, typed
-from answerback.cli.talk import Growing, explain, note_language, shortfall, wrong_input
+from answerback.cli.talk import Growing, explain, note_language, shortfall, update_wanted, wrong_input
 from answerback.client import (
     Answer,
     AnswerbackError,
@@ -51,7 +51,13 @@ def chat(
     """
     if last and conversation is not None:
         raise usage_error("--last and --conversation are two different ones", "keep one of them")
-    choice = Choice(conversation=conversation, model=prompt.model, system=prompt.system, max_tokens=prompt.max_tokens)
+    choice = Choice(
+        conversation=conversation,
+        model=prompt.model,
+        system=prompt.system,
+        max_tokens=prompt.max_tokens,
+        parts=prompt.parts,
+    )
     return run_chat(asked, choice, use_last=last, encoding=encoding)
 
 
@@ -84,6 +90,7 @@ class Choice:
     model: str | None
     system: str | None
     max_tokens: int | None
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -172,6 +179,8 @@ class Chat:
             with suppress(ImportError):
                 import readline  # noqa: F401, PLC0415 - gives input() its editing and history; not on Windows
             say(spoken(f"Connected to the model {self._models()}. /help says what there is, Ctrl+D leaves."))
+        if (update := update_wanted(self._client.wanted_version)) is not None:
+            note(f"({update})")
         with suppress(_Quit):
             while True:
                 self._take(self._read())
@@ -231,6 +240,7 @@ class Chat:
             system=self._choice.system,
             max_tokens=self._choice.max_tokens,
             replaces=replaces,
+            parts=self._choice.parts,
         )
         self._asked = _Asked(question=question, request_id=stream.request_id)
         used = self._choice.model or next(iter(self._link.models), "?")
@@ -246,19 +256,17 @@ class Chat:
 
     def _show(self, stream: BlockingAnswerStream) -> Answer | None:
         """Follow the answer; None if it was stopped. Raises: AnswerbackError; _Quit: Ctrl+C twice."""
-        growing = Growing() if sys.stdout.isatty() else None
+        growing = Growing(shows_text=sys.stdout.isatty())
         try:
             for event in stream.events():
-                if growing is not None:
-                    growing.show(event)
+                growing.show(event)
                 if isinstance(event, Done):
                     return event.answer
             return stream.answer
         except KeyboardInterrupt:
             return self._stop(stream)
         finally:
-            if growing is not None:
-                growing.end()
+            growing.end()
 
     def _stop(self, stream: BlockingAnswerStream) -> Answer | None:
         """Ctrl+C: stop the answer and wait for its ending, which may still be the whole; again: leave."""

@@ -6,9 +6,11 @@ import importlib.util
 import os
 import platform
 import shutil
+import sqlite3
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -16,6 +18,7 @@ import typer
 
 from answerback.auth import make_token
 from answerback.cli import probe
+from answerback.cli.backup import last_backup
 from answerback.cli.options import CaFile, ConfigFile, DatabaseUrl, DataDir, Json, trust
 from answerback.cli.output import ExitCode, printable, say, say_json, usage_error
 from answerback.cli.probe import Finding, Level, failure, ok, warning
@@ -26,8 +29,10 @@ from answerback.gateway.checks import check_settings, make_tokens, tls_context
 from answerback.gateway.settings import GatewaySettings, SettingsError
 from answerback.models import ModelSpecError, build_model, open_model
 from answerback.models.local import WEIGHTS_SHA256, find_weights
-from answerback.ports import Finish, ModelError, Prompt, TokenRefused, Unavailable
-from answerback.stores import StoreError, StoreInUse, open_store
+from answerback.models.prices import prices_of
+from answerback.models.spec import parse_model_specs
+from answerback.ports import ModelError, Prompt, TokenRefused, Unavailable
+from answerback.stores import FILE_NAME, StoreError, StoreInUse, open_store
 from answerback.texts import spoken
 
 EXTRAS: Final = {
@@ -38,6 +43,10 @@ EXTRAS: Final = {
     "aws": ("boto3", "aws_lambda_powertools"),
     "desktop": ("PySide6", "keyring"),
 }
+LONG_LOG_BYTES: Final = 128 << 20
+"""Twice what SQLite leaves of its log."""
+
+OLD_BACKUP_DAYS: Final = 7
 LOW_DISK_BYTES: Final = 1 << 30
 NO_DISK_BYTES: Final = 100 << 20
 SPARE_FILES: Final = 200
@@ -112,6 +121,8 @@ async def _local(configuration: Configuration, *, token: str | None, deep: bool)
     if any(finding.what == "packages" and finding.level is not Level.OK for finding in installation):
         return
     async for finding in check_store(settings):
+        yield finding
+    for finding in await asyncio.to_thread(check_files, settings, deep=deep):
         yield finding
     async for finding in check_auth(settings, token=token):
         yield finding
@@ -281,10 +292,72 @@ async def check_store(settings: GatewaySettings) -> AsyncIterator[Finding]:
     try:
         started = time.perf_counter()
         waiting = len(await store.unfinished())
+        has_money_budgets = await store.has_money_budgets()
         elapsed_ms = (time.perf_counter() - started) * 1000
     finally:
         await store.close()
     yield ok("store", f"{name} opens; {waiting} unfinished requests, read in {elapsed_ms:.1f} ms")
+    if has_money_budgets:
+        for model in _unpriced(settings):
+            yield warning(
+                "budgets",
+                f"no price is known of the model {model}, so budgets in money refuse it",
+                "name the price in its spec: price=INPUT/OUTPUT",
+            )
+
+
+def check_files(settings: GatewaySettings, *, deep: bool) -> list[Finding]:
+    """The files of an SQLite store, with `deep` every page of them, and the last backup. A gateway may run."""
+    from answerback.stores import backup  # noqa: PLC0415 - its packages may be missing
+
+    path = settings.data_dir / FILE_NAME
+    found: list[Finding] = []
+    if settings.database is None:
+        if not path.exists():
+            return []
+        log = path.with_name(f"{FILE_NAME}-wal")
+        size, log_size = path.stat().st_size, log.stat().st_size if log.exists() else 0
+        if log_size > LONG_LOG_BYTES:
+            found.append(
+                warning(
+                    "database",
+                    f"{size >> 20} MB, and its log has {log_size >> 20} MB",
+                    "end the program that reads answerback.db for so long",
+                )
+            )
+        else:
+            found.append(ok("database", f"{size >> 20} MB, and {log_size >> 20} MB of log"))
+        if shutil.disk_usage(settings.data_dir).free < size:
+            found.append(
+                warning("disk", "less is free than the database has", "make room, and write backups to another disk")
+            )
+        if sys.platform != "win32" and path.stat().st_mode & 0o077:
+            found.append(warning("database", "others on this machine may read it", f"chmod 600 {path}"))
+        if deep:
+            found.append(_every_page(path, backup.reading))
+    last = last_backup(settings.data_dir)
+    if last is None:
+        found.append(ok("backup", "none is known here; answerback backup FOLDER makes one"))
+    else:
+        days = int((time.time() - last.made_at_ms / 1000) / 86_400)
+        text = f"the last one is {days} days old, in {last.folder}"
+        found.append(
+            ok("backup", text)
+            if days <= OLD_BACKUP_DAYS and Path(last.folder).exists()
+            else warning("backup", text, "make one: answerback backup FOLDER")
+        )
+    return found
+
+
+def _every_page(path: Path, reading: Callable[[Path], AbstractContextManager[sqlite3.Connection]]) -> Finding:
+    try:
+        with reading(path) as connection:
+            ((said,), *_) = connection.execute("PRAGMA quick_check").fetchall()
+    except sqlite3.Error as exc:
+        said = str(exc)
+    if said == "ok":
+        return ok("database", "every page is whole")
+    return failure("database", f"it is damaged: {said}", "stop the gateway and restore a backup")
 
 
 async def check_auth(settings: GatewaySettings, *, token: str | None) -> AsyncIterator[Finding]:
@@ -349,13 +422,20 @@ async def check_models(settings: GatewaySettings, *, deep: bool) -> AsyncIterato
         try:
             started = time.perf_counter()
             prompt = Prompt(messages=(Message(Role.USER, "Say hello."),), max_tokens=16)
-            text = "".join([piece async for piece in model.stream(prompt) if not isinstance(piece, Finish)])
+            text = "".join([piece async for piece in model.stream(prompt) if isinstance(piece, str)])
             elapsed_s = time.perf_counter() - started
             yield ok("model", f"{model.name} said {text.strip()[:60]!r} after {elapsed_s:.1f} s")
         except ModelError as exc:
             yield failure("model", f"{model.name} does not answer", exc.detail or "see the gateway's log")
         finally:
             await model.close()
+
+
+def _unpriced(settings: GatewaySettings) -> list[str]:
+    """Models whose price nobody has named; those whose specs are wrong are another check's."""
+    with suppress(ModelSpecError):
+        return [name for name, price in prices_of(parse_model_specs(settings.models)).items() if price is None]
+    return []
 
 
 def _kind(spec: str) -> str:

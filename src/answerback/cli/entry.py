@@ -20,6 +20,16 @@ def _open_closed_streams() -> None:
             setattr(sys, name, open(opened, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115 - kept
 
 
+def _drop_what_stderr_does_not_take() -> None:
+    """A full disk behind stderr: the interpreter would try again as it ends, and exit with 120."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stderr.fileno())
+        os.close(nowhere)
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
     _open_closed_streams()
@@ -33,3 +43,5 @@ def main() -> None:
         sys.exit(run(sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit(130)  # ExitCode.INTERRUPTED
+    finally:
+        _drop_what_stderr_does_not_take()

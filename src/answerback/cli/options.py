@@ -16,6 +16,7 @@ import typer
 from answerback import outbound
 from answerback.cli.output import usage_error
 from answerback.cli.reading import typed
+from answerback.core.parts import KINDS
 
 R = TypeVar("R")
 
@@ -88,11 +89,22 @@ class PromptOptions:
     model: ModelName = None
     system: Annotated[str | None, typer.Option("--system", "-s", help="System prompt.", show_default=False)] = None
     max_tokens: MaxTokens = None
+    show: Annotated[
+        str,
+        typer.Option(metavar="KIND,...", help=f"Besides the answer: {', '.join(sorted(KINDS))}.", show_default=False),
+    ] = ""
 
     def __post_init__(self) -> None:
         for name in ("model", "system"):
             if (given := getattr(self, name)) is not None:
                 object.__setattr__(self, name, typed(given, f"--{name}"))
+        if not KINDS.issuperset(self.parts):
+            raise usage_error(f"--show does not know {self.show!r}", f"it takes {', '.join(sorted(KINDS))}")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The kinds of parts to show."""
+        return tuple(filter(None, self.show.split(",")))
 
 
 @dataclass(frozen=True, kw_only=True)

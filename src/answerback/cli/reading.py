@@ -66,7 +66,9 @@ def not_text(data: bytes, what: str, *, encoding: str | None = None, hint: str) 
     """The error of bytes in another encoding, with a guess."""
     guess = None if encoding else likely_encoding(data)
     looks = f" (it looks like {guess})" if guess else ""
-    return usage_error(f"{what} is not {encoding or 'UTF-8'}{looks}", hint.replace("ENCODING", guess or "ENCODING"))
+    return usage_error(
+        f"{what} is not text in {encoding or 'UTF-8'}{looks}", hint.replace("ENCODING", guess or "ENCODING")
+    )
 
 
 def _local() -> Iterable[str]:

@@ -2,25 +2,39 @@
 
 import sys
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, TextIO
 
+from answerback import __version__
 from answerback.cli.output import CliError, ExitCode, note, printable, usage_error
 from answerback.client import (
     Answer,
     AnswerbackError,
     CannotConnect,
     Forbidden,
+    Obstacle,
     RateLimited,
     RequestCancelled,
     RequestFailed,
     RequestTimeout,
     Unauthorized,
 )
-from answerback.client.events import Done, Event, Queued, Restarted, Text, Thinking
+from answerback.client.events import (
+    Done,
+    Event,
+    PartStarted,
+    PartText,
+    Queued,
+    Restarted,
+    Text,
+    Thinking,
+    Uploading,
+)
 from answerback.protocol.frames import ModelInfo
 from answerback.texts import spoken
 from answerback.texts.languages import names_of, unknown_language
 
+_NOBODY_THERE: Final = frozenset({Obstacle.REFUSED, Obstacle.NAME, Obstacle.TIMEOUT, Obstacle.NETWORK})
+"""Where a gateway to start, or another address, may be the way out."""
 _SHORTFALLS: Final = {
     "length": "the answer was cut at its limit of tokens or bytes; see --max-tokens",
     "content_filter": "the answer was cut by the model's filter",
@@ -34,8 +48,8 @@ def explain(error: AnswerbackError) -> CliError:
     message = str(error).rstrip(".")
     match error:
         case CannotConnect():
-            has_hint = any(word in error.reason for word in (";", "answerback serve"))
-            hint = "" if has_hint else "start one with `answerback serve`, or check --url"
+            says_what_to_do = ";" in error.reason or error.obstacle not in _NOBODY_THERE
+            hint = "" if says_what_to_do else "start one with `answerback serve`, or check --url"
             return CliError(message, hint, exit_code=ExitCode.CANNOT_CONNECT)
         case Unauthorized(is_missing=True):
             hint = "pass one with --token or ANSWERBACK_TOKEN; `answerback token` makes one for development"
@@ -85,6 +99,13 @@ def note_language(question: str, model: str, info: ModelInfo) -> bool:
     return language is not None
 
 
+def update_wanted(least: str | None) -> str | None:
+    """A line for who uses a lower version than the gateway likes to see."""
+    if least is None:
+        return None
+    return f"this gateway wants version {least} of answerback or a later one, this is {__version__}; update it"
+
+
 def wrong_input(error: ValueError) -> CliError:
     """What the client says about its arguments."""
     return usage_error(str(error).rstrip("."))
@@ -99,19 +120,38 @@ def _when(error: RateLimited) -> str:
 
 
 class Growing:
-    """Shows an answer on a terminal while it comes. What was printed cannot be taken back, so a new attempt that
-    says something else is set off from the old one."""
+    """Shows an answer while it comes: parts of other kinds on stderr, a line for each, and on a terminal the text.
 
-    def __init__(self) -> None:
+    What was printed cannot be taken back, so a new attempt that says something else is set off from the old one.
+    `shows_text` false: the text is for a pipe, which gets it when it is whole.
+    """
+
+    def __init__(self, *, shows_text: bool) -> None:
+        self.shows_text: Final = shows_text
         self._shown = ""
+        self._line_of: TextIO | None = None
         self._is_replay = False
         self._is_waiting = False
 
     def show(self, event: Event) -> None:
         match event:
+            case PartStarted(_, kind, name):
+                self.end()
+                self._aside(f"{spoken(kind)}{f' {name}' if name else ''}: ")
+            case PartText():
+                self._aside(event.delta)
+            case _ if self.shows_text:
+                self._show_text(event)
+            case _:
+                self.end()
+
+    def _show_text(self, event: Event) -> None:
+        match event:
             case Queued(position=position) if position:
                 self._wait(f"… {position} before this one")
-            case Thinking(silent_s) if not self._shown:
+            case Uploading(sent_bytes=sent, total_bytes=total) if sent < total:
+                self._wait(f"… {100 * sent // total} % of the files are sent")
+            case Thinking(silent_s) if not self._shown and self._line_of is None:
                 self._wait(f"… thinking for {silent_s:.0f} s")
             case Restarted():
                 self._is_replay = True
@@ -125,10 +165,11 @@ class Growing:
                 pass
 
     def end(self) -> None:
-        """End the line after an answer that is over."""
+        """End the line after a part, or an answer, that is over."""
         self._clear()
-        if self._shown and not self._shown.endswith("\n"):
-            print(flush=True)
+        if self._line_of is not None:
+            print(file=self._line_of, flush=True)
+            self._line_of = None
 
     def _replay(self, snapshot: str) -> None:
         if snapshot.startswith(self._shown):
@@ -143,8 +184,17 @@ class Growing:
 
     def _write(self, text: str) -> None:
         self._clear()
+        if self._line_of is sys.stderr:
+            self.end()
         self._shown += text
+        self._line_of = None if self._shown.endswith("\n") else sys.stdout
         print(printable(text), end="", flush=True)
+
+    def _aside(self, text: str) -> None:
+        self._clear()
+        self._line_of = sys.stderr
+        text = printable(text)
+        print(f"\x1b[2m{text}\x1b[0m" if sys.stderr.isatty() else text, end="", file=sys.stderr, flush=True)
 
     def _wait(self, text: str) -> None:
         if sys.stderr.isatty():

@@ -8,7 +8,9 @@ from answerback.client.blocking import BlockingAnswerStream, BlockingClient
 from answerback.client.client import Client
 from answerback.client.errors import (
     AnswerbackError,
+    AnswerInvalid,
     AnswerRestarted,
+    AttachmentMissing,
     CannotConnect,
     Closed,
     Forbidden,
@@ -28,27 +30,35 @@ from answerback.client.errors import (
 )
 from answerback.client.events import (
     Answer,
+    AnswerPart,
     Connected,
     Connecting,
     ConnectionState,
     Disconnected,
     Done,
     Event,
+    PartStarted,
+    PartText,
     Queued,
     Restarted,
     Started,
     Stopped,
     Text,
     Thinking,
+    Uploading,
+    parts_of,
 )
 from answerback.client.outbox import Outbox, PendingRequest
 from answerback.client.stream import AnswerStream
 from answerback.client.timing import Timing
 from answerback.client.tokens import Token
+from answerback.client.uploads import File
 from answerback.core.answer import clean
 from answerback.core.context import title_of
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
+    Attachment,
+    BudgetInfo,
     Conversation,
     ConversationSummary,
     ModelInfo,
@@ -65,11 +75,16 @@ from answerback.protocol.limits import MAX_TITLE_LENGTH
 __all__ = [
     "MAX_TITLE_LENGTH",
     "Answer",
+    "AnswerInvalid",
+    "AnswerPart",
     "AnswerRestarted",
     "AnswerStream",
     "AnswerbackError",
+    "Attachment",
+    "AttachmentMissing",
     "BlockingAnswerStream",
     "BlockingClient",
+    "BudgetInfo",
     "CannotConnect",
     "Client",
     "Closed",
@@ -82,12 +97,15 @@ __all__ = [
     "Done",
     "ErrorCode",
     "Event",
+    "File",
     "Forbidden",
     "MessageTooLarge",
     "ModelInfo",
     "Obstacle",
     "Outbox",
     "Overloaded",
+    "PartStarted",
+    "PartText",
     "PendingRequest",
     "ProtocolViolation",
     "Queued",
@@ -111,9 +129,11 @@ __all__ = [
     "Token",
     "Turn",
     "Unauthorized",
+    "Uploading",
     "Usage",
     "clean",
     "is_id",
     "is_retryable",
+    "parts_of",
     "title_of",
 ]

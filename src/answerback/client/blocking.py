@@ -6,19 +6,20 @@ import os
 import random
 import ssl as ssl_module
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack, overload
 
-from answerback.client.client import Client
+from answerback.client.client import AskOptions, Client, ValueT
 from answerback.client.errors import Closed
 from answerback.client.events import Answer, ConnectionState, Event
 from answerback.client.outbox import Outbox, PendingRequest
 from answerback.client.stream import AnswerStream
 from answerback.client.timing import Timing
 from answerback.client.tokens import Token
-from answerback.protocol.frames import Conversation, ConversationSummary, ModelInfo, Turn
+from answerback.client.uploads import Source
+from answerback.protocol.frames import BudgetInfo, Conversation, ConversationSummary, ModelInfo, Turn
 
 T = TypeVar("T")
 
@@ -220,9 +221,20 @@ class BlockingClient:
         """The connection's state now."""
         return self._client.state
 
+    @property
+    def wanted_version(self) -> str | None:
+        """The least version that the server likes to see; see `Client.wanted_version`."""
+        return self._client.wanted_version
+
     def model_info(self, name: str | None = None) -> ModelInfo:
         """What the server has said of a model; see `Client.model_info`."""
         return self._client.model_info(name)
+
+    @overload
+    def ask(self, message: str, *, type: type[ValueT], repair: int = 0, **options: Unpack[AskOptions]) -> ValueT: ...
+
+    @overload
+    def ask(self, message: str, **options: Unpack[AskOptions]) -> Answer: ...
 
     def ask(
         self,
@@ -234,21 +246,27 @@ class BlockingClient:
         system: str | None = None,
         max_tokens: int | None = None,
         replaces: str | None = None,
+        attachments: Sequence[Source] = (),
         request_id: str | None = None,
-    ) -> Answer:
+        schema: Mapping[str, Any] | None = None,
+        type: type[ValueT] | None = None,
+        repair: int = 0,
+    ) -> Answer | ValueT:
         """Ask and wait for the whole answer; see `Client.ask`. Ctrl-C stops the request at the server."""
-        return self._thread.run(
-            self._client.ask(
-                message,
-                timeout=timeout,
-                conversation=conversation,
-                model=model,
-                system=system,
-                max_tokens=max_tokens,
-                replaces=replaces,
-                request_id=request_id,
-            )
-        )
+        options: AskOptions = {
+            "timeout": timeout,
+            "conversation": conversation,
+            "model": model,
+            "system": system,
+            "max_tokens": max_tokens,
+            "replaces": replaces,
+            "attachments": attachments,
+            "request_id": request_id,
+            "schema": schema,
+        }
+        if type is None:
+            return self._thread.run(self._client.ask(message, **options))
+        return self._thread.run(self._client.ask(message, type=type, repair=repair, **options))
 
     def stream(
         self,
@@ -261,7 +279,10 @@ class BlockingClient:
         system: str | None = None,
         max_tokens: int | None = None,
         replaces: str | None = None,
+        attachments: Sequence[Source] = (),
         request_id: str | None = None,
+        schema: Mapping[str, Any] | None = None,
+        parts: Collection[str] = (),
     ) -> BlockingAnswerStream:
         """Ask, and read the answer while it comes: `for piece in app.stream(…)`; see `Client.stream`."""
 
@@ -275,7 +296,10 @@ class BlockingClient:
                 system=system,
                 max_tokens=max_tokens,
                 replaces=replaces,
+                attachments=attachments,
                 request_id=request_id,
+                schema=schema,
+                parts=parts,
             )
 
         return BlockingAnswerStream(self._thread.run(_called(begin)), self._thread)
@@ -297,9 +321,9 @@ class BlockingClient:
         """The user's conversations, last used first."""
         return _iterate(self._client.conversations(), self._thread)
 
-    def history(self, conversation: str, *, superseded: bool = False) -> Iterator[Turn]:
-        """A conversation's turns, newest first, each whole; with `superseded` those too whose place another took."""
-        return _iterate(self._client.history(conversation, superseded=superseded), self._thread)
+    def history(self, conversation: str, *, superseded: bool = False, parts: bool = False) -> Iterator[Turn]:
+        """A conversation's turns, newest first, each whole; see `Client.history`."""
+        return _iterate(self._client.history(conversation, superseded=superseded, parts=parts), self._thread)
 
     def rename(self, conversation: str, title: str) -> Conversation:
         """Give a conversation a title of at most 200 characters."""
@@ -312,6 +336,10 @@ class BlockingClient:
     def restore(self, conversation: str) -> Conversation:
         """Bring a deleted conversation back."""
         return self._thread.run(self._client.restore(conversation))
+
+    def budget(self) -> BudgetInfo | None:
+        """How the user's budget stands now; None: there is none, or the server knows no budgets."""
+        return self._thread.run(self._client.budget())
 
     def ping(self) -> float:
         """The round trip to the server and back, in seconds."""

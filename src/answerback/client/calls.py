@@ -9,21 +9,25 @@ from answerback.client.errors import AnswerbackError, RequestTimeout, request_fa
 from answerback.client.timing import Timing
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
+    Budget,
     CancelMessage,
     Conversation,
     Conversations,
     Error,
+    GetBudget,
     GetHistory,
     History,
     ListConversations,
     Ping,
+    PutPiece,
     RenewToken,
     TokenRenewed,
     UpdateConversation,
+    UploadState,
 )
 
-CallFrame: TypeAlias = ListConversations | GetHistory | UpdateConversation | RenewToken
-ReplyFrame: TypeAlias = History | Conversations | Conversation | TokenRenewed
+CallFrame: TypeAlias = ListConversations | GetHistory | UpdateConversation | PutPiece | RenewToken | GetBudget
+ReplyFrame: TypeAlias = History | Conversations | Conversation | UploadState | TokenRenewed | Budget
 
 _STOP_TRIES: Final = 4
 

@@ -5,19 +5,27 @@ import logging
 import random
 import re
 import ssl as ssl_module
+import sys
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypedDict, TypeVar, Unpack, overload
 
 from answerback import __version__
+from answerback.client import versions
 from answerback.client.calls import CallFrame
 from answerback.client.driver import Driver
-from answerback.client.effects import Emit, Fail, Reply, ReplyFailed, RoundTrip
-from answerback.client.errors import AnswerbackError, MessageTooLarge, ProtocolViolation
-from answerback.client.events import Answer, Connecting, ConnectionState, Done, Queued, Started, Stopped
+from answerback.client.effects import Emit, Fail, FilesWanted, Reply, ReplyFailed, RoundTrip
+from answerback.client.errors import (
+    AnswerbackError,
+    AnswerInvalid,
+    MessageTooLarge,
+    ProtocolViolation,
+    request_failed,
+)
+from answerback.client.events import Answer, Connecting, ConnectionState, Done, Queued, Started, Stopped, Uploading
 from answerback.client.exchange import Timeouts
 from answerback.client.link import Address
 from answerback.client.outbox import Outbox, PendingRequest
@@ -26,31 +34,66 @@ from answerback.client.session import Session
 from answerback.client.stream import AnswerStream
 from answerback.client.timing import Timing
 from answerback.client.tokens import Token, TokenSource
+from answerback.client.typed import asked_again, described, read_as, schema_of
+from answerback.client.uploads import File, Source, bring, files_of, read_again
 from answerback.core.answer import clean
 from answerback.protocol.codec import encode
+from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
+    Budget,
+    BudgetInfo,
     ClientInfo,
     Conversation,
     Conversations,
     ConversationSummary,
+    Format,
+    GetBudget,
     GetHistory,
     History,
     ListConversations,
     ModelInfo,
     Ping,
+    PutPiece,
     SendMessage,
     ServerInfo,
     ServerLimits,
     Turn,
     UpdateConversation,
+    UploadState,
 )
-from answerback.protocol.limits import MAX_MESSAGE_BYTES
+from answerback.protocol.limits import MAX_MESSAGE_BYTES, PIECE_BYTES
+from answerback.tasks import Tasks
 
 log = logging.getLogger("answerback.client")
 
 ReplyT = TypeVar("ReplyT")
+ValueT = TypeVar("ValueT")
 _STATES_KEPT = 100
+_NO_FILES: Final = "This server takes no files. Leave them out, or ask its operator to upgrade it."
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
+
+class AskOptions(TypedDict, total=False):
+    """How a question is asked; see `Client.ask`."""
+
+    timeout: float | None
+    conversation: str | None
+    model: str | None
+    system: str | None
+    max_tokens: int | None
+    replaces: str | None
+    attachments: Sequence[Source]
+    request_id: str | None
+    schema: Mapping[str, Any] | None
+
+
+@dataclass(slots=True, eq=False)
+class _Sending:
+    """The files of a question without an ending. `files` empty: they are read again."""
+
+    paths: tuple[str | None, ...]
+    files: Sequence[File] = ()
+    task: asyncio.Task[None] | None = None
 
 
 class Client:
@@ -106,6 +149,8 @@ class Client:
         client = ClientInfo(name="answerback-python", version=__version__)
         self._session = Session(timing=self._timing, client=client, store=store)
         self._streams: dict[str, AnswerStream] = {}
+        self._sending: dict[str, _Sending] = {}
+        self._tasks = Tasks()
         self._replies: dict[str, asyncio.Future[object]] = {}
         self._state: ConnectionState = Connecting(1)
         self._state_queues: list[tuple[deque[ConnectionState], asyncio.Event]] = []
@@ -146,10 +191,19 @@ class Client:
         """Close the connection. Questions under way raise Closed here and go on at the server."""
         if self._loop in (None, asyncio.get_running_loop()):
             await self._driver.close()
+            await self._tasks.settle(grace_s=0)
         elif not isinstance(self._state, Stopped):
             self._check_loop()
 
     # --- asking -----------------------------------------------------------------------------------------
+
+    @overload
+    async def ask(
+        self, message: str, *, type: type[ValueT], repair: int = 0, **options: Unpack[AskOptions]
+    ) -> ValueT: ...
+
+    @overload
+    async def ask(self, message: str, **options: Unpack[AskOptions]) -> Answer: ...
 
     async def ask(
         self,
@@ -161,8 +215,12 @@ class Client:
         system: str | None = None,
         max_tokens: int | None = None,
         replaces: str | None = None,
+        attachments: Sequence[Source] = (),
         request_id: str | None = None,
-    ) -> Answer:
+        schema: Mapping[str, Any] | None = None,
+        type: type[ValueT] | None = None,
+        repair: int = 0,
+    ) -> Answer | ValueT:
         """Ask and wait for the whole answer, at most 32 KB of it.
 
         Args:
@@ -170,24 +228,47 @@ class Client:
                 life. A model that thinks gives signs; a server that knows none has 30 s in all.
             conversation: its id; with one, earlier turns are context. Without, the question stands alone.
             replaces: the id of an earlier request of the conversation that this one regenerates or edits.
+            attachments: files to show the model, as paths or `File`s: at most 8, of 4 MB each. What its model cannot
+                read the server refuses; see `model_info`.
             request_id: your own unique id; asking again under it gets the same answer, never a second one.
+            schema: a JSON Schema that the model is to keep to; nobody checks that it did.
+            type: what to return instead: a msgspec Struct, a dataclass, a pydantic model, or another type that msgspec
+                knows. The model is given its schema, and the answer is checked here.
+            repair: how often to ask again, under a new id, when the answer is not of the type. Each costs an answer.
         Raises: RequestTimeout, RequestFailed (RateLimited, Overloaded, …), RequestCancelled, MessageTooLarge,
-            SessionReplaced, Closed. Cancelling the task stops the request at the server.
+            AttachmentMissing, AnswerInvalid, SessionReplaced, Closed. Raises at once: OSError, ValueError: a file
+            cannot be read, or is too large. Cancelling the task stops the request at the server.
         """
         total_s = self._request_timeout_s if timeout is None else timeout
-        frame = self._question(
-            message,
-            stream=False,
-            conversation=conversation,
-            model=model,
-            system=system,
-            max_tokens=max_tokens,
-            replaces=replaces,
-            request_id=request_id,
-        )
-        timeouts = self._timeouts(frame, None, None) if total_s is None else Timeouts(total_s=total_s)
-        async with self._begin(frame, timeouts) as stream:
-            return await stream.answer
+        files = files_of(attachments)
+        asked = message
+        while True:
+            frame = self._question(
+                asked,
+                files,
+                stream=False,
+                conversation=conversation,
+                model=model,
+                system=system,
+                max_tokens=max_tokens,
+                replaces=replaces,
+                request_id=request_id,
+                schema=schema if type is None else schema_of(type),
+            )
+            timeouts = self._timeouts(frame, None, None) if total_s is None else Timeouts(total_s=total_s)
+            async with self._begin(frame, timeouts, files) as stream:
+                answer = await stream.answer
+            if type is None:
+                return answer
+            try:
+                return read_as(type, answer.text)
+            except ValueError as exc:
+                why = str(exc)
+                if repair <= 0:
+                    raise AnswerInvalid(answer, why) from exc
+            repair -= 1
+            asked, request_id = asked_again(message, answer.text, why), None
+            replaces = answer.request_id if conversation is not None else None
 
     def stream(
         self,
@@ -200,7 +281,10 @@ class Client:
         system: str | None = None,
         max_tokens: int | None = None,
         replaces: str | None = None,
+        attachments: Sequence[Source] = (),
         request_id: str | None = None,
+        schema: Mapping[str, Any] | None = None,
+        parts: Collection[str] = (),
     ) -> AnswerStream:
         """Ask, and read the answer while it comes: `async for piece in app.stream(…)`.
 
@@ -208,11 +292,16 @@ class Client:
             timeout: seconds without text or sign of life that are allowed once the answer has started (default 30); no
                 connection is no silence.
             total_timeout: seconds in all (default: `request_timeout`, else a little more than the server's own limits).
+            schema: a JSON Schema that the model is to keep to; nobody checks that it did.
+            parts: kinds of what a model says besides text, such as `reasoning`, `tool` and `citation`, that `events()`
+                and `Answer.parts` are to have.
         The other arguments and the errors are those of `ask`; they are raised while reading. Raises at once:
-        MessageTooLarge, SessionReplaced, Closed.
+        MessageTooLarge, SessionReplaced, Closed, OSError, ValueError.
         """
+        files = files_of(attachments)
         frame = self._question(
             message,
+            files,
             stream=True,
             conversation=conversation,
             model=model,
@@ -220,8 +309,10 @@ class Client:
             max_tokens=max_tokens,
             replaces=replaces,
             request_id=request_id,
+            schema=schema,
+            parts=parts,
         )
-        return self._begin(frame, self._timeouts(frame, timeout, total_timeout))
+        return self._begin(frame, self._timeouts(frame, timeout, total_timeout), files)
 
     def cancel(self, request_id: str) -> None:
         """Stop a question; see `AnswerStream.cancel`."""
@@ -235,7 +326,7 @@ class Client:
 
     def pending(self) -> list[PendingRequest]:
         """Every question without an ending, in the order asked."""
-        return self._session.export()
+        return [self._exported(pending) for pending in self._session.export()]
 
     # --- conversations ----------------------------------------------------------------------------------
 
@@ -253,15 +344,17 @@ class Client:
                 raise ProtocolViolation(request_id, "a page of conversations follows itself")
             before = page.next
 
-    async def history(self, conversation: str, *, superseded: bool = False) -> AsyncIterator[Turn]:
+    async def history(self, conversation: str, *, superseded: bool = False, parts: bool = False) -> AsyncIterator[Turn]:
         """A conversation's turns, newest first, each whole.
 
         `superseded`: also those whose place a later one took, which have `superseded_by`. A server that does not know
-        this gives the others only.
+        this gives the others only. `parts`: answers with all of their parts, which `parts_of` tells apart.
         """
 
         async def page(before: str | None) -> History:
-            frame = GetHistory(request_id=_id(), conversation_id=conversation, before=before, superseded=superseded)
+            frame = GetHistory(
+                request_id=_id(), conversation_id=conversation, before=before, superseded=superseded, parts=parts
+            )
             return await self._call(frame.request_id, frame, History)
 
         async for turn in turns(conversation, page):
@@ -279,6 +372,13 @@ class Client:
         """Bring a deleted conversation back."""
         return await self._update(UpdateConversation(request_id=_id(), conversation_id=conversation, deleted=False))
 
+    async def budget(self) -> BudgetInfo | None:
+        """How the user's budget stands now; None: there is none, or the server knows no budgets."""
+        if "budgets" not in self._session.features:
+            return None
+        frame = GetBudget(request_id=_id())
+        return (await self._call(frame.request_id, frame, Budget)).budget
+
     # --- the connection ---------------------------------------------------------------------------------
 
     @property
@@ -295,6 +395,11 @@ class Client:
     def server(self) -> ServerInfo | None:
         """Which server this is, once it has said so; an old one never does."""
         return self._session.server
+
+    @property
+    def wanted_version(self) -> str | None:
+        """The least version of this package that the server likes to see, if this one is lower."""
+        return versions.wanted(self._session.server)
 
     def model_info(self, name: str | None = None) -> ModelInfo:
         """What the server has said of a model (None: its default), once the client is connected."""
@@ -331,6 +436,7 @@ class Client:
     def _question(
         self,
         message: str,
+        files: Sequence[File],
         *,
         stream: bool,
         conversation: str | None,
@@ -339,6 +445,8 @@ class Client:
         max_tokens: int | None,
         replaces: str | None,
         request_id: str | None,
+        schema: Mapping[str, Any] | None,
+        parts: Collection[str] = (),
     ) -> SendMessage:
         text = clean(message)
         for what, given in (("message", message), ("system prompt", system or "")):
@@ -348,6 +456,8 @@ class Client:
                 )
         if not text.strip():
             raise ValueError("the message is empty; ask something")
+        if isinstance(parts, str):
+            raise TypeError(f"parts must be a list of kinds, such as [{parts!r}]")
         frame = SendMessage(
             request_id=request_id or _id(),
             message=text,
@@ -357,7 +467,11 @@ class Client:
             system=None if system is None else clean(system),
             max_tokens=max_tokens,
             replaces=replaces,
-            parts=(),  # signs of life; said before the first `welcome`, too, for a server that knows none ignores it
+            attachments=tuple(file.attachment for file in files),
+            format=None if schema is None else Format(type="json_schema", json_schema=described(schema)),
+            # Also for signs of life; said before the first `welcome`, for a server that knows none ignores it.
+            parts=tuple(parts),
+            traceparent=_traceparent(),
         )
         limits = self._session.limits
         limit = MAX_MESSAGE_BYTES if limits is None else min(MAX_MESSAGE_BYTES, limits.max_message_bytes)
@@ -382,13 +496,16 @@ class Client:
                 silence_s = max(silence_s, 3.5 * limits.progress_ms / 1000)
         return Timeouts(total_s=total_s, silence_s=silence_s, from_call=not frame.stream)
 
-    def _begin(self, frame: SendMessage, timeouts: Timeouts) -> AnswerStream:
+    def _begin(self, frame: SendMessage, timeouts: Timeouts, files: Sequence[File]) -> AnswerStream:
         self._check_loop()
         effects = self._session.ask(frame, timeouts, now=self._driver.now)
         stream = self._new_stream(frame.request_id)
+        paths = tuple(file.path for file in files)
+        if files:
+            self._sending[frame.request_id] = _Sending(paths, files)
         if self._outbox is not None:
             try:
-                self._outbox.save(PendingRequest(frame=frame))
+                self._outbox.save(PendingRequest(frame=frame, paths=paths))
             except BaseException:
                 self._abandon(frame.request_id)
                 raise
@@ -399,6 +516,8 @@ class Client:
         stream = self._new_stream(pending.frame.request_id)
         timeouts = replace(self._timeouts(pending.frame, None, None), from_call=False)  # the app may start offline
         effects = self._session.restore(pending, timeouts, now=self._driver.now)
+        if pending.frame.attachments:
+            self._sending[pending.frame.request_id] = _Sending(pending.paths)
         self._driver.carry_out(effects)
         return stream
 
@@ -436,8 +555,46 @@ class Client:
             raise ProtocolViolation(request_id, "the answer is of another kind")
         return reply
 
+    async def _bring(self, pending: PendingRequest, sending: "_Sending") -> None:
+        """Bring a question's files to the server, and let the question go."""
+        request_id = pending.frame.request_id
+        limits = self._session.limits
+        piece_bytes = (None if limits is None else limits.piece_bytes) or PIECE_BYTES
+        total, arrived = sum(one.size for one in pending.frame.attachments), 0
+
+        def put(frame: PutPiece) -> Awaitable[UploadState]:
+            return self._call(frame.request_id, frame, UploadState)
+
+        def progress(sent: int) -> None:
+            self._driver.carry_out(self._session.bringing(request_id, now=self._driver.now))
+            if (stream := self._streams.get(request_id)) is not None:
+                stream.push(Uploading(sent_bytes=arrived + sent, total_bytes=total))
+
+        try:
+            files = sending.files or read_again(pending.frame.attachments, sending.paths)
+            for file in files:
+                await bring(file, put, piece_bytes=piece_bytes, progress=progress)
+                arrived += len(file.data)
+        except AnswerbackError as error:
+            if error.code == ErrorCode.INVALID_FRAME and not self._session.takes_files:  # it does not know the action
+                error = request_failed(ErrorCode.FORBIDDEN, _NO_FILES, request_id=request_id)
+            self._driver.carry_out(self._session.not_brought(request_id, error, now=self._driver.now))
+        else:
+            self._driver.carry_out(self._session.brought(request_id, now=self._driver.now))
+
+    @overload
+    def _exported(self, pending: PendingRequest) -> PendingRequest: ...
+
+    @overload
+    def _exported(self, pending: None) -> None: ...
+
+    def _exported(self, pending: PendingRequest | None) -> PendingRequest | None:
+        """A question as it is to be kept: the session does not know where its files are."""
+        sending = None if pending is None else self._sending.get(pending.frame.request_id)
+        return pending if pending is None or sending is None else replace(pending, paths=sending.paths)
+
     def _note_accepted(self, request_id: str) -> None:
-        pending = self._session.exported(request_id)
+        pending = self._exported(self._session.exported(request_id))
         if self._outbox is None or pending is None:
             return
         try:
@@ -445,8 +602,12 @@ class Client:
         except Exception:
             log.exception("the outbox could not note that %s was accepted", request_id)
 
-    def _on_effect(self, effect: Emit | Fail | Reply | ReplyFailed | RoundTrip) -> None:
+    def _on_effect(self, effect: Emit | Fail | FilesWanted | Reply | ReplyFailed | RoundTrip) -> None:
         match effect:
+            case FilesWanted(request_id):
+                pending, sending = self._session.exported(request_id), self._sending.get(request_id)
+                if pending is not None and sending is not None:
+                    sending.task = self._tasks.start(self._bring(pending, sending), name=f"files of {request_id}")
             case Emit(request_id, event):
                 if isinstance(event, Queued | Started):
                     self._note_accepted(request_id)
@@ -472,6 +633,9 @@ class Client:
                 self._outbox.ended(request_id, outcome)
             except Exception:
                 log.exception("the outbox could not keep the ending of %s; it is shown all the same", request_id)
+        sending = self._sending.pop(request_id, None)
+        if sending is not None and sending.task is not None and sending.task is not asyncio.current_task():
+            sending.task.cancel()
         stream = self._streams.pop(request_id, None)
         if stream is None:
             return
@@ -495,6 +659,15 @@ class Client:
                 self._listener(state)
             except Exception:
                 log.exception("on_state failed")
+
+
+def _traceparent() -> str | None:
+    """The span that the app is in; None: it uses no OpenTelemetry, or there is none now."""
+    trace = sys.modules.get("opentelemetry.trace")
+    context = None if trace is None else trace.get_current_span().get_span_context()
+    if context is None or not context.is_valid:
+        return None
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
 def _id() -> str:

@@ -5,7 +5,16 @@ from typing import TypeAlias
 
 from answerback.client.errors import AnswerbackError
 from answerback.client.events import Event
-from answerback.protocol.frames import ClientFrame, Conversation, Conversations, History, TokenRenewed, Welcome
+from answerback.protocol.frames import (
+    Budget,
+    ClientFrame,
+    Conversation,
+    Conversations,
+    History,
+    TokenRenewed,
+    UploadState,
+    Welcome,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +45,18 @@ class Fail:
 
 
 @dataclass(frozen=True, slots=True)
+class FilesWanted:
+    """Bring the files of a question to the server, then call `Session.brought`."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """What a call (history, renewal of a token) was answered with."""
 
     request_id: str
-    frame: History | Conversations | Conversation | TokenRenewed
+    frame: History | Conversations | Conversation | UploadState | TokenRenewed | Budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,4 +110,6 @@ class Note:
     detail: str
 
 
-Effect: TypeAlias = Send | Emit | Fail | Reply | ReplyFailed | RoundTrip | Ready | Reconnect | Replace | Stop | Note
+Effect: TypeAlias = (
+    Send | Emit | Fail | FilesWanted | Reply | ReplyFailed | RoundTrip | Ready | Reconnect | Replace | Stop | Note
+)

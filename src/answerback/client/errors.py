@@ -9,12 +9,14 @@
     ├── Closed                      the client was closed
     ├── MessageTooLarge             size_bytes, limit_bytes
     ├── ProtocolViolation           request_id, detail
+    ├── AnswerInvalid               answer, why: it is not of the type that was asked for
     ├── AnswerRestarted             request_id: text that was already given out is void
     ├── RequestTimeout              request_id, timeout_s, text, cause_code   (also a TimeoutError)
     ├── RequestCancelled            answer: what there was until then
-    └── RequestFailed               message, retry_after_ms, answer
-        ├── RateLimited
+    └── RequestFailed               message, retry_after_ms, answer, reason, resets_at
+        ├── RateLimited             reason "budget": a budget has no room until resets_at
         ├── Overloaded
+        ├── AttachmentMissing       a file of the question is not there to be sent
         └── RequestConflict
 
 `retryable`: the same question, asked again, may succeed later. Facts are attributes; `str()` makes the sentence.
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
     from answerback.client.events import Answer
 
 __all__ = [
+    "AnswerInvalid",
     "AnswerRestarted",
     "AnswerbackError",
+    "AttachmentMissing",
     "CannotConnect",
     "Closed",
     "Forbidden",
@@ -204,6 +208,21 @@ class ProtocolViolation(AnswerbackError):
         return f"The server broke the protocol ({self.detail}). Tell its operator; request {self.request_id}."
 
 
+class AnswerInvalid(AnswerbackError):
+    """The answer is whole, and not of the type that was asked for. `answer` has its text, `why` what is wrong."""
+
+    code = "answer_invalid"
+    retryable = True
+
+    def __init__(self, answer: "Answer", why: str) -> None:
+        super().__init__(answer.request_id, why)
+        self.answer = answer
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"The answer is not of the type that was asked for: {self.why}"
+
+
 class AnswerRestarted(AnswerbackError):
     """The answer restarted with other words after the text iterator had yielded the old ones."""
 
@@ -253,7 +272,10 @@ class RequestCancelled(AnswerbackError):
 
 
 class RequestFailed(AnswerbackError):
-    """The server ended the request without a whole answer. `answer`, if any, has what there was until then."""
+    """The server ended the request without a whole answer. `answer`, if any, has what there was until then.
+
+    `reason` `budget`: a budget of the user has no room, until `resets_at` (ISO 8601) at the latest, if that is told.
+    """
 
     def __init__(
         self,
@@ -264,6 +286,8 @@ class RequestFailed(AnswerbackError):
         retry_after_ms: int | None = None,
         request_id: str = "",
         answer: "Answer | None" = None,
+        reason: str | None = None,
+        resets_at: str | None = None,
     ) -> None:
         super().__init__(code, message)
         self.code = code
@@ -272,6 +296,8 @@ class RequestFailed(AnswerbackError):
         self.retry_after_ms = retry_after_ms
         self.request_id = request_id
         self.answer = answer
+        self.reason = reason
+        self.resets_at = resets_at
 
     def __str__(self) -> str:
         wait = "" if self.retry_after_ms is None else f" Try again in {self.retry_after_ms / 1000:.1f} s."
@@ -279,11 +305,23 @@ class RequestFailed(AnswerbackError):
 
 
 class RateLimited(RequestFailed):
-    """The user's requests of this minute are used up; `retry_after_ms` says when the next minute begins."""
+    """The user's requests of this minute are used up; `retry_after_ms` says when the next minute begins.
+
+    With the `reason` `budget` a budget is: what it may use of a day or a month.
+    """
 
 
 class Overloaded(RequestFailed):
     """The user has too many unfinished requests."""
+
+
+class AttachmentMissing(RequestFailed):
+    """A file of the question is not at the server, and not here to be sent. Attach it again under a new question."""
+
+    @classmethod
+    def of(cls, message: str) -> "AttachmentMissing":
+        """One that was found here."""
+        return cls(ErrorCode.ATTACHMENT_MISSING.value, message, retryable=False)
 
 
 class RequestConflict(RequestFailed):
@@ -299,6 +337,7 @@ _CLASSES = {
     ErrorCode.RATE_LIMITED: RateLimited,
     ErrorCode.OVERLOADED: Overloaded,
     ErrorCode.REQUEST_CONFLICT: RequestConflict,
+    ErrorCode.ATTACHMENT_MISSING: AttachmentMissing,
 }
 
 
@@ -310,6 +349,8 @@ def request_failed(
     retry_after_ms: int | None = None,
     request_id: str = "",
     answer: "Answer | None" = None,
+    reason: str | None = None,
+    resets_at: str | None = None,
 ) -> RequestFailed:
     """The error of the class that belongs to a code."""
     info = ERRORS[code]
@@ -320,4 +361,6 @@ def request_failed(
         retry_after_ms=retry_after_ms,
         request_id=request_id,
         answer=answer,
+        reason=reason,
+        resets_at=resets_at,
     )

@@ -4,23 +4,27 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from answerback.client.errors import Obstacle
-from answerback.core.assembly import Restarted, Started, Text
-from answerback.protocol.frames import MessageResponse, Status, Timing, Usage
+from answerback.core.assembly import AnswerPart, Ended, PartStarted, PartText, Restarted, Started, Text
+from answerback.protocol.frames import Status, Timing, Turn, Usage
 
 __all__ = [
     "Answer",
+    "AnswerPart",
     "Connected",
     "Connecting",
     "ConnectionState",
     "Disconnected",
     "Done",
     "Event",
+    "PartStarted",
+    "PartText",
     "Queued",
     "Restarted",
     "Started",
     "Stopped",
     "Text",
     "Thinking",
+    "Uploading",
 ]
 
 
@@ -29,7 +33,8 @@ class Answer:
     """One answer. `text` is, character for character, what the server has stored for `attempt`.
 
     `conversation_id`: where the turn is kept. `timing`: milliseconds on the server. `finish_reason`: `stop`, `length`
-    (cut at a limit), `content_filter`, `tool_calls` or `other`.
+    (cut at a limit), `content_filter`, `tool_calls` or `other`. `parts`: what the model said of the kinds asked
+    for, text too, in order; empty if that is text alone. `cost_micro_usd`: what a budget was charged.
     """
 
     text: str
@@ -41,15 +46,19 @@ class Answer:
     model: str | None = None
     usage: Usage | None = None
     timing: Timing | None = None
+    parts: tuple[AnswerPart, ...] = ()
+    cost_micro_usd: int | None = None
 
     def __str__(self) -> str:
         return self.text
 
 
-def answer_of(response: MessageResponse, text: str, conversation_id: str | None) -> Answer:
+def answer_of(ended: Ended, conversation_id: str | None) -> Answer:
     """The answer that a terminal frame completes."""
+    response = ended.response
     return Answer(
-        text=text,
+        text=ended.text,
+        parts=ended.parts,
         request_id=response.request_id,
         status=response.status,
         attempt=response.attempt,
@@ -58,7 +67,13 @@ def answer_of(response: MessageResponse, text: str, conversation_id: str | None)
         model=response.model,
         usage=response.usage,
         timing=response.timing,
+        cost_micro_usd=None if response.cost is None else response.cost.micro_usd,
     )
+
+
+def parts_of(turn: Turn) -> tuple[AnswerPart, ...]:
+    """The parts of a whole turn's answer, as `Client.history(parts=True)` gives it; empty if it is text alone."""
+    return tuple(AnswerPart(part.kind, part.name, turn.answer[part.start : part.end]) for part in turn.parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +91,14 @@ class Thinking:
     silent_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uploading:
+    """The question's files are on their way: `sent_bytes` of `total_bytes` are at the server."""
+
+    sent_bytes: int
+    total_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
     """The answer is whole. Always the last event; a request that ends otherwise raises instead."""
@@ -83,7 +106,7 @@ class Done:
     answer: Answer
 
 
-Event: TypeAlias = Queued | Started | Restarted | Thinking | Text | Done
+Event: TypeAlias = Uploading | Queued | Started | Restarted | Thinking | Text | PartStarted | PartText | Done
 
 
 @dataclass(frozen=True, slots=True)

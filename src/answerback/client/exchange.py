@@ -36,7 +36,8 @@ class Exchange:
 
     `deadline`: give up. `silent_at`: give up, because nothing was heard of it. `probe_at`: ask the server about
     it. `resume_at`: ask it for missing text. `resend_at`: not to be sent again before. `hello_id`: the `hello` that is
-    out for it (at most one). `refusal`: why the server could not take it when it last spoke of it.
+    out for it (at most one). `refusal`: why the server could not take it when it last spoke of it. `is_held`: its files
+    are not at the server, so neither it nor what comes after it in its order is sent; `brought`: how often they were.
     """
 
     frame: SendMessage
@@ -56,6 +57,8 @@ class Exchange:
     hello_id: str | None = None
     wants_resume: bool = False
     refusal: ErrorCode | None = None
+    is_held: bool = False
+    brought: int = 0
 
     @property
     def request_id(self) -> str:

@@ -116,7 +116,7 @@ def _explain_proxy(exc: Exception, proxy: outbound.Proxy) -> tuple[Obstacle, str
         case ProxyError():
             return Obstacle.PROXY, f"{proxy} does not lead there ({exc.__cause__ or exc})"
         case ImportError():
-            return Obstacle.SETUP, f"{proxy} speaks SOCKS, which needs the package python-socks"
+            return Obstacle.SETUP, f"{proxy} speaks SOCKS; install the package python-socks, or name an HTTP proxy"
         case ssl.SSLError():
             return None
         case OSError():

@@ -61,6 +61,24 @@ def _is_websocket_url(url: str) -> bool:
         return False
 
 
+class _Socket(ClientConnection):
+    """TLS 1.3 refuses a client without a certificate after its own handshake, so in the middle of that of WebSocket."""
+
+    _lost_by: Exception | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost_by = exc
+        super().connection_lost(exc)
+
+    async def handshake(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            await super().handshake(*args, **kwargs)
+        except WebSocketException:
+            if isinstance(self._lost_by, ssl.SSLError):
+                raise self._lost_by from None
+            raise
+
+
 async def open_socket(
     address: Address, *, token: str | None, timing: Timing, ssl_context: ssl.SSLContext | None
 ) -> ClientConnection:
@@ -79,6 +97,7 @@ async def open_socket(
             options["proxy_ssl"] = outbound.tls_context()
         return await connect(
             address.uri(with_user=token is None),
+            create_connection=_Socket,
             compression=None,
             user_agent_header=f"answerback/{__version__}",
             proxy=None if proxy is None else proxy.url,
@@ -102,7 +121,8 @@ async def open_socket(
 class Link:
     """An open connection. Frames leave in the order given; `run` reads until the connection ends.
 
-    `rollover_at`: when it is too old. `news` is set when that changed, and when the connection was lost.
+    `rollover_at`: when it is too old. `stays_until`: no sooner is it replaced, whatever the server says. `news` is set
+    when that changed, and when the connection was lost.
     """
 
     def __init__(
@@ -115,6 +135,7 @@ class Link:
     ) -> None:
         self.number = number
         self.rollover_at: float | None = None
+        self.stays_until = 0.0
         self._socket = socket
         self._on_message = on_message
         self._on_lost = on_lost

@@ -13,16 +13,21 @@ from answerback.protocol.frames import SendMessage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingRequest:
-    """A question without an ending. `is_accepted`: the server has it, so that it is resumed and never asked again."""
+    """A question without an ending. `is_accepted`: the server has it, so that it is resumed and never asked again.
+
+    `paths`: where its files can be read again, in the order of its attachments; None: only the app had that one.
+    """
 
     frame: SendMessage
     is_accepted: bool = False
     conversation_id: str | None = None
+    paths: tuple[str | None, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data for JSON."""
         frame = msgspec.to_builtins(self.frame)
-        return {"frame": frame, "isAccepted": self.is_accepted, "conversationId": self.conversation_id}
+        kept = {"frame": frame, "isAccepted": self.is_accepted, "conversationId": self.conversation_id}
+        return kept | {"paths": self.paths} if self.paths else kept
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "PendingRequest":
@@ -32,6 +37,7 @@ class PendingRequest:
                 frame=msgspec.convert(data["frame"], SendMessage),
                 is_accepted=bool(data["isAccepted"]),
                 conversation_id=data.get("conversationId"),
+                paths=msgspec.convert(data.get("paths", ()), tuple[str | None, ...]),
             )
         except (KeyError, TypeError, msgspec.ValidationError) as exc:
             raise ValueError("not a pending request; use what PendingRequest.to_dict made") from exc

@@ -41,8 +41,17 @@ def _joined(conversation_id: str, earlier: Turn, later: Turn) -> Turn:
     answer, answer_offset = _text(
         conversation_id, earlier.answer, earlier.answer_offset, later.answer, later.answer_offset
     )
+    parts = (*earlier.parts, *later.parts)
+    if earlier.parts and later.parts and earlier.parts[-1].part == later.parts[0].part:
+        whole = replace(earlier.parts[-1], end=later.parts[0].end)
+        parts = (*earlier.parts[:-1], whole, *later.parts[1:])
     return replace(
-        later, question=question, question_offset=question_offset, answer=answer, answer_offset=answer_offset
+        later,
+        question=question,
+        question_offset=question_offset,
+        answer=answer,
+        answer_offset=answer_offset,
+        parts=parts,
     )
 
 

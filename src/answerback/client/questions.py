@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from math import inf
 
 from answerback.client.calls import Calls
-from answerback.client.effects import Effect, Emit, Fail, Send
+from answerback.client.effects import Effect, Emit, Fail, FilesWanted, Send
 from answerback.client.errors import AnswerbackError, RequestTimeout
 from answerback.client.events import Event
 from answerback.client.exchange import Exchange, Phase, Timeouts
@@ -67,6 +67,7 @@ class Questions:
             deadline=now + timeouts.total_s,
             assembly=Assembly(streamed=frame.stream),
             silent_at=now + (timeouts.silence_s or 0.0) if timeouts.from_call else None,
+            is_held=bool(frame.attachments),
         )
         self._exchanges[frame.request_id] = exchange
         self._unaccepted.setdefault(exchange.key, deque()).append(exchange)
@@ -113,7 +114,7 @@ class Questions:
             self._unaccepted.pop(key, None)
             return
         head = waiting[0]
-        if not self._is_open or head.phase is not Phase.WAITING:
+        if not self._is_open or head.phase is not Phase.WAITING or head.is_held:
             return
         if head.resend_at is not None and now < head.resend_at:
             return
@@ -152,6 +153,24 @@ class Questions:
         if self.progress_s is None or exchange.frame.parts is None:
             return self._timing.silence_s
         return max(self._timing.silence_s, 1.5 * self.progress_s)
+
+    def hold(self, exchange: Exchange) -> None:
+        """Its files have to be brought first."""
+        exchange.phase = Phase.WAITING
+        exchange.is_held = True
+        exchange.probe_at = exchange.hello_id = None
+        self._effects.append(FilesWanted(exchange.request_id))
+
+    def bringing(self, exchange: Exchange, *, now: float) -> None:
+        """A piece of its files has arrived: that is a sign, too."""
+        if exchange.timeouts.from_call:
+            exchange.silent_at = now + (exchange.timeouts.silence_s or 0.0)
+
+    def brought(self, exchange: Exchange, *, now: float) -> None:
+        """Its files are at the server."""
+        exchange.is_held = False
+        exchange.brought += 1
+        self.pump(exchange.key, now=now)
 
     def resend_later(self, exchange: Exchange, pause_s: float, *, now: float) -> None:
         """The server could not take it now: the same frame again after a pause; its key waits with it."""

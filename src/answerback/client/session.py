@@ -34,6 +34,7 @@ from answerback.core.assembly import AnswerFrame, Broken, Ended, Missing
 from answerback.protocol.codec import Data, FrameError, decode_server, encode
 from answerback.protocol.errors import ERRORS, ErrorCode
 from answerback.protocol.frames import (
+    Budget,
     CancelMessage,
     ClientInfo,
     Conversation,
@@ -55,8 +56,12 @@ from answerback.protocol.frames import (
     ServerLimits,
     Status,
     TokenRenewed,
+    UploadState,
     Welcome,
 )
+
+_MAX_BROUGHT: Final = 3
+"""How often the files of a question are brought before its server is not believed any more."""
 
 _ENDS_ACCEPTED: Final = frozenset({ErrorCode.UNKNOWN_REQUEST, ErrorCode.REQUEST_CONFLICT})
 """Errors that end even an accepted question: the server does not have it (any more) for this session."""
@@ -93,9 +98,19 @@ class Session:
         return None if self._welcome is None else self._welcome.limits
 
     @property
+    def features(self) -> tuple[str, ...]:
+        """What the server understands beyond the first edition of the protocol, once it has said so."""
+        return () if self._welcome is None else self._welcome.features
+
+    @property
     def server(self) -> ServerInfo | None:
         """What the server has said of itself."""
         return None if self._welcome is None else self._welcome.server
+
+    @property
+    def takes_files(self) -> bool:
+        """Whether the server has said that questions may have files."""
+        return self._welcome is not None and "attachments" in self._welcome.features
 
     def model_info(self, name: str | None) -> ModelInfo:
         """What the server has said of a model; None: of its default."""
@@ -131,7 +146,7 @@ class Session:
         if self._questions.get(frame.request_id) is not None:
             raise ValueError(f"request {frame.request_id} is pending already; use a new id for each question")
         exchange = self._questions.add(frame, timeouts, now=now)
-        self._questions.pump(exchange.key, now=now)
+        self._hold_or_pump(exchange, now)
         return self._flush()
 
     def restore(self, pending: PendingRequest, timeouts: Timeouts, *, now: float) -> list[Effect]:
@@ -146,7 +161,25 @@ class Session:
             self._questions.accept(exchange, now=now)
             if self._questions.is_open:
                 self._questions.hello([exchange], now=now)
-        self._questions.pump(exchange.key, now=now)
+        self._hold_or_pump(exchange, now)
+        return self._flush()
+
+    def bringing(self, request_id: str, *, now: float) -> list[Effect]:
+        """A piece of a question's files has arrived."""
+        if (exchange := self._questions.get(request_id)) is not None:
+            self._questions.bringing(exchange, now=now)
+        return self._flush()
+
+    def brought(self, request_id: str, *, now: float) -> list[Effect]:
+        """A question's files are at the server: it may be sent."""
+        if (exchange := self._questions.get(request_id)) is not None:
+            self._questions.brought(exchange, now=now)
+        return self._flush()
+
+    def not_brought(self, request_id: str, error: AnswerbackError, *, now: float) -> list[Effect]:
+        """A question's files cannot be brought: it ends here."""
+        if (exchange := self._questions.get(request_id)) is not None:
+            self._questions.fail(exchange, error, now=now)
         return self._flush()
 
     def export(self) -> list[PendingRequest]:
@@ -283,7 +316,7 @@ class Session:
                         self._begin(now)
             case Error():
                 self._take_error(link, frame, now)
-            case History() | Conversations() | Conversation() | TokenRenewed():
+            case History() | Conversations() | Conversation() | UploadState() | TokenRenewed() | Budget():
                 self._effects.extend(self._calls.answered(frame))
             case Pong():
                 if link == self._link:
@@ -354,7 +387,7 @@ class Session:
 
     def _end(self, exchange: Exchange, ended: Ended, now: float) -> None:
         response = ended.response
-        answer = answer_of(response, ended.text, exchange.conversation_id)
+        answer = answer_of(ended, exchange.conversation_id)
         match response.status:
             case Status.COMPLETED:
                 self._questions.emit(exchange, Done(answer))
@@ -370,6 +403,8 @@ class Session:
                     retry_after_ms=None if body is None else body.retry_after_ms,
                     request_id=exchange.request_id,
                     answer=answer,
+                    reason=None if body is None else body.reason,
+                    resets_at=None if body is None else body.resets_at,
                 )
                 self._questions.fail(exchange, error, now=now)
 
@@ -391,6 +426,8 @@ class Session:
             exchange.refusal = error.code
         if exchange is None or (exchange.phase is Phase.ACCEPTED and error.code not in _ENDS_ACCEPTED):
             self._effects.append(Note(f"{error.code}: {error.message}"))
+        elif error.code is ErrorCode.ATTACHMENT_MISSING and 0 < exchange.brought < _MAX_BROUGHT:
+            self._questions.hold(exchange)  # it was there, and is too old by now
         elif ERRORS[error.code].retryable:
             pause_s = self._timing.resend_s if error.retry_after_ms is None else error.retry_after_ms / 1000
             self._questions.resend_later(exchange, pause_s, now=now)
@@ -399,6 +436,11 @@ class Session:
             self._questions.fail(exchange, failure, now=now)
 
     # --- inside -----------------------------------------------------------------------------------------
+
+    def _hold_or_pump(self, exchange: Exchange, now: float) -> None:
+        if exchange.is_held and exchange.phase is Phase.WAITING:
+            self._questions.hold(exchange)
+        self._questions.pump(exchange.key, now=now)
 
     def _is_link_good(self, now: float) -> bool:
         """No `welcome`, or nothing at all, means another connection; what else is due is done on that one."""
@@ -464,6 +506,7 @@ def _so_far(exchange: Exchange) -> Answer:
     """What there is of the answer to a question that ends here and not at the server."""
     return Answer(
         text=exchange.assembly.text,
+        parts=exchange.assembly.parts,
         request_id=exchange.request_id,
         status=Status.CANCELLED,
         attempt=exchange.assembly.attempt,

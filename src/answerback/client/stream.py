@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 from answerback.client.errors import AnswerbackError, AnswerRestarted
-from answerback.client.events import Answer, Done, Event, Queued, Restarted, Text, Thinking
+from answerback.client.events import Answer, Done, Event, PartText, Queued, Restarted, Text, Thinking, Uploading
 
 Outcome: TypeAlias = Answer | AnswerbackError
 
@@ -107,7 +107,8 @@ class AnswerStream:
     async def events(self) -> AsyncIterator[Event]:
         """Queued, Started, Text…, Done; after a crash of the server also Restarted (drop the text so far), Text… again.
 
-        While the model says nothing, Thinking comes every few seconds.
+        While the model says nothing, Thinking comes every few seconds; before it, while files are sent, Uploading. Of
+        the kinds that `parts` of the question names there are PartStarted and PartText; Restarted voids these, too.
 
         Raises: as `answer`.
         """
@@ -136,9 +137,10 @@ class AnswerStream:
         if isinstance(event, Queued):
             self.conversation_id = event.conversation_id
         last = self._unread[-1] if self._unread else None
-        if isinstance(event, Text) and isinstance(last, Text) and (joined := last.joined(event)) is not None:
+        joined = last.joined(event) if isinstance(last, Text | PartText) else None
+        if joined is not None:
             self._unread[-1] = joined
-        elif isinstance(event, Thinking) and isinstance(last, Thinking):
+        elif isinstance(event, Thinking | Uploading) and type(event) is type(last):
             self._unread[-1] = event
         else:
             self._unread.append(event)

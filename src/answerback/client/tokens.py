@@ -4,11 +4,16 @@ import base64
 import binascii
 import inspect
 import json
+import re
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 """A token, or a function (plain or async) that returns a fresh one; it is called for every connect and renewal."""
+
+
+_AROUND: Final = re.compile(r"^[\ufeff \t\r\n]*(bearer[ \t]+)?|[\ufeff \t\r\n]+$", re.IGNORECASE)
+"""Blanks, the mark of a file, and the scheme of a header that was copied whole."""
 
 
 class TokenSource:
@@ -29,14 +34,14 @@ class TokenSource:
         return callable(self._token)
 
     async def get(self) -> str | None:
-        """The token to show now, without the blanks and the mark that a file has around it; None: there is none.
+        """The token to show now, without what a file or a header has around it; None: there is none.
 
         Whatever the app's function raises is passed on.
         """
         token = self._token() if callable(self._token) else self._token
         if inspect.isawaitable(token):
             token = await token
-        return (token or "").strip("\ufeff \t\r\n") or None
+        return _AROUND.sub("", token or "") or None
 
     def adopted(self, token: str | None) -> None:
         """The server has accepted this token."""
@@ -54,7 +59,7 @@ def expires_at_s(token: str) -> float | None:
         return None
     try:
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (binascii.Error, ValueError):
+        expiry = claims.get("exp") if isinstance(claims, dict) else None
+        return float(expiry) if isinstance(expiry, int | float) and not isinstance(expiry, bool) else None
+    except (binascii.Error, ValueError, OverflowError, RecursionError):
         return None
-    expiry = claims.get("exp") if isinstance(claims, dict) else None
-    return float(expiry) if isinstance(expiry, int | float) and not isinstance(expiry, bool) else None

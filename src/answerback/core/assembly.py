@@ -4,12 +4,16 @@ Theory of operation. The text of one attempt only grows, and every delta says wh
 dropped, an overlap gives its new part, and a gap asks for a resume. A higher attempt voids the text of a lower one. An
 ending counts when the text is whole, and is held until then. In whatever order the frames arrive, lost or repeated, the
 text is at every moment a prefix of one attempt's answer.
+
+Each delta belongs to one part of the answer. `length` counts all parts. What is shown as the answer is those of kind
+`text`, put together.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, TypeAlias
 
+from answerback.core.parts import TEXT
 from answerback.protocol.frames import MessageDelta, MessageResponse, MessageStarted, Status
 from answerback.protocol.limits import MAX_ANSWER_BYTES
 
@@ -46,19 +50,64 @@ class Text:
         """The answer up to and with the new text."""
         return "".join(self.parts[: self.end])
 
-    def joined(self, later: "Text") -> "Text | None":
+    def joined(self, later: object) -> "Text | None":
         """This and the piece right after it as one; None if `later` does not follow."""
-        if later.parts is not self.parts or later.start != self.end:
+        if not isinstance(later, Text) or later.parts is not self.parts or later.start != self.end:
             return None
         return Text(offset=self.offset, parts=self.parts, start=self.start, end=later.end)
 
 
 @dataclass(frozen=True, slots=True)
+class PartStarted:
+    """A part begins that is no text: number `part` of the answer. `name`: of a tool, for example."""
+
+    part: int
+    kind: str
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartText:
+    """New text of a part that is not the answer's own text. Both texts are built when they are asked for."""
+
+    part: int
+    kind: str
+    name: str | None
+    pieces: Sequence[str] = field(repr=False, compare=False)
+    start: int = field(repr=False)
+    end: int = field(repr=False)
+
+    @property
+    def delta(self) -> str:
+        return "".join(self.pieces[self.start : self.end])
+
+    @property
+    def snapshot(self) -> str:
+        """The part up to and with the new text."""
+        return "".join(self.pieces[: self.end])
+
+    def joined(self, later: object) -> "PartText | None":
+        """This and the piece right after it as one; None if `later` does not follow."""
+        if not isinstance(later, PartText) or later.pieces is not self.pieces or later.start != self.end:
+            return None
+        return replace(self, end=later.end)
+
+
+class AnswerPart(NamedTuple):
+    """One part of an answer."""
+
+    kind: str
+    name: str | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
-    """The one ending. `text` is whole."""
+    """The one ending. `text` is whole. `parts`: all of them, if the answer is not text alone."""
 
     response: MessageResponse
     text: str
+    parts: tuple[AnswerPart, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +122,7 @@ class Broken:
     detail: str
 
 
-AssemblyEvent: TypeAlias = Started | Restarted | Text | Ended | Missing | Broken
+AssemblyEvent: TypeAlias = Started | Restarted | Text | PartStarted | PartText | Ended | Missing | Broken
 AnswerFrame: TypeAlias = MessageStarted | MessageDelta | MessageResponse
 
 
@@ -83,23 +132,35 @@ class Assembly:
     `attempt` and `length` (code points) are the resume point. After `Ended` or `Broken` every frame is swallowed.
     """
 
-    __slots__ = ("_bytes", "_held", "_is_over", "_max_bytes", "_parts", "_started", "_streamed", "attempt", "length")
+    __slots__ = (
+        *("_bytes", "_held", "_is_over", "_max_bytes", "_parts", "_pieces", "_shown", "_shown_length"),
+        *("_started", "_streamed", "attempt", "length"),
+    )
 
     def __init__(self, *, streamed: bool, max_bytes: int = MAX_ANSWER_BYTES) -> None:
         self.attempt = 0
-        self.length = 0
         self._streamed = streamed
         self._max_bytes = max_bytes
-        self._bytes = 0
-        self._parts: list[str] = []
+        self._clear()
         self._started = False
         self._held: MessageResponse | None = None
         self._is_over = False
 
     @property
     def text(self) -> str:
-        """What has been assembled of the present attempt."""
-        return "".join(self._parts)
+        """The text that has been assembled of the present attempt."""
+        return "".join(self._shown)
+
+    @property
+    def parts(self) -> tuple[AnswerPart, ...]:
+        """All parts so far; none of an answer that is text alone."""
+        if self._is_text:
+            return ()
+        return tuple(AnswerPart(kind, name, "".join(pieces)) for kind, name, pieces in self._parts)
+
+    @property
+    def _is_text(self) -> bool:
+        return not self._parts or (len(self._parts) == 1 and self._parts[0][0] == TEXT)
 
     @property
     def is_over(self) -> bool:
@@ -126,7 +187,7 @@ class Assembly:
                 self._enter(frame.attempt, events, says_start=True)
             case MessageDelta():
                 self._enter(frame.attempt, events, says_start=True)
-                self._take(frame.offset, frame.delta, events)
+                self._take(frame, events)
             case MessageResponse():
                 self._enter(frame.attempt, events, says_start=False)
                 self._end(frame, events)
@@ -146,30 +207,51 @@ class Assembly:
             events.append(Started(attempt))
 
     def _clear(self) -> None:
-        self._parts = []  # a new list: `Text` events that were emitted keep the old one
-        self.length = 0
-        self._bytes = 0
+        # New lists: events that were emitted keep the old ones.
+        self._pieces: list[str] = []
+        self._shown: list[str] = []
+        self._parts: list[tuple[str, str | None, list[str]]] = []
+        self.length = self._shown_length = self._bytes = 0
 
-    def _take(self, offset: int, delta: str, events: list[AssemblyEvent]) -> None:
+    def _take(self, frame: MessageDelta, events: list[AssemblyEvent]) -> None:
+        offset, delta = frame.offset, frame.delta
         if offset > self.length:
             events.append(Missing())
             return
         known = self.length - offset
-        if known and self.text[offset : offset + len(delta)] != delta[:known]:
+        if known and "".join(self._pieces)[offset : offset + len(delta)] != delta[:known]:
             self._start_over(events)  # one attempt cannot have two texts at one place: get it from the start
             return
-        if len(delta) > known and not self._append(delta[known:], events):
-            return
+        if len(delta) > known:
+            last = len(self._parts) - 1
+            if frame.part == last + 1 and not known:
+                self._parts.append((frame.kind, frame.name, []))
+                if frame.kind != TEXT:
+                    events.append(PartStarted(frame.part, frame.kind, frame.name))
+            elif frame.part != last or frame.kind != self._parts[last][0]:
+                self._break(f"text of part {frame.part} ({frame.kind}) comes after part {last}", events)
+                return
+            if not self._append(delta[known:], events):
+                return
         self._try_end(events)
 
     def _append(self, piece: str, events: list[AssemblyEvent]) -> bool:
+        """Add new text to the last part."""
         size = len(piece.encode("utf-8", "surrogatepass"))
         if self._bytes + size > self._max_bytes:
             self._break(f"the answer is longer than {self._max_bytes} bytes", events)
             return False
-        start = len(self._parts)
-        self._parts.append(piece)
-        events.append(Text(offset=self.length, parts=self._parts, start=start, end=start + 1))
+        kind, name, pieces = self._parts[-1]
+        pieces.append(piece)
+        self._pieces.append(piece)
+        if kind == TEXT:
+            self._shown.append(piece)
+            end = len(self._shown)
+            events.append(Text(offset=self._shown_length, parts=self._shown, start=end - 1, end=end))
+            self._shown_length += len(piece)
+        else:
+            part, end = len(self._parts) - 1, len(pieces)
+            events.append(PartText(part=part, kind=kind, name=name, pieces=pieces, start=end - 1, end=end))
         self.length += len(piece)
         self._bytes += size
         return True
@@ -195,12 +277,14 @@ class Assembly:
             self._break("the answer's text and its length differ", events)
             return
         shown = self.text
-        if not text.startswith(shown):
+        if not (self._is_text and text.startswith(shown)):
             self._clear()
             events.append(Restarted(response.attempt))
             shown = ""
-        if len(text) > len(shown) and not self._append(text[len(shown) :], events):
-            return
+        if len(text) > len(shown):
+            self._parts = self._parts or [(TEXT, None, [])]
+            if not self._append(text[len(shown) :], events):
+                return
         self._finish(response, events)
 
     def _try_end(self, events: list[AssemblyEvent]) -> None:
@@ -220,7 +304,7 @@ class Assembly:
     def _finish(self, response: MessageResponse, events: list[AssemblyEvent]) -> None:
         self._is_over = True
         self._held = None
-        events.append(Ended(response, self.text))
+        events.append(Ended(response, self.text, self.parts))
 
     def _break(self, detail: str, events: list[AssemblyEvent]) -> None:
         self._is_over = True

@@ -1,12 +1,14 @@
 """A conversation as the model and the person see it: which turns the model is shown, and the title."""
 
+import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from answerback.core.answer import clean
+from answerback.core.budget import bound
 
 TURN_OVERHEAD_TOKENS: Final = 8
 """What a message costs besides its text: its role, and the marks of the model's template."""
@@ -52,6 +54,15 @@ def estimate_tokens(text: str, per_byte: float = TOKENS_PER_BYTE) -> int:
     return math.ceil(prose / 3 + marks + foreign * per_byte) + TURN_OVERHEAD_TOKENS
 
 
+def told_schema(system: str | None, schema: Mapping[str, Any]) -> str:
+    """The system text that asks a model for a typed answer in words."""
+    asked = (
+        "Answer with one JSON value and nothing else: no words before or after it, no fence. "
+        f"It must be valid under this JSON Schema:\n{json.dumps(schema, ensure_ascii=False)}"
+    )
+    return asked if system is None else f"{system}\n\n{asked}"
+
+
 def is_blank(text: str) -> bool:
     """Whether nothing of `text` is left to read; models refuse blank messages."""
     return not clean(text).strip()
@@ -78,6 +89,14 @@ def choose(
         chosen.append((asked, answered))
     chosen.reverse()
     return (*_messages(chosen), Message(Role.USER, question))
+
+
+def within(messages: Sequence[Message], most_tokens: int) -> tuple[Message, ...]:
+    """The newest turns and the question that no tokenizer makes more than `most_tokens` of; the question at least."""
+    start, last = 0, len(messages) - 1
+    while start < last and bound(*(message.text for message in messages[start:])) > most_tokens:
+        start += 2
+    return tuple(messages[start:])
 
 
 def shortened(messages: Sequence[Message]) -> tuple[Message, ...]:

@@ -13,6 +13,9 @@ RATE_LIMIT: Final = 10
 
 RETENTION_DAYS: Final = 7
 RETENTION_MS: Final = RETENTION_DAYS * 24 * 3_600_000
+KEEP_FOREVER_DAYS: Final = 1_000_000
+"""Longer than anything lasts, so that to keep for ever is no special case."""
+
 REFUSAL_RETENTION_MS: Final = 15 * 60_000
 """Longer than a late copy of the refused frame can be on its way."""
 

@@ -12,9 +12,12 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from answerback.core.answer import Answer, cut
+from answerback.core.instants import iso
+from answerback.core.parts import TEXT, Mark
 from answerback.core.request import DeliveryTarget, Ending, Record
 from answerback.protocol.errors import ERRORS, ErrorCode
 from answerback.protocol.frames import (
+    Cost,
     ErrorBody,
     MessageDelta,
     MessageProgress,
@@ -28,7 +31,8 @@ from answerback.protocol.frames import (
 from answerback.protocol.limits import MAX_ANSWER_BYTES, MAX_FRAME_BYTES
 
 FRAME_RESERVE_BYTES = 2_048
-"""Room in a frame for everything but the text: two ids and a model name of 128 four-byte characters, usage, timing."""
+"""Room in a frame for everything but the text: two ids and a model name of 128 four-byte characters, usage, timing;
+of a delta one id and the name of a part."""
 
 MAX_TEXT_BYTES = MAX_FRAME_BYTES - FRAME_RESERVE_BYTES
 SLOW_RETRY_S = 0.25
@@ -39,6 +43,8 @@ rolls up by 40 ms too). The gateway's `--coalesce-ms` sets another one."""
 
 PROGRESS_S: Final = 8.0
 """How often a living answer gives a sign: three fit in the 30 s after which a client gives up, and one may be lost."""
+
+_TEXT: Final = Mark(0, TEXT)
 
 Interval: TypeAlias = Callable[[float], float]
 """Seconds between two deltas of an answer that has been streaming for so many seconds."""
@@ -81,13 +87,22 @@ def response_frame(record: Record, text: str) -> MessageResponse:
         length=ending.length,
         finish_reason=ending.finish_reason,
         error=error_body(ending),
-        usage=(
-            None
-            if ending.input_tokens is None or ending.output_tokens is None
-            else Usage(input_tokens=ending.input_tokens, output_tokens=ending.output_tokens)
-        ),
+        usage=usage_of(ending, tells_more=record.parts is not None),
         model=ending.model,
         timing=Timing(queued_ms=ending.queued_ms, first_text_ms=ending.first_text_ms, total_ms=ending.total_ms),
+        cost=None if ending.cost_micro_usd is None else Cost(micro_usd=ending.cost_micro_usd),
+    )
+
+
+def usage_of(ending: Ending, *, tells_more: bool) -> Usage | None:
+    """What the client is told of the tokens. `tells_more`: it takes what the first edition of the protocol lacks."""
+    if ending.input_tokens is None or ending.output_tokens is None:
+        return None
+    return Usage(
+        input_tokens=ending.input_tokens,
+        output_tokens=ending.output_tokens,
+        cached_tokens=ending.cached_tokens if tells_more else None,
+        reasoning_tokens=ending.reasoning_tokens if tells_more else None,
     )
 
 
@@ -102,6 +117,8 @@ def error_body(ending: Ending) -> ErrorBody | None:
         message=ending.error_detail or info.message,
         retryable=info.retryable if ending.retryable is None else ending.retryable,
         retry_after_ms=ending.retry_after_ms,
+        reason=ending.error_reason,
+        resets_at=None if ending.opens_at_ms is None else iso(ending.opens_at_ms),
     )
 
 
@@ -109,16 +126,19 @@ class Delivery:
     """One attempt's answer on its way to one session. Times are monotonic seconds."""
 
     __slots__ = (
+        "__weakref__",
         "_answer",
         "_interval",
         "_last_sent",
         "_not_before",
+        "_offered",
         "_record",
         "_spoke_at",
         "_start_sent",
         "_started_at",
         "_told_at",
         "connection_id",
+        "is_gone",
         "offset",
         "target_no",
     )
@@ -137,13 +157,21 @@ class Delivery:
         """Code points sent to the present connection."""
         self.target_no = 0
         """Which target it goes to."""
+        self.is_gone = False
+        """Whether the connection was lost before the ending was out."""
         self._start_sent = False
         self._last_sent: float | None = None
         self._not_before = 0.0
+        self._offered = 0
         # A later attempt gives a sign at once: its client has heard nothing for a whole lease.
         self._told_at = now if answer.attempt == 1 else now - PROGRESS_S
         if (first := target or record.target) is not None:
             self.retarget(first)
+
+    @property
+    def record(self) -> Record:
+        """Whose answer it is, as far as its driver has said."""
+        return self._record
 
     @property
     def attempt(self) -> int:
@@ -159,6 +187,7 @@ class Delivery:
         if target.no <= self.target_no:
             return False
         self.target_no = target.no
+        self.is_gone = False
         self.connection_id = target.connection_id
         same = target.attempt == self._answer.attempt
         self.offset = target.offset if same and target.offset <= self._answer.length else 0
@@ -192,12 +221,20 @@ class Delivery:
                 return MessageStarted(request_id=self._record.request_id, attempt=self._answer.attempt)
             if self.offset < self._answer.length and (ending is not None or now >= self._next_text_at()):
                 text = self._answer.text
+                self._offered = len(text)
                 end = cut(text, self.offset, MAX_TEXT_BYTES)
+                part, mark = 0, _TEXT
+                if self._answer.marks:  # one frame, one part: a resume in the middle of it then needs nothing else
+                    part, mark, following = self._answer.part_at(self.offset)
+                    end = min(end, following)
                 return MessageDelta(
                     request_id=self._record.request_id,
                     attempt=self._answer.attempt,
                     offset=self.offset,
                     delta=text[self.offset : end],
+                    part=part,
+                    kind=mark.kind,
+                    name=mark.name if mark.offset == self.offset else None,
                 )
         if ending is not None:
             return response_frame(self._record, self._answer.text)
@@ -245,7 +282,9 @@ class Delivery:
                 self._start_sent = True
             case MessageDelta():
                 self.offset = frame.offset + len(frame.delta)
-                self._last_sent = now
+                # A part, or a frame, that is full is no reason to wait: twenty short parts would come a pause apart.
+                if self.offset >= self._offered:
+                    self._last_sent = now
             case MessageResponse():
                 self.connection_id = None
             case _:
@@ -254,6 +293,7 @@ class Delivery:
     def gone(self) -> None:
         """The connection is gone: detach the cursor. The model goes on, for only an explicit cancellation stops it."""
         self.connection_id = None
+        self.is_gone = True
 
     def slow(self, *, now: float) -> None:
         """The connection cannot take more now: keep the offset and try again later, with one bigger piece.

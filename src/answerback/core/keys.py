@@ -5,10 +5,18 @@ text stands in a queue's message id.
 """
 
 import hashlib
+import re
 import unicodedata
 from functools import lru_cache
+from typing import Final
+
+import msgspec
+from msgspec.structs import astuple
 
 from answerback.protocol.frames import SendMessage
+
+_sorted: Final = msgspec.json.Encoder(order="deterministic")
+_TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def normal_id(text: str) -> str:
@@ -42,14 +50,25 @@ def kinds(parts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(set(parts)))
 
 
+def traceparent(given: object) -> str | None:
+    """The name of the span that a question belongs to, if it is one."""
+    return given if isinstance(given, str) and _TRACEPARENT.fullmatch(given) else None
+
+
 def fingerprint(frame: SendMessage) -> str:
-    """What makes a repeated request id the same request. `timestamp` and `stream` do not belong to it.
+    """What makes a repeated request id the same request. `timestamp`, `traceparent` and `stream` do not belong to it.
 
     A later field follows as (name, value), and only if it has something to say: the digests of frames without it stay,
     and so a question that is repeated over an upgrade is the same question.
     """
     max_tokens = None if frame.max_tokens is None else str(frame.max_tokens)
-    later = ("parts", "\n".join(kinds(frame.parts))) if frame.parts else ()
+    later: list[str] = []
+    if frame.parts:
+        later += ("parts", "\n".join(kinds(frame.parts)))
+    if frame.attachments:
+        later += ("attachments", *(part for one in frame.attachments for part in map(str, astuple(one))))
+    if frame.format is not None:
+        later += ("format", _sorted.encode(frame.format).decode())
     return digest(
         "payload", frame.message, frame.conversation_id, frame.model, frame.system, max_tokens, frame.replaces, *later
     )

@@ -1,7 +1,7 @@
-"""The admin port: health, metrics, live requests, users, and the management API of API Gateway.
+"""The admin port: health, metrics, live requests, users, a console, and the management API of API Gateway.
 
-On loopback, and on another address if the operator names one. Everything but `/healthz` needs the admin key; the key
-of the metrics opens `/metrics` alone.
+On loopback, and on another address if the operator names one. Everything but `/healthz` and the console's page, which
+has nothing to hide, needs the admin key. The key of the metrics opens `/metrics` alone.
 `/@connections/{id}` speaks as API Gateway does:
 `boto3.client("apigatewaymanagementapi", endpoint_url="http://127.0.0.1:8766", aws_access_key_id=KEY, ...)` works.
 """
@@ -16,12 +16,15 @@ import msgspec
 from aiohttp import WSCloseCode, web
 
 import answerback
+from answerback.core import defaults
+from answerback.core.budget import Budget, Period, Unit, team_holder
 from answerback.core.handshake import Hosts
 from answerback.core.instants import iso
 from answerback.core.keys import normal_id
 from answerback.core.request import Ended, Pending, Record, RequestKey
 from answerback.gateway.admin_key import AdminKey
 from answerback.gateway.canceller import Canceller
+from answerback.gateway.console import Console, page_response
 from answerback.gateway.health import Health, health_response
 from answerback.gateway.http import Server, json_response
 from answerback.gateway.metrics import CONTENT_TYPE, Metrics
@@ -44,7 +47,7 @@ from answerback.service.questions import BLOCKED
 
 log = logging.getLogger("answerback.admin")
 
-_Handler: TypeAlias = Callable[..., Awaitable[web.Response]]
+_Handler: TypeAlias = Callable[..., Awaitable[web.StreamResponse]]
 """Called with the request and the variable parts of its path by name."""
 
 MAX_POST_BYTES: Final = 128 * 1024
@@ -139,20 +142,44 @@ class _UserBody(_Body, omit_defaults=True):
     conversations: int
     turns: int
     blocked: bool = False
+    team: str | None = None
+    keep_days: int | None = None
 
 
-class _UsageBody(_Body):
+class _UsageBody(_Body, omit_defaults=True):
     user_id: str
     day: str
     requests: int
     input_tokens: int
     output_tokens: int
+    model: str | None = None
 
 
 class _LimitBody(msgspec.Struct, rename="camel"):
     """`per_minute`: None for the server's default, 0 for no limit."""
 
     per_minute: Annotated[int, msgspec.Meta(ge=0, le=MAX_PER_MINUTE)] | None
+
+
+class _TeamBody(msgspec.Struct):
+    team: str | None
+
+
+class _Limit(msgspec.Struct):
+    limit: Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+    unit: Unit
+
+
+class _BudgetBody(msgspec.Struct):
+    period: Period
+    budget: _Limit | None
+
+
+class _RetentionBody(msgspec.Struct, rename="camel", omit_defaults=True):
+    """`keep_days`: None for what holds else. `conversation_id`: of this one alone."""
+
+    keep_days: Annotated[int, msgspec.Meta(ge=1, le=defaults.KEEP_FOREVER_DAYS)] | None
+    conversation_id: str | None = None
 
 
 class _BlockedBody(msgspec.Struct, rename="camel"):
@@ -178,6 +205,7 @@ class Admin:
         health: Health,
         metrics: Metrics,
         queue: InProcessQueue,
+        console: Console,
         reload: Callable[[], Reloaded],
         clock: Callable[[], int],
         host: str | None = None,
@@ -193,6 +221,7 @@ class Admin:
         self._health = health
         self._metrics = metrics
         self._queue = queue
+        self._console = console
         self._clock = clock
         self._hosts = Hosts.of(host or HOST, ())
         self._host = host
@@ -200,6 +229,8 @@ class Admin:
         routes: tuple[tuple[str, str, _Handler], ...] = (
             ("GET", "/healthz", self._get_health),
             ("HEAD", "/healthz", self._get_health),
+            ("GET", "/console", self._get_console),
+            ("GET", "/overview", self._get_overview),
             ("GET", "/metrics", self._get_metrics),
             ("GET", "/@connections/{connection_id:[^/]*}", self._get_connection),
             ("POST", "/@connections/{connection_id:[^/]*}", self._post_to_connection),
@@ -209,8 +240,14 @@ class Admin:
             ("GET", "/users", self._list_users),
             ("GET", "/users/{user_id:[^/]*}", self._get_user),
             ("DELETE", "/users/{user_id:[^/]*}", self._delete_user),
+            ("GET", "/users/{user_id:[^/]*}/export", self._export_user),
             ("PUT", "/users/{user_id:[^/]*}/limit", self._set_limit),
             ("PUT", "/users/{user_id:[^/]*}/blocked", self._set_blocked),
+            ("PUT", "/users/{user_id:[^/]*}/team", self._set_team),
+            ("GET", "/budgets/{holder:[^/]*}", self._get_budgets),
+            ("PUT", "/budgets/{holder:[^/]*}", self._set_budget),
+            ("GET", "/teams", self._list_teams),
+            ("PUT", "/users/{user_id:[^/]*}/retention", self._set_retention),
             ("GET", "/usage", self._list_usage),
             ("POST", "/reload", self._reload),
         )
@@ -247,12 +284,13 @@ class Admin:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         # A web page can neither forge Origin nor, after DNS rebinding, hide its name in Host.
-        if not self._hosts.accept(request.headers.get("Host")) or "Origin" in request.headers:
-            raise _Failure(403, "ForbiddenException", "The admin port is not for web pages.")
+        host = request.headers.get("Host")
+        if not self._hosts.accept(host) or request.headers.get("Origin") not in (None, f"http://{host}"):
+            raise _Failure(403, "ForbiddenException", "The admin port is not for web pages but its own console.")
         # The router reads the method and the path, which a BaseRequest has, too.
         match = await self._router.resolve(cast("web.Request", request))
         handler = cast("_Handler", match.handler)
-        if handler != self._get_health and not self._opens(request, handler):
+        if handler not in (self._get_health, self._get_console) and not self._opens(request, handler):
             raise _Failure(
                 403, "ForbiddenException", "Show the admin key: it is in the file admin.key of the data folder."
             )
@@ -260,8 +298,9 @@ class Admin:
             raise _Failure(
                 404,
                 "NotFoundException",
-                "There are /healthz, /metrics, /requests, /requests/USER/REQUEST, /users, /users/USER, "
-                "/users/USER/limit, /users/USER/blocked, /usage, /reload and /@connections/ID.",
+                "There are /console, /healthz, /metrics, /overview, /requests, /requests/USER/REQUEST, /users, "
+                "/users/USER, /users/USER/export, /users/USER/limit, /users/USER/blocked, /users/USER/retention, "
+                "/users/USER/team, /budgets/HOLDER, /teams, /usage, /reload and /@connections/ID.",
             )
         return await handler(request, **match)
 
@@ -281,6 +320,12 @@ class Admin:
             running=self._queue.running,
         )
         return json_response(200 if is_good else 503, body)
+
+    async def _get_console(self, _: web.BaseRequest) -> web.Response:
+        return page_response()
+
+    async def _get_overview(self, _: web.BaseRequest) -> web.Response:
+        return json_response(200, self._console.overview(is_healthy=await self._health.is_good()))
 
     async def _get_metrics(self, _: web.BaseRequest) -> web.Response:
         return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
@@ -363,6 +408,26 @@ class Admin:
             raise _no_user()
         return json_response(200, _UserBody.of(user))
 
+    async def _export_user(self, request: web.BaseRequest, user_id: str) -> web.StreamResponse:
+        """Send a line of JSON for each thing that is stored. What is cut off in the middle was not all of it."""
+        lines = self._users.export(user_id)
+        first = await anext(lines, None)
+        if first is None:
+            raise _no_user()
+        _note(request, "a user's data were exported", userId=user_id)
+        response = web.StreamResponse(headers={"Content-Type": "application/jsonl"})
+        await response.prepare(request)
+        try:
+            await response.write(first)
+            async for line in lines:
+                await response.write(line)
+            await response.write_eof()
+        except Unavailable as exc:
+            log.warning("the store is unavailable: %s", exc)
+            if request.transport is not None:
+                request.transport.abort()
+        return response
+
     async def _delete_user(self, request: web.BaseRequest, user_id: str) -> web.Response:
         _note(request, "a user is to be erased", userId=user_id)
         # No app may wait for ever for an answer that is erased.
@@ -397,12 +462,65 @@ class Admin:
             await self._canceller.end_sessions(normal_id(user_id), why=Error(code=ErrorCode.FORBIDDEN, message=BLOCKED))
         return json_response(200, {"userId": user_id, "blocked": blocked})
 
+    async def _set_retention(self, request: web.BaseRequest, user_id: str) -> web.Response:
+        if not is_id(user_id):
+            raise _bad_request(f"A user id is 1 to {MAX_ID_LENGTH} visible characters.")
+        try:
+            kept = msgspec.json.decode(await _body(request), type=_RetentionBody)
+        except (msgspec.MsgspecError, RecursionError):
+            raise _bad_request('Send {"keepDays": N}, null for the default, and perhaps "conversationId".') from None
+        if not await self._users.set_retention(
+            user_id, kept.keep_days, now_ms=self._clock(), conversation_id=kept.conversation_id
+        ):
+            raise _Failure(404, "NotFoundException", "There is no such conversation.")
+        about = {} if kept.conversation_id is None else {"conversationId": kept.conversation_id}
+        _note(request, f"a retention was set to {kept.keep_days or 'default'} days", userId=user_id, **about)
+        return json_response(200, {"userId": user_id, "keepDays": kept.keep_days, **about})
+
+    async def _set_team(self, request: web.BaseRequest, user_id: str) -> web.Response:
+        try:
+            team = msgspec.json.decode(await _body(request), type=_TeamBody).team
+        except (msgspec.MsgspecError, RecursionError):
+            team = ""
+        if not is_id(user_id) or (team is not None and not is_id(team)):
+            raise _bad_request(f'Send {{"team": NAME}} or null. A name has 1 to {MAX_ID_LENGTH} visible characters.')
+        await self._users.set_team(user_id, team, now_ms=self._clock())
+        _note(request, f"a team was set to {team}", userId=user_id)
+        return json_response(200, {"userId": user_id, "team": team})
+
+    async def _set_budget(self, request: web.BaseRequest, holder: str) -> web.Response:
+        """`holder`: a user's id, or `team NAME`."""
+        if not is_id(holder.removeprefix(team_holder(""))):
+            raise _bad_request(f"A user id or a team's name is 1 to {MAX_ID_LENGTH} visible characters.")
+        try:
+            body = msgspec.json.decode(await _body(request), type=_BudgetBody)
+        except (msgspec.MsgspecError, RecursionError):
+            raise _bad_request(
+                'Send {"period": "day"|"month", "budget": {"limit": N, "unit": "tokens"|"microUsd"}}, or null for none.'
+            ) from None
+        budget = None if body.budget is None else Budget(body.budget.limit, body.budget.unit, body.period)
+        await self._users.set_budget(holder, body.period, budget, now_ms=self._clock())
+        _note(request, f"the budget of a {body.period} was set to {body.budget}", holder=holder)
+        return await self._get_budgets(request, holder)
+
+    async def _get_budgets(self, _: web.BaseRequest, holder: str) -> web.Response:
+        found = await self._users.budgets(holder, now_ms=self._clock())
+        rows = [
+            {**budget._asdict(), **counter._asdict(), "opensAtMs": opens_at_ms}
+            for budget, counter, opens_at_ms in found
+        ]
+        return json_response(200, {"holder": holder, "budgets": rows})
+
+    async def _list_teams(self, _: web.BaseRequest) -> web.Response:
+        return json_response(200, {"teams": list(await self._users.teams())})
+
     async def _list_usage(self, request: web.BaseRequest) -> web.Response:
-        """`?user=ID&since=YYYY-MM-DD`"""
+        """`?user=ID&since=YYYY-MM-DD&by=model`"""
         since = request.query.get("since")
         if since is not None and not _IS_DAY.fullmatch(since):
             raise _bad_request("since must be a day, YYYY-MM-DD.")
-        found = await self._users.usage(request.query.get("user"), since_day=since)
+        by_model = request.query.get("by") == "model"
+        found = await self._users.usage(request.query.get("user"), since_day=since, by_model=by_model)
         return json_response(200, {"usage": [_UsageBody.of(day) for day in found]})
 
 

@@ -18,14 +18,19 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from answerback import __version__
 from answerback.clock import LeapingClock
+from answerback.core.budget import Price, Tariff, bound
+from answerback.core.defaults import KEEP_FOREVER_DAYS
 from answerback.core.delivery import steady
 from answerback.core.handshake import WILDCARD_HOSTS, Hosts, Rules, origins
+from answerback.core.instants import iso
 from answerback.core.request import Policy
 from answerback.gateway.admin import Admin
 from answerback.gateway.admin_key import KEY_FILE, METRICS_KEY_FILE, remove_admin_port, save_admin_port
 from answerback.gateway.canceller import Canceller
 from answerback.gateway.checks import check_settings, node_name
+from answerback.gateway.console import Console, NodeBody
 from answerback.gateway.health import Health
 from answerback.gateway.listener import Listener
 from answerback.gateway.metrics import Metrics
@@ -35,7 +40,9 @@ from answerback.gateway.service_manager import notify, reloading, stay_alive
 from answerback.gateway.settings import GatewaySettings, SettingsError
 from answerback.gateway.sockets import Sockets, SocketSender
 from answerback.gateway.upgrade import HandshakeValidator
+from answerback.model_guard import Ask, ask
 from answerback.models.build import open_model
+from answerback.models.prices import prices_of, tariff_of
 from answerback.models.spec import ModelSpecError, parse_model_specs
 from answerback.ports import Model, ModelError, ModelLimits, Quota, Unavailable, answer_timeouts_ms, limits_of, within
 from answerback.service.delivery_sender import DeliverySender
@@ -44,7 +51,9 @@ from answerback.service.front_settings import FrontSettings
 from answerback.service.history_pages import HistoryPages
 from answerback.service.id_forms import HistoryInBothForms, RequestsInBothForms, UsersInBothForms
 from answerback.service.janitor import Janitor, JanitorSettings
+from answerback.service.observer import Observer
 from answerback.service.questions import Questions
+from answerback.service.uploads import Uploads
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores import FILE_NAME, open_store
 from answerback.stores.connections import MemoryConnections
@@ -108,6 +117,7 @@ class Gateway:
         self._settings = settings
         self._given_store = store
         self._given_models = models
+        self._prices: Mapping[str, Price | None] = {}
         self._stack = AsyncExitStack()
         self._stop_asked = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -238,13 +248,15 @@ class Gateway:
         policy = replace(settings.policy, lease_ms=0, answer_timeouts_ms=answer_timeouts_ms(model_limits))
         requests = RequestsInBothForms(store, store, clock=clock)
         history = HistoryInBothForms(store)
-        delivery_sender = DeliverySender(
+        observer, make_sender, ask_model = self._observed(metrics.observer, clock)
+        delivery_sender = make_sender(
             requests=store,
             sender=sender,
             interval=steady(settings.coalesce_ms / 1000),
             monotonic=time.monotonic,
-            observer=metrics.observer,
+            observer=observer,
         )
+        uploads = Uploads(files=store, clock=clock)
         worker = Worker(
             settings=WorkerSettings(
                 policy=policy,
@@ -256,14 +268,16 @@ class Gateway:
             history=history,
             models=models,
             delivery_sender=delivery_sender,
-            observer=metrics.observer,
+            observer=observer,
             clock=clock,
             monotonic=time.monotonic,
             new_owner=owner_tokens(),
             leapt=leaping.leapt_since,
             local=queue,
+            ask=ask_model,
+            uploads=uploads,
         )
-        front_settings = self._front_settings(model_limits, policy)
+        front_settings = self._front_settings(models, model_limits, policy)
         front = Front(
             settings=front_settings,
             questions=Questions(
@@ -271,9 +285,10 @@ class Gateway:
                 requests=requests,
                 queue=queue,
                 delivery_sender=delivery_sender,
-                observer=metrics.observer,
+                observer=observer,
                 clock=clock,
                 worker=worker,
+                uploads=uploads,
             ),
             connections=connections,
             history_pages=HistoryPages(history=history, clock=clock),
@@ -282,13 +297,16 @@ class Gateway:
             clock=clock,
             is_blocked=store.is_blocked,
             store_id=store.store_id,
+            budgets_of_user=store.budgets_of_user,
             has_room=lambda connection_id, user_id: listener.name(connection_id, user_id),  # noqa: PLW0108 - made below
+            uploads=uploads,
         )
         janitor = Janitor(
             settings=JanitorSettings(
                 policy=policy,
                 idle_timeout_ms=int(settings.idle_timeout_s * 1000),
                 retention_ms=settings.retention_days * SECONDS_PER_DAY * 1000,
+                keep_days=settings.history_days or KEEP_FOREVER_DAYS,
             ),
             requests=store,
             history=store,
@@ -298,6 +316,7 @@ class Gateway:
             delivery_sender=delivery_sender,
             clock=clock,
             leapt=leaping.leapt_since,
+            files=store,
         )
         canceller = Canceller(
             requests=store,
@@ -323,6 +342,13 @@ class Gateway:
             host=settings.admin_host,
             metrics=metrics,
             queue=queue,
+            console=Console(
+                counts=metrics.observer,
+                queue=queue,
+                nodes=self._alone(clock()) if fleet is None else fleet.nodes,
+                rate_limit=settings.rate_limit,
+                clock=clock,
+            ),
             clock=clock,
         )
         tasks = Tasks()
@@ -358,18 +384,28 @@ class Gateway:
         queue.start(worker.work)
         background = Tasks()
         background.start(self._sweep(janitor, fleet), name="janitor")
-        for model in models.values():
-            background.start(_warn_of(model), name=f"check of {model.name}")
+        for check in (_warn_of_prices(store, front_settings.quota.tariff), *map(_warn_of, models.values())):
+            background.start(check, name="check of a model")
         self._stack.push_async_callback(background.settle, grace_s=0)
         self._port = await listener.start(settings.host, settings.port, tls=self._reloader.tls)
         log.info("listening on %s, address %s", ", ".join(self.urls), settings.host or "0.0.0.0")  # noqa: S104
 
-    def _front_settings(self, model_limits: Mapping[str, ModelLimits], policy: Policy) -> FrontSettings:
+    def _front_settings(
+        self, models: Mapping[str, Model], model_limits: Mapping[str, ModelLimits], policy: Policy
+    ) -> FrontSettings:
         settings = self._settings
+        tariff = tariff_of(
+            model_limits,
+            prices=self._prices,
+            context_tokens={name: model.context_tokens for name, model in models.items()},
+            max_tokens=settings.max_tokens,
+            context_turns=settings.context_turns,
+            system_tokens=bound(settings.system),
+        )
         return FrontSettings(
             models=tuple(model_limits),
             model_limits=model_limits,
-            quota=Quota(per_minute=settings.rate_limit, max_pending=settings.caps.pending_per_user),
+            quota=Quota(per_minute=settings.rate_limit, max_pending=settings.caps.pending_per_user, tariff=tariff),
             policy=policy,
             max_tokens=settings.max_tokens,
             max_message_bytes=settings.caps.message_bytes,
@@ -430,13 +466,46 @@ class Gateway:
         running, waiting = (0, 0) if queue is None else (queue.running, queue.depth)
         return {"sockets": len(self.sockets), "running": running, "waiting": waiting}
 
+    def _observed(
+        self, counts: Observer, clock: Callable[[], int]
+    ) -> tuple[Observer, Callable[..., DeliverySender], Ask]:
+        """Who is told of what happens, what makes the sender, what calls a model: with traces if they are wanted."""
+        settings = self._settings
+        if settings.otlp_endpoint is None:
+            return counts, DeliverySender, ask
+        try:
+            from answerback.traces import Traces, otlp_exporter  # noqa: PLC0415 - an extra
+        except ImportError as exc:
+            raise SettingsError("Traces need an extra. Run: pip install '.[otel]'") from exc
+        node = node_name(settings)
+        attributes = {} if node is None else {"service.instance.id": node}
+        traces = Traces(otlp_exporter(settings.otlp_endpoint), clock=clock, attributes=attributes)
+        self._stack.push_async_callback(asyncio.to_thread, traces.close)
+        return traces.beside(counts), traces.delivery_sender, traces.ask
+
+    def _alone(self, started_at_ms: int) -> Callable[[], Sequence[NodeBody]]:
+        """What the console shows of a gateway that is the only one."""
+        started_at = iso(started_at_ms)
+        return lambda: [
+            NodeBody(
+                name=None,
+                state="serving",
+                version=__version__,
+                started_at=started_at,
+                age_ms=0,
+                facts=self._facts(),
+            )
+        ]
+
     async def _open_models(self) -> Mapping[str, Model]:
         """The models by name, the default first."""
         if self._given_models is not None:
             return {model.name: model for model in self._given_models}
         models: dict[str, Model] = {}
         try:
-            for spec in parse_model_specs(self._settings.models):
+            specs = parse_model_specs(self._settings.models)
+            self._prices = prices_of(specs)
+            for spec in specs:
                 model = models[spec.name] = await open_model(spec)
                 self._stack.push_async_callback(model.close)
         except ModelSpecError as exc:
@@ -504,6 +573,15 @@ def _size_of(path: Path) -> Callable[[], int]:
         return total
 
     return measure
+
+
+async def _warn_of_prices(store: SqlStore, tariff: Tariff) -> None:
+    """Say in the log which models a budget in money refuses."""
+    if (models := tariff.unpriced) and await store.has_money_budgets():
+        log.warning(
+            "no price is known of %s: budgets in money refuse it; name the price in its spec: price=INPUT/OUTPUT",
+            ", ".join(models),
+        )
 
 
 async def _warn_of(model: Model) -> None:

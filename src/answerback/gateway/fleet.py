@@ -16,7 +16,10 @@ from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
 from answerback import __version__
+from answerback.clock import epoch_ms
+from answerback.core.instants import iso
 from answerback.core.request import SCHEMA, Record, RequestKey
+from answerback.gateway.console import NodeBody
 from answerback.gateway.queue import InProcessQueue
 from answerback.gateway.sockets import Sockets, SocketSender
 from answerback.ports import Bound, Gone, Requests, Sent, Slow, Superseded, Unavailable
@@ -212,6 +215,7 @@ class Fleet:
         self._notices = notices
         self._monotonic = monotonic
         self._state = "serving"
+        self._started_at_ms = epoch_ms()
         self._others: dict[str, Node] = {}
         self._worker: Worker | None = None
         self._queue: FleetQueue | None = None
@@ -279,6 +283,30 @@ class Fleet:
         """Whether a gateway by this name may be there. One that has just begun is not known yet."""
         other = self._others.get(node)
         return other is None or not self._is_dead(other)
+
+    def nodes(self) -> list[NodeBody]:
+        """Every gateway as it was at the last look, this one first."""
+        return [
+            NodeBody(
+                name=self.node,
+                state=self._state,
+                version=__version__,
+                started_at=iso(self._started_at_ms),
+                age_ms=0,
+                facts=self._facts(),
+            ),
+            *(
+                NodeBody(
+                    name=node.name,
+                    state="dead" if node.state != "gone" and self._is_dead(node) else node.state,
+                    version=node.version,
+                    started_at=iso(node.started_at_ms),
+                    age_ms=node.age_ms,
+                    facts=node.facts,
+                )
+                for node in self._others.values()
+            ),
+        ]
 
     # --- twice a second
 

@@ -176,7 +176,9 @@ class Listener:
         return ws
 
     def _refused(self, error: HandshakeError, request: web.BaseRequest) -> web.Response:
-        log.info("a socket was refused with %s", error, extra={"remote": self._validator.address(request)})
+        address = self._validator.address(request)
+        about = {"remote": address} | ({} if address == request.remote else {"proxy": request.remote})
+        log.info("a socket was refused with %s", error, extra=about)
         return error_response(error)
 
     def _check_caps(self, connection: Connection, handler: Handler) -> None:

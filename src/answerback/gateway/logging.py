@@ -13,7 +13,7 @@ LogFormat: TypeAlias = Literal["text", "json"]
 _PLAIN: Final = re.compile(r"[!#-<>-\[\]-~]*")
 """Visible ASCII, but for the quote, the equals sign and the backslash."""
 
-FIELDS: Final = ("requestId", "connectionId", "userId", "attempt", "remote", "client")
+FIELDS: Final = ("requestId", "connectionId", "userId", "attempt", "proxy", "remote", "client")
 """The `extra` fields that a formatter shows."""
 
 

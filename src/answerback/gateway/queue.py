@@ -15,8 +15,9 @@ busy key cannot crowd out a quiet one.
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -56,6 +57,11 @@ class InProcessQueue:
     def running(self) -> int:
         """Requests that have their turn now."""
         return self._scheduler.running
+
+    @property
+    def loads(self) -> "dict[str, Load]":
+        """How busy each model is."""
+        return self._scheduler.loads
 
     def __contains__(self, key: object) -> bool:
         """Whether the queue has this request: it waits or runs."""
@@ -199,13 +205,22 @@ class _OrderedQueue:
             self.items = deque(sorted(self.items, key=lambda item: rank.get(item[0], len(rank))))
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How busy one model is: runs that it may have at once, runs, and requests that wait."""
+
+    slots: int
+    running: int
+    waiting: int
+
+
 class _Slots:
     """The concurrency slots of one model, and the ordered queues whose head waits for one."""
 
-    __slots__ = ("free", "run_queue")
+    __slots__ = ("count", "free", "run_queue")
 
     def __init__(self, count: int) -> None:
-        self.free = count
+        self.count = self.free = count
         self.run_queue: deque[_OrderedQueue] = deque()
 
 
@@ -231,6 +246,15 @@ class Scheduler:
     def running(self) -> int:
         """Requests that hold a slot."""
         return len(self._running)
+
+    @property
+    def loads(self) -> dict[str, Load]:
+        """How busy each model is."""
+        there = Counter(model for queue in self._queues.values() for _, model in queue.items)
+        return {
+            model: Load(slots.count, slots.count - slots.free, there[model] - slots.count + slots.free)
+            for model, slots in self._slots.items()
+        }
 
     def head(self, ordering_key: str) -> RequestKey | None:
         """The first request of an ordering key."""

@@ -9,6 +9,7 @@ from answerback.core.delivery import COALESCE_MS
 from answerback.core.request import Policy
 from answerback.protocol.limits import MAX_MESSAGE_BYTES
 from answerback.settings import (
+    DAYS_OR_FOREVER,
     FOLDER,
     MILLISECONDS,
     NETWORKS,
@@ -81,6 +82,9 @@ class AuthSettings:
     issuer: Annotated[str | None, Setting(AUTHENTICATION, TEXT, "`iss` that tokens must have.")] = None
     audience: Annotated[str | None, Setting(AUTHENTICATION, TEXT, "`aud` that tokens must have.")] = None
     user_claim: Annotated[str, Setting(AUTHENTICATION, TEXT, "Claim that names the user.")] = defaults.USER_CLAIM
+    team_claim: Annotated[
+        str | None, Setting(AUTHENTICATION, TEXT, "Claim that names the user's team, whose budget then counts.")
+    ] = None
     leeway_s: Annotated[
         int, Setting(AUTHENTICATION, WHOLE_SECONDS, "Clock difference that is forgiven.", key="leeway")
     ] = defaults.LEEWAY_S
@@ -210,6 +214,9 @@ class GatewaySettings:
     retention_days: Annotated[
         int, Setting(DATA, whole(1, 3650, metavar="DAYS"), "How long request records are kept.")
     ] = defaults.RETENTION_DAYS
+    history_days: Annotated[
+        int | None, Setting(DATA, DAYS_OR_FOREVER, "How long conversations are kept after their last turn, or forever.")
+    ] = None
     ca_file: Annotated[
         Path | None, Setting(AUTHENTICATION, PATH, "PEM file with more authorities: of models' servers and --jwks-url.")
     ] = None
@@ -245,4 +252,7 @@ class GatewaySettings:
     coalesce_ms: Annotated[
         int, Setting(TIME, whole(0, 10_000, metavar="MS"), "Pieces of an answer are joined for so long.")
     ] = COALESCE_MS
+    otlp_endpoint: Annotated[
+        str | None, Setting(LOG, TEXT, "OpenTelemetry collector that gets a trace of each answer: http://HOST:4318.")
+    ] = None
     log: LogSettings = field(default_factory=LogSettings)

@@ -1,6 +1,7 @@
 """Models of Amazon Bedrock, by ConverseStream. One thread reads each answer; boto3 has no other way."""
 
 import hashlib
+import json
 import logging
 import re
 import ssl
@@ -31,13 +32,14 @@ from urllib3.exceptions import ReadTimeoutError as SilentStream
 from answerback.core.context import estimate_tokens
 from answerback.core.finish import STOP
 from answerback.core.masking import masked
+from answerback.core.uploads import IMAGE
 from answerback.model_guard import texts_of
 from answerback.models.errors import NO_SYSTEM, TOO_LONG, allowed_below, retry_after_ms_of
-from answerback.models.prompts import system_of, turns_of
-from answerback.models.reader import Found, read_answer, total
+from answerback.models.prompts import pictures_of, system_of, turns_of
+from answerback.models.reader import Found, call_piece, read_answer, source, total
 from answerback.models.threads import DaemonThreads, Emit, from_thread
 from answerback.outbound import Proxy, explain_certificate, proxy_for, tls_context
-from answerback.ports import FinalModelError, ModelError, ModelFault, ModelLimits, Piece, Prompt
+from answerback.ports import File, FinalModelError, ModelError, ModelFault, ModelLimits, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 
 logger = logging.getLogger(__name__)
@@ -56,7 +58,14 @@ _MAX_ADAPTIONS: Final = 8
 
 _ABOUT_TEMPERATURE: Final = re.compile("temperature", re.IGNORECASE)
 _ABOUT_TOP_P: Final = re.compile("top_?p", re.IGNORECASE)
+MAX_IMAGE_BYTES: Final = 3_750_000
+"""Of one image (Converse)."""
+
 _MAX_METADATA_CHARS: Final = 256
+_MAX_QUOTED_CHARS: Final = 500
+"""Of a source, as much as helps to find the place."""
+
+_EVENTS: Final = ("contentBlockDelta", "contentBlockStart", "messageStop", "metadata")
 
 _ABOUT_SAMPLING: Final = re.compile("temperature|top_?p", re.IGNORECASE)
 _ABOUT_CACHE: Final = re.compile("cache_?point|prompt caching", re.IGNORECASE)
@@ -230,14 +239,31 @@ def _refusal(error: ModelError) -> str:
 
 
 def _found(event: Mapping[str, Any]) -> Found:
-    delta, stop, metadata = (event.get(name) or {} for name in ("contentBlockDelta", "messageStop", "metadata"))
+    block, start, stop, metadata = (event.get(name) or {} for name in _EVENTS)
     usage = metadata.get("usage") or {}
+    delta = block.get("delta") or {}
+    thoughts = delta.get("reasoningContent") or {}
+    cited = delta.get("citationsContent") or {}
+    told = (delta.get("toolUse"), (start.get("start") or {}).get("toolUse"))
+    which = (block or start).get("contentBlockIndex", 0)
     return Found(
-        text=(delta.get("delta") or {}).get("text") or "",
+        text=delta.get("text") or "".join(one.get("text", "") for one in cited.get("content", ())),
+        thoughts=thoughts.get("text") or (thoughts.get("reasoningText") or {}).get("text") or "",
+        calls=[call_piece(which, call.get("name"), call.get("input")) for call in told if call],
+        citations=[_source(one) for one in (delta.get("citation"), *cited.get("citations", ())) if one],
         reason=str(stop.get("stopReason") or STOP) if "messageStop" in event else None,
         input_tokens=total(usage, "inputTokens", "cacheReadInputTokens", "cacheWriteInputTokens"),
         output_tokens=total(usage, "outputTokens"),
+        cached_tokens=total(usage, "cacheReadInputTokens"),
     )
+
+
+def _source(citation: Mapping[str, Any]) -> dict[str, str]:
+    """Where a stretch of the answer comes from."""
+    web = (citation.get("location") or {}).get("web") or {}
+    quoted = "".join(one.get("text", "") for one in citation.get("sourceContent") or ())
+    told = {**citation, "url": web.get("url") or citation.get("source"), "text": quoted[:_MAX_QUOTED_CHARS]}
+    return source(told, title="title", url="url", text="text")
 
 
 class _Reading:
@@ -289,8 +315,8 @@ class _Reading:
 
 def _events_of(response: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """A whole answer as the events that a stream of it would have."""
-    for block in response["output"]["message"]["content"]:
-        yield {"contentBlockDelta": {"delta": block}}
+    for number, block in enumerate(response["output"]["message"]["content"]):
+        yield {"contentBlockDelta": {"delta": block, "contentBlockIndex": number}}
     yield {"messageStop": {"stopReason": response["stopReason"]}}
     yield {"metadata": {"usage": response.get("usage")}}
 
@@ -318,6 +344,9 @@ def converse_request(prompt: Prompt, model: str, options: BedrockOptions) -> dic
     if options.guardrail is not None:
         identifier, version = options.guardrail
         request["guardrailConfig"] = {"guardrailIdentifier": identifier, "guardrailVersion": version}
+    if prompt.json_schema is not None:
+        definition = {"name": "answer", "schema": json.dumps(prompt.json_schema, ensure_ascii=False)}
+        request["outputConfig"] = {"textFormat": {"type": "json_schema", "structure": {"jsonSchema": definition}}}
     if options.tier is not None:
         request["serviceTier"] = {"type": options.tier}
     # Bedrock's log of invocations has these beside the tokens, so that a bill can be split by user.
@@ -340,14 +369,28 @@ def metadata_value(text: str) -> str:
 
 def _messages(prompt: Prompt, cache: str | None) -> list[dict[str, Any]]:
     """The conversation so far ends with a cache point, if it is long enough for one; the question is never marked."""
-    grouped = [{"role": str(role), "content": [{"text": text} for text in texts]} for role, texts in turns_of(prompt)]
+    grouped: list[dict[str, Any]] = [
+        {"role": str(role), "content": [{"text": text} for text in texts]} for role, texts in turns_of(prompt)
+    ]
     before: list[dict[str, Any]] = grouped[:-1]
     if before:
         tokens = estimate_tokens(system_of(prompt)) + sum(
             estimate_tokens(block["text"]) for one in before for block in one["content"]
         )
         before[-1]["content"] += _cache_point(cache, tokens)
+    grouped[-1]["content"] += [_block(number, file) for number, file in enumerate(pictures_of(prompt), 1)]
     return grouped
+
+
+def _block(number: int, file: File) -> dict[str, Any]:
+    """A file as a block of content. Its own name could talk to the model, and most names are refused."""
+    kind, form = file.media_type.split("/")
+    source = {"bytes": file.data}
+    if kind == IMAGE and len(file.data) > MAX_IMAGE_BYTES:
+        raise FinalModelError(ErrorCode.MODEL_FAILED, "the image is too large for Bedrock", ModelFault.TOO_LONG)
+    if kind == IMAGE:
+        return {"image": {"format": form, "source": source}}
+    return {"document": {"format": form, "name": f"document {number}", "source": source}}
 
 
 def _cache_point(cache: str | None, tokens: int) -> list[dict[str, Any]]:

@@ -36,7 +36,7 @@ def build_model(spec: str | ModelSpec) -> Model:
         spec = parse_model_spec(spec)
     match spec:
         case EchoSpec():
-            return EchoModel(spec.options, name=spec.name)
+            return EchoModel(spec.options, name=spec.name, limits=spec.limits)
         case LocalSpec():
             return LocalModel(name=spec.name)
         case OpenAISpec():

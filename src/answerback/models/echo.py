@@ -1,15 +1,18 @@
 """A model that answers with the question's own words: exact, deterministic and cheap, for tests and for load."""
 
 import asyncio
+import json
 import re
 import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from hashlib import sha256
 from itertools import chain, count, islice, repeat
 from typing import Final
 
-from answerback.ports import Finish, ModelError, Piece, Prompt
+from answerback.core.context import title_of
+from answerback.ports import Finish, ModelError, ModelLimits, Part, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 
 _WORD: Final = re.compile(r"\S+\s*")
@@ -41,7 +44,8 @@ class EchoOptions:
     `tokens`: give exactly so many deltas, whatever `max_tokens` says (`echo_text` returns the text). `fail_every`: with
     `fail`, every n-th answer of this model fails, counted from the first (2: the 2nd, 4th, ...). `fail_rate`: with
     `fail`, this share of the requests fails, chosen by a hash of the request id and the attempt. `context`: answer
-    with the whole prompt instead of the question.
+    with the whole prompt instead of the question. `parts`: say something of every kind before the answer, the question
+    itself as the thoughts.
     """
 
     first_ms: float = 0
@@ -52,6 +56,7 @@ class EchoOptions:
     fail_rate: float = 1.0
     retry_after_ms: int = 1000
     context: bool = False
+    parts: bool = False
     concurrency: int = 10_000
     context_tokens: int = 100_000
 
@@ -79,9 +84,10 @@ def echo_text(text: str, *, tokens: int | None = None) -> str:
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """Everything that a prompt holds, a line a message: what `context` answers with."""
+    """Everything that a prompt holds, a line a message and a line a file: what `context` answers with."""
     lines = [] if prompt.system is None else [f"system: {prompt.system}"]
     lines += (f"{message.role}: {message.text}" for message in prompt.messages)
+    lines += (f"file: {file.name} {file.media_type} {sha256(file.data).hexdigest()}" for file in prompt.attachments)
     return "\n".join(lines)
 
 
@@ -97,12 +103,14 @@ class EchoModel:
         options: EchoOptions | None = None,
         *,
         name: str = "echo",
+        limits: ModelLimits | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._options = options or EchoOptions()
         self.name: Final = name
         self.context_tokens: Final = self._options.context_tokens
         self.concurrency: Final = self._options.concurrency
+        self.limits: Final = limits or ModelLimits()
         self._sleep = sleep
         self._numbers = count(1)
 
@@ -118,6 +126,10 @@ class EchoModel:
         delay_s = options.delay_ms / 1000
         words_out = 0
         reason = "stop"
+        for part in _parts(text) if options.parts else ():
+            if delay_s:
+                await self._sleep(delay_s)
+            yield part
         for delta in echo_deltas(text, tokens=options.tokens):
             if words_out == stop_after:
                 break
@@ -168,6 +180,17 @@ class EchoModel:
             raise ModelError(ErrorCode.MODEL_FAILED, "echo: told to fail before the first word")
         if failure is EchoFailure.HANG:
             await _forever()
+
+
+def _parts(text: str) -> Iterator[Part]:
+    words = _words(text)
+    for word in words:
+        yield Part("reasoning", word)
+    yield Part("tool", '{"text": ', "count", new=True)
+    yield Part("tool", f"{json.dumps(text, ensure_ascii=False)}}}")
+    yield Part("result", str(len(words)), "count")
+    yield Part("citation", json.dumps({"title": title_of(text)}, ensure_ascii=False))
+    yield Part("status", "counted")
 
 
 def _words(text: str) -> list[str]:

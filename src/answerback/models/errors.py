@@ -152,5 +152,5 @@ def retry_after_ms_of(headers: Mapping[str, str]) -> int | None:
     try:
         until, now = parsedate_to_datetime(headers["retry-after"]), parsedate_to_datetime(headers["date"])
         return int((until - now).total_seconds() * 1000)
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         return None

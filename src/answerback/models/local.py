@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from answerback.models.prompts import chat_messages
+from answerback.models.prompts import chat_messages, response_format
 from answerback.models.reader import chat_completion, read_answer
 from answerback.models.spec import LOCAL
 from answerback.models.threads import Emit, from_thread
@@ -179,6 +179,7 @@ def _request(prompt: Prompt) -> dict[str, Any]:
         # Chunks while the prompt is read: each is a chance to stop.
         "return_progress": True,
         **_SAMPLING,
+        **({} if prompt.json_schema is None else {"response_format": response_format(prompt.json_schema)}),
     }
 
 

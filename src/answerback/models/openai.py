@@ -1,6 +1,7 @@
 """Models behind any server of the OpenAI chat completions protocol: Ollama, vLLM, llama.cpp, LiteLLM, OpenAI itself."""
 
 import asyncio
+import base64
 import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -13,14 +14,16 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from answerback.core.context import told_schema
 from answerback.core.masking import masked
+from answerback.core.uploads import IMAGE, kind_of
 from answerback.model_guard import texts_of
 from answerback.models.documents import DocumentDecoder, decode
 from answerback.models.errors import NO_SYSTEM, TOO_LONG, Complaint, allowed_below, error_of
 from answerback.models.http import TRANSPORT_ERRORS, HttpClient, is_transient
-from answerback.models.prompts import chat_messages
+from answerback.models.prompts import chat_messages, pictures_of, response_format
 from answerback.models.reader import DRAIN_TIMEOUT_S, chat_completion, read_answer
-from answerback.ports import ModelError, ModelLimits, Piece, Prompt
+from answerback.ports import File, ModelError, ModelLimits, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 
 logger = logging.getLogger(__name__)
@@ -46,7 +49,7 @@ _MAX_TOKENS: Final = ("max_tokens", "max_completion_tokens")
 class Dialect:
     """Which of the protocol's members a server takes. `max_tokens_fields`: the next to try first; none is left: none.
 
-    `has_system` false: the system text goes into the first message.
+    `has_system` false: the system text goes into the first message. `has_format` false: a schema is told in words.
     """
 
     max_tokens_fields: tuple[str, ...] = _MAX_TOKENS
@@ -54,14 +57,19 @@ class Dialect:
     stream: bool = True
     stream_options: bool = True
     has_system: bool = True
+    has_format: bool = True
 
     def body(self, model: str, prompt: Prompt) -> dict[str, Any]:
         """The request. Raises: ModelError: there is nothing to ask."""
+        if prompt.json_schema is not None and not self.has_format:
+            prompt = replace(prompt, system=told_schema(prompt.system, prompt.json_schema), json_schema=None)
         system, messages = chat_messages(prompt)
         if system and not self.has_system:
             messages[0]["content"] = f"{system}\n\n{messages[0]['content']}"
         elif system:
             messages.insert(0, {"role": "system", "content": system})
+        if files := pictures_of(prompt):
+            messages[-1]["content"] = [{"type": "text", "text": messages[-1]["content"]}, *map(_content, files)]
         body: dict[str, Any] = {"model": model, "messages": messages}
         if self.max_tokens_fields:
             body[self.max_tokens_fields[0]] = min(prompt.max_tokens, self.max_tokens)
@@ -69,10 +77,14 @@ class Dialect:
             body["stream"] = True
         if self.stream and self.stream_options:
             body["stream_options"] = {"include_usage": True}
+        if prompt.json_schema is not None:
+            body["response_format"] = response_format(prompt.json_schema)
         return body
 
     def adapted(self, text: str, body: Mapping[str, Any]) -> "Dialect | None":
         """The dialect without what `text`, a refusal of `body`, names; None: it names nothing that can be spared."""
+        if re.search("response_format|json_schema|schema", text) and "response_format" in body:
+            return replace(self, has_format=False)
         if "stream_options" in text and "stream_options" in body:
             return replace(self, stream_options=False)
         if any(field in text for field in _MAX_TOKENS) and self.max_tokens_fields:
@@ -85,6 +97,14 @@ class Dialect:
         if re.search(r"\bstream(ing)?\b", text) and self.stream:
             return replace(self, stream=False)
         return None
+
+
+def _content(file: File) -> dict[str, Any]:
+    """A part of a message's content: an image, or a file of another kind."""
+    url = f"data:{file.media_type};base64,{base64.b64encode(file.data).decode()}"
+    if kind_of(file.media_type) == IMAGE:
+        return {"type": "image_url", "image_url": {"url": url}}
+    return {"type": "file", "file": {"filename": file.name, "file_data": url}}
 
 
 class OpenAIModel:

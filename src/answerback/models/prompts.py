@@ -1,11 +1,17 @@
 """A prompt as the servers of models take it: roles in turns, the user's first, and no blank text."""
 
+import re
+from collections.abc import Mapping
 from itertools import groupby
+from typing import Any, Final
 
 from answerback.core.answer import clean
 from answerback.core.context import Role, is_blank
-from answerback.ports import FinalModelError, ModelFault, Prompt
+from answerback.core.uploads import TEXT, kind_of
+from answerback.ports import File, FinalModelError, ModelFault, Prompt
 from answerback.protocol.errors import ErrorCode
+
+_TICKS: Final = re.compile("`+")
 
 
 def turns_of(prompt: Prompt) -> list[tuple[Role, list[str]]]:
@@ -19,7 +25,19 @@ def turns_of(prompt: Prompt) -> list[tuple[Role, list[str]]]:
         turns = turns[1:]
     if not turns or is_blank(prompt.messages[-1].text):
         raise FinalModelError(ErrorCode.MODEL_FAILED, "the question is blank", ModelFault.BLANK)
+    turns[-1][1].extend(_fenced(file) for file in prompt.attachments if kind_of(file.media_type) == TEXT)
     return turns
+
+
+def pictures_of(prompt: Prompt) -> list[File]:
+    """The files that are no text, in their order: images and documents. Texts stand in the question, each fenced."""
+    return [file for file in prompt.attachments if kind_of(file.media_type) != TEXT]
+
+
+def _fenced(file: File) -> str:
+    text = clean(file.data.decode("utf-8-sig", "replace")).rstrip("\n")
+    fence = "`" * max(3, 1 + max(map(len, _TICKS.findall(text)), default=0))
+    return f"{file.name}:\n{fence}\n{text}\n{fence}"
 
 
 def system_of(prompt: Prompt) -> str:
@@ -27,6 +45,11 @@ def system_of(prompt: Prompt) -> str:
     return clean(prompt.system or "").strip()
 
 
-def chat_messages(prompt: Prompt) -> tuple[str, list[dict[str, str]]]:
+def chat_messages(prompt: Prompt) -> tuple[str, list[dict[str, Any]]]:
     """The system text and the messages of the OpenAI protocol. Raises: ModelError: as `turns_of`."""
     return system_of(prompt), [{"role": str(role), "content": "\n\n".join(texts)} for role, texts in turns_of(prompt)]
+
+
+def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """How the OpenAI protocol asks for a typed answer."""
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}

@@ -1,6 +1,6 @@
-"""Reads an answer out of the documents of a model's server: its text, why it ended, and two counts.
+"""Reads an answer out of the documents of a model's server: what it says, why it ended, and the counts.
 
-Each of the four is read by itself, and nothing else is looked at, so that an odd document costs nothing but what it
+Each of these is read by itself, and nothing else is looked at, so that an odd document costs nothing but what it
 does not say. Only an explicit error, or an end that never comes, fails an answer. The end is final: from there on
 nothing that comes, or fails to come, costs more than the counts.
 """
@@ -8,15 +8,17 @@ nothing that comes, or fails to come, costs more than the counts.
 import asyncio
 import codecs
 import re
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
+
+import msgspec
 
 from answerback.core.finish import token_count
 from answerback.model_guard import checked_finish
 from answerback.models.errors import error_in
-from answerback.ports import Finish, ModelError, Piece, Prompt
+from answerback.ports import Finish, ModelError, Part, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 
 USAGE_TIMEOUT_S: Final = 5.0
@@ -30,24 +32,41 @@ _PAIR: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _LONE: Final = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
+class CallPiece(NamedTuple):
+    """A piece of the call of a tool: which of the calls, the tool's name if it is told now, more of the arguments."""
+
+    which: int | str
+    name: str
+    arguments: str
+
+
+COUNTS: Final = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
+
+
 @dataclass(slots=True, kw_only=True)
 class Found:
-    """What one document says. `whole`: the text up to now, for servers that do not stream. `is_odd`: in part unread."""
+    """What one document says. `is_whole`: that is all up to now, of a server that does not stream. `is_odd`: in part
+    unread.
+    """
 
     text: str = ""
-    whole: str = ""
+    thoughts: str = ""
+    calls: Sequence[CallPiece] = ()
+    citations: Sequence[dict[str, str]] = ()
+    is_whole: bool = False
     reason: str | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
     is_odd: bool = False
 
     def learn(self, later: "Found") -> None:
         """Keep the first reason and the last counts."""
         self.reason = self.reason or later.reason
-        if later.input_tokens is not None:
-            self.input_tokens = later.input_tokens
-        if later.output_tokens is not None:
-            self.output_tokens = later.output_tokens
+        for name in COUNTS:
+            if (count := getattr(later, name)) is not None:
+                setattr(self, name, count)
 
 
 async def read_answer(
@@ -58,26 +77,20 @@ async def read_answer(
     note_odd: Callable[[], None] = lambda: None,
     usage_timeout_s: float | None = None,
 ) -> AsyncGenerator[Piece, None]:
-    """The text as it comes, then one Finish. Closes `documents`.
+    """The text as it comes, thoughts, calls and sources in between, then one Finish. Closes `documents`.
 
     Raises: ModelError: by `find`; `model_failed`: the documents end before the answer does, or it ended in failure.
     """
-    joiner = _Joiner()
-    has_text = False
+    pieces_of = _Pieces()
     told = Found()
     async with aclosing(documents):
         async for document in documents:
             found = find(document)
             told.learn(found)
-            text = found.text or ("" if has_text else found.whole)
-            if joiner.is_needed or not text.isascii():
-                text, is_damaged = joiner.add(text, is_end=found.reason is not None)
-                found.is_odd = found.is_odd or is_damaged
+            for piece in pieces_of.found(found):
+                yield piece
             if found.is_odd:
                 note_odd()
-            if text:
-                has_text = True
-                yield text
             if told.reason is not None:
                 break
         else:
@@ -86,18 +99,20 @@ async def read_answer(
         with suppress(Exception):
             async with asyncio.timeout(USAGE_TIMEOUT_S if usage_timeout_s is None else usage_timeout_s) as limit:
                 async for document in documents:
-                    told.learn(find(document))
+                    told.learn(later := find(document))
+                    if later.text:
+                        note_odd()
                     if told.input_tokens is not None and told.output_tokens is not None:
                         drained_at = asyncio.get_running_loop().time() + DRAIN_TIMEOUT_S
                         limit.reschedule(min(drained_at, limit.when() or drained_at))
-    yield replace(finish, input_tokens=told.input_tokens, output_tokens=told.output_tokens)
+    yield replace(finish, **{name: getattr(told, name) for name in COUNTS})
 
 
 def chat_completion(document: Any) -> Found:
     """A document of the OpenAI chat completions protocol: a chunk of a stream, or a whole completion.
 
     Text for the person is the content of the message, its parts of type `text`, and what the model says when it
-    refuses; thoughts are not. Raises: ModelError: it is an error.
+    refuses. Raises: ModelError: it is an error.
     """
     if (error := error_in(document)) is not None:
         raise error
@@ -106,22 +121,26 @@ def chat_completion(document: Any) -> Found:
     choices = document.get("choices")
     # One answer is asked for; some servers send chunks without any.
     choice = _first(choices)
-    message = choice.get("message")
-    found = Found(text=_said(choice.get("delta")), reason=_reason(choice.get("finish_reason")))
-    if message:
-        found.whole = _said(message)
-    elif not found.text:
-        found.text = _text(choice.get("text"))
+    found = _said(choice.get("delta"))
+    if not (found.text or found.thoughts or found.calls or found.citations):
+        if message := choice.get("message"):
+            found = _said(message)
+            found.is_whole = True
+        else:
+            found.text = _text(choice.get("text"))
+    found.reason = _reason(choice.get("finish_reason"))
     usage = document.get("usage") or choice.get("usage")
     if isinstance(usage, dict):
         found.input_tokens, found.output_tokens = total(usage, "prompt_tokens"), total(usage, "completion_tokens")
+        found.cached_tokens = total(usage.get("prompt_tokens_details"), "cached_tokens")
+        found.reasoning_tokens = total(usage.get("completion_tokens_details"), "reasoning_tokens")
     found.is_odd = bool(choices) and not choice
     return found
 
 
-def total(usage: Mapping[str, Any], *names: str) -> int | None:
+def total(usage: object, *names: str) -> int | None:
     """The sum of the counts that can be read; None if there is none."""
-    if not usage:
+    if not isinstance(usage, Mapping):
         return None
     counts = [count for name in names if (count := token_count(usage.get(name))) is not None]
     return token_count(sum(counts)) if counts else None
@@ -135,10 +154,53 @@ def _first(choices: Any) -> dict[str, Any]:
     return {}
 
 
-def _said(message: Any) -> str:
-    if isinstance(message, dict):
-        return _text(message.get("content")) or _text(message.get("refusal"))
-    return _text(message)
+def _said(message: Any) -> Found:
+    if not isinstance(message, dict):
+        return Found(text=_text(message))
+    content, thoughts = message.get("content"), message.get("reasoning_content") or message.get("reasoning")
+    return Found(
+        text=_text(content) or _text(message.get("refusal")),
+        thoughts=thoughts if isinstance(thoughts, str) else _thoughts(content),
+        calls=[_call(number, call) for number, call in enumerate(_objects(message.get("tool_calls")))],
+        citations=[*filter(None, map(_citation, _objects(message.get("annotations"))))],
+    )
+
+
+def _objects(listed: Any) -> list[dict[str, Any]]:
+    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+
+
+def _call(number: int, call: dict[str, Any]) -> CallPiece:
+    function = call.get("function")
+    function = function if isinstance(function, dict) else {}
+    which = next((one for one in (call.get("index"), call.get("id")) if isinstance(one, int | str)), number)
+    return call_piece(which, function.get("name"), function.get("arguments"))
+
+
+def call_piece(which: int | str, name: Any, arguments: Any) -> CallPiece:
+    """A piece of a call as a server tells it. One that does not stream may send the arguments as an object."""
+    if isinstance(arguments, dict):
+        arguments = _json(arguments)
+    return CallPiece(which, name if isinstance(name, str) else "", arguments if isinstance(arguments, str) else "")
+
+
+def _citation(annotation: dict[str, Any]) -> dict[str, str]:
+    told = annotation.get("url_citation")
+    return source(told, url="url", title="title") if isinstance(told, dict) else {}
+
+
+def source(told: Mapping[str, Any], **names: str) -> dict[str, str]:
+    """A source as clients get it: `title`, `url`, `text`, as far as they are told under these names."""
+    return {ours: said for ours, name in names.items() if isinstance(said := told.get(name), str) and said}
+
+
+def _thoughts(content: Any) -> str:
+    """The thoughts among parts of a content."""
+    return "".join(_text(one.get("thinking")) for one in _objects(content) if one.get("type") == "thinking")
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def _text(content: Any) -> str:
@@ -159,21 +221,86 @@ def _reason(word: Any) -> str | None:
     return word if isinstance(word, str) and word.strip().lower() not in ("", "null", "none") else None
 
 
+class _Pieces:
+    """What documents say as pieces of an answer: in each thoughts come first, then text, calls and sources."""
+
+    def __init__(self) -> None:
+        self._text, self._thoughts, self._calls = _Joiner(), _Joiner(), _Calls()
+        self._has_sources = False
+
+    def found(self, found: Found) -> Iterator[Piece]:
+        is_end = found.reason is not None
+        # Of what is whole, that does not come again which has come in pieces.
+        if not (found.is_whole and self._thoughts.has_joined):
+            thoughts, _ = self._thoughts.add(found.thoughts, is_end=is_end)
+            if thoughts:
+                yield Part("reasoning", thoughts)
+        if not (found.is_whole and self._text.has_joined):
+            text, is_damaged = self._text.add(found.text, is_end=is_end)
+            found.is_odd = found.is_odd or is_damaged
+            if text:
+                yield text
+        if not (found.is_whole and self._calls.has_begun):
+            yield from self._calls.add(found.calls)
+        if not (found.is_whole and self._has_sources):
+            for citation in found.citations:
+                self._has_sources = True
+                yield Part("citation", _json(citation), new=True)
+        if is_end:
+            yield from self._calls.rest()
+
+
+class _Calls:
+    """Puts calls of tools one after the other: what is said of a later one waits until the first is whole.
+
+    That is at the end. A call without arguments says `{}`, for a part needs a text.
+    """
+
+    def __init__(self) -> None:
+        self._names: dict[int | str, str] = {}
+        self._held: dict[int | str, str] = {}
+        self._first: int | str | None = None
+        self._first_has_begun = False
+
+    @property
+    def has_begun(self) -> bool:
+        return bool(self._names)
+
+    def add(self, pieces: Sequence[CallPiece]) -> Iterator[Part]:
+        for which, name, arguments in pieces:
+            self._names[which] = self._names.get(which) or name
+            if self._first is None:
+                self._first = which
+            if which != self._first:
+                self._held[which] = self._held.get(which, "") + arguments
+            elif arguments:
+                yield Part("tool", arguments, self._names[which] or None, new=not self._first_has_begun)
+                self._first_has_begun = True
+
+    def rest(self) -> Iterator[Part]:
+        """All that waits."""
+        if self._first is not None and not self._first_has_begun:
+            yield Part("tool", "{}", self._names[self._first] or None, new=True)
+        for which, arguments in self._held.items():
+            yield Part("tool", arguments or "{}", self._names[which] or None, new=True)
+
+
 class _Joiner:
     """Joins characters that are cut between two documents: halves of a surrogate pair, bytes of a UTF-8 sequence.
 
-    What never gets its other half is dropped, or as bytes shown as U+FFFD. `is_needed`: a half is held, so that the
-    next text has to pass here even if it is plain.
+    What never gets its other half is dropped, or as bytes shown as U+FFFD. `has_joined`: some text was whole.
     """
 
     def __init__(self) -> None:
         self._high = ""
         self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
-        self.is_needed = False
+        self._is_needed = False  # a half is held, so that the next text may not pass as it is
+        self.has_joined = False
 
     def add(self, text: str, *, is_end: bool) -> tuple[str, bool]:
         """The text that is whole now, and whether something in it was not."""
-        if not self.is_needed and not _SURROGATE.search(text):
+        if not self._is_needed and (text.isascii() or not _SURROGATE.search(text)):
+            self.has_joined = self.has_joined or bool(text)
             return text, False
         text = _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), self._high + text)
         self._high = text[-1:] if not is_end and "\ud800" <= text[-1:] <= "\udbff" else ""
@@ -181,5 +308,6 @@ class _Joiner:
             text = text[:-1]
         whole = _LONE.sub("", text)
         joined = self._bytes.decode(whole.encode("utf-8", "surrogateescape"), is_end)
-        self.is_needed = bool(self._high or self._bytes.getstate()[0])
+        self._is_needed = bool(self._high or self._bytes.getstate()[0])
+        self.has_joined = self.has_joined or bool(joined)
         return joined, len(whole) < len(text) or joined.count("\ufffd") > whole.count("\ufffd")

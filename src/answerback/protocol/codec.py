@@ -14,13 +14,18 @@ import msgspec
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import ClientFrame, SendMessage, ServerFrame, UpdateConversation, is_id
 from answerback.protocol.limits import (
+    MAX_ATTACHMENT_BYTES,
+    MAX_ATTACHMENTS,
     MAX_CLIENT_LENGTH,
+    MAX_FILE_NAME_LENGTH,
     MAX_ID_LENGTH,
     MAX_MESSAGE_BYTES,
     MAX_PAGE,
     MAX_PARTS,
     MAX_RESUME_POINTS,
+    MAX_SCHEMA_BYTES,
     MAX_TITLE_LENGTH,
+    PIECE_BYTES,
 )
 
 Data: TypeAlias = bytes | bytearray | memoryview | str
@@ -50,6 +55,15 @@ _RULES: Final = {
     "name": _CLIENT_RULE,
     "version": _CLIENT_RULE,
     "parts": f"a list of at most {MAX_PARTS} names",
+    "attachments": (
+        f"a list of at most {MAX_ATTACHMENTS} objects with sha256, bytes, mediaType and name "
+        f"(1 to {MAX_FILE_NAME_LENGTH} characters)"
+    ),
+    "format": "an object with type json_schema and schema, a JSON Schema",
+    "sha256": "64 small hexadecimal digits",
+    "bytes": f"a whole number from 1 to {MAX_ATTACHMENT_BYTES}",
+    "upload": "the `upload` of the last uploadState",
+    "data": f"at most {PIECE_BYTES} bytes in base64",
     "attempt": _NUMBER_RULE,
     "offset": _NUMBER_RULE,
 }
@@ -59,7 +73,9 @@ _CLIENT_ACTIONS: Final = tuple(str(frame.__struct_config__.tag) for frame in get
 _MISSING: Final = re.compile(r"missing required field `(\w+)`")
 _PATH: Final = re.compile(r"at `\$\.(\w+)")
 
-encode: Final[Callable[[ClientFrame | ServerFrame], bytes]] = msgspec.json.Encoder().encode
+_encoder: Final = msgspec.json.Encoder()
+
+encode: Final[Callable[[ClientFrame | ServerFrame], bytes]] = _encoder.encode
 """The frame as UTF-8 JSON. Lone surrogates must have been removed before (`core.answer.clean`)."""
 
 _client: Final[msgspec.json.Decoder[ClientFrame]] = msgspec.json.Decoder(ClientFrame)
@@ -176,6 +192,8 @@ def _unspeakable(frame: SendMessage) -> str | None:
     """PostgreSQL refuses U+0000, and an empty question has no answer."""
     if "\0" in frame.message or "\0" in (frame.system or ""):
         return _HAS_NUL
+    if frame.format is not None and len(_encoder.encode(frame.format.json_schema)) > MAX_SCHEMA_BYTES:
+        return f'The schema of "format" may have {MAX_SCHEMA_BYTES} bytes. Shorten it, and its descriptions.'
     if not frame.message.strip():
         return '"message" is empty. Say something and send it again.'
     return None

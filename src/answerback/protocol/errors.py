@@ -24,6 +24,7 @@ class ErrorCode(StrEnum):
     OVERLOADED = "overloaded"
     REQUEST_CONFLICT = "request_conflict"
     UNKNOWN_REQUEST = "unknown_request"
+    ATTACHMENT_MISSING = "attachment_missing"
     MODEL_UNAVAILABLE = "model_unavailable"
     MODEL_THROTTLED = "model_throttled"
     MODEL_FAILED = "model_failed"
@@ -91,6 +92,9 @@ ERRORS: Final[Mapping[ErrorCode, ErrorInfo]] = MappingProxyType(
         ),
         ErrorCode.UNKNOWN_REQUEST: _row(
             Fault.CLIENT, False, "No such request is known. If it was never accepted, send it again."
+        ),
+        ErrorCode.ATTACHMENT_MISSING: _row(
+            Fault.CLIENT, False, "An attachment is not here. Upload it, then send the same frame again."
         ),
         ErrorCode.MODEL_UNAVAILABLE: _row(
             Fault.MODEL, True, "The model cannot be reached. Try again later or choose another model."

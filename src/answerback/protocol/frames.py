@@ -5,18 +5,22 @@ A field without a default is always on the wire; a field with one is left out wh
 
 import re
 from enum import StrEnum
-from typing import Annotated, Any, Final, TypeAlias, TypeGuard
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeGuard
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.limits import (
+    MAX_ATTACHMENT_BYTES,
+    MAX_ATTACHMENTS,
     MAX_CLIENT_LENGTH,
+    MAX_FILE_NAME_LENGTH,
     MAX_ID_LENGTH,
     MAX_PAGE,
     MAX_PARTS,
     MAX_RESUME_POINTS,
     MAX_TITLE_LENGTH,
+    PIECE_BYTES,
 )
 
 # Visible: no white space, no controls, no surrogates, no invisible or direction-changing marks. Two ids that
@@ -31,6 +35,13 @@ Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Page: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
 Limit: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 MaxTokens: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000)]
+Sha256: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+FileSize: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_ATTACHMENT_BYTES)]
+FileName: TypeAlias = Annotated[
+    str, Meta(min_length=1, max_length=MAX_FILE_NAME_LENGTH, pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)")
+]
+MediaType: TypeAlias = Annotated[str, Meta(max_length=MAX_ID_LENGTH, pattern=r"^[a-z0-9.+-]+/[a-z0-9.+-]+$(?!\n)")]
+UploadName: TypeAlias = Annotated[str, Meta(max_length=MAX_ID_LENGTH)]
 
 
 _IS_VISIBLE: Final = re.compile(VISIBLE)
@@ -53,7 +64,7 @@ class Status(StrEnum):
         return cls.FAILED
 
 
-class _Part(Struct, frozen=True, rename="camel", omit_defaults=True):
+class _Object(Struct, frozen=True, rename="camel", omit_defaults=True):
     """A JSON object inside a frame."""
 
 
@@ -64,7 +75,7 @@ class _Frame(Struct, frozen=True, rename="camel", omit_defaults=True, tag_field=
 # --- client -> server ---------------------------------------------------------------------------------------
 
 
-class ResumePoint(_Part, frozen=True, kw_only=True):
+class ResumePoint(_Object, frozen=True, kw_only=True):
     """What a client holds of one accepted request: `offset` code points of `attempt`."""
 
     request_id: Id
@@ -72,7 +83,7 @@ class ResumePoint(_Part, frozen=True, kw_only=True):
     offset: Count
 
 
-class ClientInfo(_Part, frozen=True, kw_only=True):
+class ClientInfo(_Object, frozen=True, kw_only=True):
     """Which program a client is. For the operator."""
 
     name: ClientWord
@@ -87,10 +98,27 @@ class Hello(_Frame, frozen=True, kw_only=True, tag="hello"):
     client: ClientInfo | None = None
 
 
+class Attachment(_Object, frozen=True, kw_only=True):
+    """A file that goes with a question: `size` bytes with this hash, uploaded before, and what its sender calls it."""
+
+    sha256: Sha256
+    size: FileSize = field(name="bytes")
+    media_type: MediaType
+    name: FileName
+
+
+class Format(_Object, frozen=True, kw_only=True):
+    """What the answer's text is to be: a JSON value that is valid under `schema`, a JSON Schema."""
+
+    type: Literal["json_schema"] = field()
+    json_schema: dict[str, Any] = field(name="schema")
+
+
 class SendMessage(_Frame, frozen=True, kw_only=True, tag="sendMessage"):
     """One question. `timestamp` is opaque: it is neither read nor kept.
 
     `parts`: the kinds of parts that the client takes beside text. A list, the empty one too, asks for signs of life.
+    `traceparent`: of W3C Trace Context; what is not well-formed counts as none.
     """
 
     request_id: Id
@@ -103,7 +131,10 @@ class SendMessage(_Frame, frozen=True, kw_only=True, tag="sendMessage"):
     max_tokens: MaxTokens | None = None
     replaces: Id | None = None
     parts: Annotated[tuple[Id, ...], Meta(max_length=MAX_PARTS)] | None = None
+    attachments: Annotated[tuple[Attachment, ...], Meta(max_length=MAX_ATTACHMENTS)] = ()
+    format: Format | None = None
     timestamp: Any = None
+    traceparent: Any = None
 
 
 class CancelMessage(_Frame, frozen=True, kw_only=True, tag="cancelMessage"):
@@ -123,7 +154,7 @@ class ListConversations(_Frame, frozen=True, kw_only=True, tag="listConversation
 class GetHistory(_Frame, frozen=True, kw_only=True, tag="getHistory"):
     """A page of a conversation's turns, newest page first, oldest turn first within a page.
 
-    `superseded`: those too whose place a later one took.
+    `superseded`: those too whose place a later one took. `parts`: answers with all of their parts.
     """
 
     request_id: Id
@@ -131,6 +162,7 @@ class GetHistory(_Frame, frozen=True, kw_only=True, tag="getHistory"):
     before: Page | None = None
     limit: Limit | None = None
     superseded: bool = False
+    parts: bool = False
 
 
 class UpdateConversation(_Frame, frozen=True, kw_only=True, tag="updateConversation"):
@@ -149,34 +181,89 @@ class RenewToken(_Frame, frozen=True, kw_only=True, tag="renewToken"):
     token: Annotated[str, Meta(min_length=1)]
 
 
+class GetBudget(_Frame, frozen=True, kw_only=True, tag="getBudget"):
+    """Ask how the user's budget stands; answered by `budget`."""
+
+    request_id: Id
+
+
+class PutPiece(_Frame, frozen=True, kw_only=True, tag="putPiece"):
+    """A piece of a file, in base64; without `data` only the question how far it has come.
+
+    `upload`: the name of the upload as the server has told it, empty before that.
+    """
+
+    request_id: Id
+    sha256: Sha256
+    size: FileSize = field(name="bytes")
+    offset: Count = 0
+    upload: UploadName = ""
+    data: Annotated[bytes, Meta(max_length=PIECE_BYTES)] = b""
+
+
 class Ping(_Frame, frozen=True, kw_only=True, tag="ping"):
     """Sign of life from the app; refreshes `lastActivity`."""
 
 
 ClientFrame: TypeAlias = (
-    Hello | SendMessage | CancelMessage | ListConversations | GetHistory | UpdateConversation | RenewToken | Ping
+    Hello
+    | SendMessage
+    | CancelMessage
+    | ListConversations
+    | GetHistory
+    | UpdateConversation
+    | PutPiece
+    | RenewToken
+    | GetBudget
+    | Ping
 )
 
 # --- server -> client ---------------------------------------------------------------------------------------
 
 
-class ErrorBody(_Part, frozen=True, kw_only=True):
-    """Why a request failed. `message` is for a person, `code` for a program."""
+class ErrorBody(_Object, frozen=True, kw_only=True):
+    """Why a request failed. `message` is for a person, `code` for a program.
+
+    `reason` `budget`: a budget has no room; it has again at `resets_at` (ISO 8601) at the latest, if that is told.
+    """
 
     code: ErrorCode
     message: str
     retryable: bool
     retry_after_ms: Count | None = None
+    reason: str | None = None
+    resets_at: str | None = None
 
 
-class Usage(_Part, frozen=True, kw_only=True):
-    """Tokens as the model counted them."""
+class Usage(_Object, frozen=True, kw_only=True):
+    """Tokens as the model counted them. `cached_tokens`: of the input. `reasoning_tokens`: of the output."""
 
     input_tokens: Count
     output_tokens: Count
+    cached_tokens: Count | None = None
+    reasoning_tokens: Count | None = None
 
 
-class Timing(_Part, frozen=True, kw_only=True):
+class Cost(_Object, frozen=True, kw_only=True):
+    """What the answer was charged, in micro-dollars, with the attempts that were lost."""
+
+    micro_usd: Count
+
+
+class BudgetInfo(_Object, frozen=True, kw_only=True):
+    """How the user's budget stands: of several the one with the least share left. `unit`: `tokens` or `microUsd`.
+
+    `used` is what was spent and what is `reserved` for questions that run or wait. Times are ISO 8601, UTC.
+    """
+
+    unit: str
+    limit: Count
+    used: Count
+    reserved: Count
+    resets_at: str
+
+
+class Timing(_Object, frozen=True, kw_only=True):
     """Milliseconds spent on the server: waiting in the queue, until the first text, in all since acceptance."""
 
     queued_ms: Count
@@ -184,7 +271,7 @@ class Timing(_Part, frozen=True, kw_only=True):
     total_ms: Count
 
 
-class ServerLimits(_Part, frozen=True, kw_only=True):
+class ServerLimits(_Object, frozen=True, kw_only=True):
     """What this server allows. Sizes in bytes, times in milliseconds, `requests_per_minute` 0 = no limit.
 
     `progress_ms`: an answer that is worked on gives a sign at least so often, if its question has `parts`.
@@ -201,9 +288,11 @@ class ServerLimits(_Part, frozen=True, kw_only=True):
     queue_timeout_ms: Count
     max_connection_ms: Count | None = None
     progress_ms: Count | None = None
+    piece_bytes: Count | None = None
+    max_attachment_bytes: Count | None = None
 
 
-class ServerInfo(_Part, frozen=True, kw_only=True):
+class ServerInfo(_Object, frozen=True, kw_only=True):
     """Which server this is. `least_client`: clients of a lower version should be updated."""
 
     version: str
@@ -211,14 +300,21 @@ class ServerInfo(_Part, frozen=True, kw_only=True):
     least_client: str | None = None
 
 
-class ModelInfo(_Part, frozen=True, kw_only=True):
-    """What a client may want to know of a model. `languages`: the only ones it knows. `demo`: it is for trying out."""
+class ModelInfo(_Object, frozen=True, kw_only=True):
+    """What a client may want to know of a model. `languages`: the only ones it knows. `demo`: it is for trying out.
+    `attachments`: the kinds of files that it takes (`text`, `image`, `document`). `parts`: the kinds of parts that it
+    gives, as far as the operator has said.
+    `format`: whether it keeps to a JSON Schema by itself; to another one the schema is told in words.
+    """
 
     title: str | None = None
     languages: tuple[str, ...] = ()
     demo: bool = False
     answer_timeout_ms: Count | None = None
     max_tokens: Count | None = None
+    attachments: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    format: bool = False
 
 
 class Welcome(_Frame, frozen=True, kw_only=True, tag="welcome"):
@@ -234,6 +330,7 @@ class Welcome(_Frame, frozen=True, kw_only=True, tag="welcome"):
     features: tuple[str, ...] = ()
     server: ServerInfo | None = None
     model_info: dict[str, ModelInfo] = {}
+    budget: BudgetInfo | None = None
 
 
 class MessageAccepted(_Frame, frozen=True, kw_only=True, tag="messageAccepted"):
@@ -270,12 +367,18 @@ class GoAway(_Frame, frozen=True, kw_only=True, tag="goAway"):
 
 
 class MessageDelta(_Frame, frozen=True, kw_only=True, tag="messageDelta"):
-    """Text of the answer from code point `offset` of `attempt` on."""
+    """Text of the answer from code point `offset` of `attempt` on.
+
+    All of it belongs to one part, number `part`. `name` comes with the first code point of a part that has one.
+    """
 
     request_id: str
     attempt: Count
     offset: Count
     delta: str
+    part: Count = 0
+    kind: str = "text"
+    name: str | None = None
 
 
 class MessageResponse(_Frame, frozen=True, kw_only=True, tag="messageResponse"):
@@ -291,9 +394,10 @@ class MessageResponse(_Frame, frozen=True, kw_only=True, tag="messageResponse"):
     usage: Usage | None = None
     model: str | None = None
     timing: Timing | None = None
+    cost: Cost | None = None
 
 
-class ConversationSummary(_Part, frozen=True, kw_only=True):
+class ConversationSummary(_Object, frozen=True, kw_only=True):
     """One conversation in a list. Times are ISO 8601, UTC."""
 
     conversation_id: str
@@ -303,11 +407,22 @@ class ConversationSummary(_Part, frozen=True, kw_only=True):
     updated_at: str
 
 
-class Turn(_Part, frozen=True, kw_only=True):
+class TurnPart(_Object, frozen=True, kw_only=True):
+    """Code points `start` to `end` of an answer are of part number `part`. `kind` and `name` as in `messageDelta`."""
+
+    part: Count
+    kind: str
+    name: str | None = None
+    start: Count = field(name="from")
+    end: Count = field(name="to")
+
+
+class Turn(_Object, frozen=True, kw_only=True):
     """One question and what came of it.
 
     A turn too long for a frame comes in pieces, its end first: an offset above 0 says that the text before it
-    follows on the next page, as a turn of the same `request_id`.
+    follows on the next page, as a turn of the same `request_id`. `parts`: of an answer that is not text alone, if the
+    page was asked for with them.
     """
 
     request_id: str
@@ -323,6 +438,8 @@ class Turn(_Part, frozen=True, kw_only=True):
     superseded_by: str | None = None
     error_code: ErrorCode | None = None
     usage: Usage | None = None
+    attachments: tuple[Attachment, ...] = ()
+    parts: tuple[TurnPart, ...] = ()
 
 
 class Conversations(_Frame, frozen=True, kw_only=True, tag="conversations"):
@@ -351,11 +468,32 @@ class Conversation(_Frame, frozen=True, kw_only=True, tag="conversation"):
     deleted: bool
 
 
+class UploadState(_Frame, frozen=True, kw_only=True, tag="uploadState"):
+    """Answer to `putPiece`: the first byte that is missing of the upload, and whether the file is there, whole.
+
+    A client that knew another `upload` begins anew at `offset`: what it brought before is gone.
+    """
+
+    request_id: str
+    sha256: str
+    size: Count = field(name="bytes")
+    upload: str
+    offset: Count
+    complete: bool
+
+
 class TokenRenewed(_Frame, frozen=True, kw_only=True, tag="tokenRenewed"):
     """The fresh token counts from now on. `expires_at` is ISO 8601, absent if it never expires."""
 
     request_id: str
     expires_at: str | None = None
+
+
+class Budget(_Frame, frozen=True, kw_only=True, tag="budget"):
+    """Answer to `getBudget`; without `budget` the user has none."""
+
+    request_id: str
+    budget: BudgetInfo | None = None
 
 
 class Pong(_Frame, frozen=True, kw_only=True, tag="pong"):
@@ -381,7 +519,9 @@ ServerFrame: TypeAlias = (
     | Conversations
     | History
     | Conversation
+    | UploadState
     | TokenRenewed
+    | Budget
     | Pong
     | GoAway
     | Error

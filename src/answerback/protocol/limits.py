@@ -31,3 +31,21 @@ MAX_PAGE: Final = 100
 
 MAX_TITLE_LENGTH: Final = 200
 """Code points of a conversation's title."""
+
+MAX_SCHEMA_BYTES: Final = 16 * 1024
+"""The JSON Schema of a typed answer, as JSON without white space."""
+
+PIECE_BYTES: Final = 64 * 1024
+"""A piece of an attachment: in base64 three fragments of a message. Each but the last one has just this size."""
+
+MAX_ATTACHMENT_BYTES: Final = 4 * 1024 * 1024
+"""One attachment."""
+
+MAX_ATTACHMENTS: Final = 8
+"""Attachments of one question."""
+
+MAX_ATTACHED_BYTES: Final = 16 * 1024 * 1024
+"""The attachments of one question together."""
+
+MAX_FILE_NAME_LENGTH: Final = 255
+"""Code points of an attachment's name."""

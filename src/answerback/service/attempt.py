@@ -2,32 +2,39 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from answerback.core import context
 from answerback.core.answer import Answer
+from answerback.core.budget import NOTHING, Counted, bound
 from answerback.core.delivery import answer_limit
 from answerback.core.instants import LeaptSince
+from answerback.core.parts import KINDS
 from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey
-from answerback.model_guard import ask
+from answerback.core.uploads import IMAGE, TEXT, bound_of, kind_of
+from answerback.model_guard import Ask
 from answerback.ports import (
+    File,
     FinalModelError,
     Finish,
     Model,
     ModelError,
     ModelFault,
     ModelLimits,
+    Part,
     Piece,
     Prompt,
     RecentTurns,
     Requests,
+    StoredTurn,
     Unavailable,
 )
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
 from answerback.service.delivery_sender import DeliverySender, Stream
+from answerback.service.uploads import Uploads
 
 log = logging.getLogger("answerback.worker")
 
@@ -44,6 +51,13 @@ CLEAN_UP_S: Final = 2.0
 
 ABANDON_S: Final = 1.0
 """The time that it gets to stop then."""
+
+
+IMAGE_TOKENS: Final = 1_600
+"""Of an image, scaled down as the providers do with a large one."""
+
+DOCUMENT_BYTES_A_TOKEN: Final = 20
+"""Bytes of a PDF for a token of what is read out of it: a page of text has some 50 KB and 3,000 tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +125,9 @@ class RunTools:
     clock: Callable[[], int]
     monotonic: Callable[[], float]
     leapt: LeaptSince
+    ask: Ask
     abandoned: "Callable[[Run], None]"
+    uploads: Uploads | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +171,7 @@ class Run:
         """What the client gets before the ending: text, signs of life."""
         if record.stream or record.parts is not None:
             self.stream = tools.delivery_sender.stream(record, self.answer)
+        self._kinds = KINDS.intersection((record.parts if record.stream else None) or ())
         self.is_abandoned = False
         self._question = question
         self._tools = tools
@@ -164,6 +181,7 @@ class Run:
         self.stopped: Outcome | Fenced | None = None
         """Why the text stopped."""
         self._first_text_ms: int | None = None
+        self._prompt_asked: Prompt | None = None
         started_at_ms = record.started_at_ms or now_ms
         stop_ms = started_at_ms + tools.policy.answer_ms(record.model) + tools.leapt(started_at_ms)
         if stop_at_ms is not None:
@@ -206,13 +224,15 @@ class Run:
             return Outcome(status=Status.FAILED, code=ErrorCode.MODEL_UNAVAILABLE)
         was_shortened = False
         while True:
+            self._prompt_asked = prompt
             try:
-                await ask(model, prompt, self._take)
+                await self._tools.ask(model, prompt, self._take)
                 return None
             except ModelError as exc:
                 fault = exc.fault if isinstance(exc, FinalModelError) else None
                 fewer = context.shortened(prompt.messages)
-                is_final = was_shortened or self._first_text_ms is not None or len(fewer) == len(prompt.messages)
+                has_begun = self._first_text_ms is not None or self.answer.length > 0
+                is_final = was_shortened or has_begun or len(fewer) == len(prompt.messages)
                 if is_final or fault is not ModelFault.TOO_LONG:
                     log.warning("the model failed: %s", exc, extra=self.extra())
                     return Outcome(status=Status.FAILED, code=exc.code, retry_after_ms=exc.retry_after_ms, fault=fault)
@@ -225,14 +245,22 @@ class Run:
             answer.settle()
             self._finished(Finish(reason="length") if answer.is_full else piece)
             return True
-        if self._first_text_ms is None:
-            self._first_text_ms = self._tools.clock()
-        if stream is None or not self.record.stream:
-            answer.gather(piece)
-        elif answer.append(piece) and not stream.is_waiting:
-            self._tools.delivery_sender.wake(stream)
-        if stream is not None and self.record.parts is not None:
-            stream.spoke(now=self._tools.monotonic())
+        if isinstance(piece, Part):
+            kind, name, text = piece.kind, piece.name, piece.text
+            grown = answer.append_part(kind, name, text, is_new=piece.new) if kind in self._kinds else 0
+        else:
+            grown = 0
+            if self._first_text_ms is None:
+                self._first_text_ms = self._tools.clock()
+            if stream is None or not self.record.stream:
+                answer.gather(piece)
+            else:
+                grown = answer.append(piece)
+        if stream is not None:
+            if grown and not stream.is_waiting:
+                self._tools.delivery_sender.wake(stream)
+            if self.record.parts is not None:
+                stream.spoke(now=self._tools.monotonic())
         if answer.is_full:
             self._finished(Finish(reason="length"))
         return answer.is_full
@@ -304,6 +332,12 @@ class Run:
                 question = self._question or await tools.requests.question(self.key)
                 if question is None:
                     return None
+                files: tuple[File, ...] | None = ()
+                if question.attachments and tools.uploads is not None:
+                    files = await tools.uploads.files_of(record.user_id, question.attachments)
+                if files is None:
+                    log.error("a file of the question is gone", extra=self.extra())
+                    return None
                 if not record.standalone and tools.context_turns:
                     recent = await tools.history.recent_turns(
                         record.user_id,
@@ -311,7 +345,8 @@ class Run:
                         limit=tools.context_turns,
                         before_request=question.replaces,
                     )
-                    turns = [(turn.question, turn.answer) for turn in recent]
+                    # The visible text alone: a model must not take its thoughts and calls for what it has said.
+                    turns = [(_with_names(turn), turn.visible) for turn in recent]
                 break
             except Unavailable:
                 log.warning("the question could not be read yet", extra=self.extra())
@@ -322,17 +357,53 @@ class Run:
         system = tools.system if question.system is None else question.system
         if system is not None and context.is_blank(system):
             system = None
+        schema = None if question.format is None else question.format.json_schema
+        if schema is not None and not limits.format:
+            system, schema = context.told_schema(system, schema), None
         per_byte = limits.tokens_per_byte
         budget = model.context_tokens - max_tokens - context.estimate_tokens(system or "", per_byte)
+        if files:
+            budget -= sum(_tokens_of(file, per_byte) for file in files)
+        messages = context.choose(turns, question.message, budget_tokens=budget, per_byte=per_byte)
+        if (hold := record.hold) is not None:  # the model may count no more than what is reserved
+            messages = context.within(messages, hold.max_in - bound(system) - _bound_of(files))
+            max_tokens = min(max_tokens, hold.max_out)
         return Prompt(
-            messages=context.choose(turns, question.message, budget_tokens=budget, per_byte=per_byte),
+            messages=messages,
             system=system,
             max_tokens=max_tokens,
             user_id=record.user_id,
             conversation_id=record.conversation_id,
             request_id=record.request_id,
             attempt=record.attempt,
+            attachments=files,
+            json_schema=schema,
         )
+
+    def counted(self, outcome: Outcome) -> Counted | None:
+        """What is charged for this attempt; None: all that is reserved for it (rule: given up is paid in full).
+
+        A provider bills an answer that is given up, nobody knows how much of it. A request that it refuses, or that
+        fails before its first word, it does not bill.
+        """
+        finish, asked, limits = outcome.finish, self._prompt_asked, self._tools.limits.get(self.record.model)
+        if asked is None:
+            return NOTHING
+        sent = bound(asked.system, *(one.text for one in asked.messages)) + sum(
+            len(one.data) for one in asked.attachments
+        )
+        came = Counted(sent, len(self.answer.text.encode()))
+        if finish is not None and finish.input_tokens is not None and finish.output_tokens is not None:
+            return Counted(finish.input_tokens, finish.output_tokens, finish.cached_tokens or 0)
+        if limits is not None and limits.stops_billing:
+            return came
+        if finish is not None:
+            return None if self.answer.is_full else came
+        failed_first = self._first_text_ms is None and outcome.status is Status.FAILED
+        is_refused = (
+            outcome.code in (ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_THROTTLED) or outcome.fault is not None
+        )
+        return NOTHING if failed_first and is_refused else None
 
     def ending(self, outcome: Outcome) -> Ending:
         """The ending of this attempt."""
@@ -350,6 +421,8 @@ class Run:
             retry_after_ms=outcome.retry_after_ms,
             input_tokens=None if finish is None else finish.input_tokens,
             output_tokens=None if finish is None else finish.output_tokens,
+            cached_tokens=None if finish is None else finish.cached_tokens,
+            reasoning_tokens=None if finish is None else finish.reasoning_tokens,
             model=record.model,
             queued_ms=max(0, started_at_ms - record.accepted_at_ms),
             first_text_ms=None if self._first_text_ms is None else max(0, self._first_text_ms - record.accepted_at_ms),
@@ -359,3 +432,20 @@ class Run:
     def extra(self) -> dict[str, str | int]:
         """Whom a line of the log is about."""
         return {"requestId": self.record.request_id, "userId": self.record.user_id, "attempt": self.record.attempt}
+
+
+def _with_names(turn: StoredTurn) -> str:
+    """The question of an earlier turn. Its files are not shown again."""
+    return "\n".join((turn.question, *(f"[attachment {one.name}]" for one in turn.attachments)))
+
+
+def _bound_of(files: Sequence[File]) -> int:
+    """Tokens that a budget has reserved for them."""
+    return sum(bound_of(file.media_type, len(file.data)) for file in files)
+
+
+def _tokens_of(file: File, per_byte: float) -> int:
+    """What a file takes of the context, guessed high."""
+    if kind_of(file.media_type) == TEXT:
+        return context.estimate_tokens(file.data.decode(errors="replace"), per_byte)
+    return IMAGE_TOKENS if kind_of(file.media_type) == IMAGE else len(file.data) // DOCUMENT_BYTES_A_TOKEN

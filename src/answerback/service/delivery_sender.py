@@ -13,6 +13,7 @@ from typing import Final
 
 from answerback.core.answer import Answer
 from answerback.core.delivery import Delivery, Interval
+from answerback.core.parts import NOTHING
 from answerback.core.request import DeliveryTarget, Ended, Record
 from answerback.ports import Gone, Requests, Sender, Sent, Slow
 from answerback.protocol.errors import ERRORS, ErrorCode
@@ -164,9 +165,9 @@ class DeliverySender:
         ending = record.ending
         if ending is None:
             raise ValueError("only an ended request can be served")
-        text = await self._requests.answer(record.key) if ending.length else ""
+        content = await self._requests.answer(record.key) if ending.length else NOTHING
         return Delivery(
-            record, Answer.stored(ending.attempt, text), self._interval, now=self._monotonic(), target=target
+            record, Answer.stored(ending.attempt, content), self._interval, now=self._monotonic(), target=target
         )
 
     async def announce(self, ended: Ended) -> bool:

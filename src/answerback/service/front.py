@@ -6,10 +6,11 @@ process. One in this process is told of it, too. An ended answer is served from 
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, TypeGuard, assert_never
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, Protocol, TypeGuard, assert_never
 
 from answerback import __version__
+from answerback.core.budget import BudgetState, tightest
 from answerback.core.instants import iso
 from answerback.core.keys import normal_id
 from answerback.core.request import Conflict, Ended, Pending, RequestKey, Unknown
@@ -25,16 +26,22 @@ from answerback.ports import (
 from answerback.protocol.codec import Data, FrameError, decode_client
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
+    Budget,
+    BudgetInfo,
     CancelMessage,
     ClientFrame,
+    Error,
+    GetBudget,
     GetHistory,
     Hello,
     ListConversations,
     MessageProgress,
     Ping,
     Pong,
+    PutPiece,
     RenewToken,
     SendMessage,
+    ServerFrame,
     ServerInfo,
     TokenRenewed,
     UpdateConversation,
@@ -45,6 +52,7 @@ from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front_settings import FrontSettings
 from answerback.service.history_pages import HistoryPages
 from answerback.service.questions import ANONYMOUS, BLOCKED, Questions, user_of
+from answerback.service.uploads import Uploads
 
 log = logging.getLogger("answerback.front")
 
@@ -55,7 +63,7 @@ UNAVAILABLE_RETRY_MS: Final = 1_000
 
 TOO_MANY_CONNECTIONS: Final = "This user has too many connections. Close one first."
 
-FEATURES: Final = ("parts",)
+FEATURES: Final = ("parts", "superseded", "format", "budgets")
 """What clients may use beyond the first edition of the protocol."""
 
 
@@ -63,11 +71,22 @@ async def _nameless() -> None:
     return None
 
 
+async def _no_budgets(user_id: str, team: str | None, *, now_ms: int) -> Sequence[BudgetState]:
+    return ()
+
+
+class BudgetsOfUser(Protocol):
+    """How the budgets stand that a user's questions are counted in. `team`: as the token has it."""
+
+    async def __call__(self, user_id: str, team: str | None, *, now_ms: int) -> Sequence[BudgetState]: ...
+
+
 class Front:
     """Handles the frames of every connection. Its methods raise nothing but CancelledError.
 
     `store_id`: names the store, for clients that keep what is in it; None: nobody knows now. `has_room`: whether a user
-    whom the first frame of a connection names may have one more.
+    whom the first frame of a connection names may have one more. `budgets_of_user`: how the budgets stand that a user's
+    questions are counted in.
     """
 
     def __init__(
@@ -82,10 +101,14 @@ class Front:
         clock: Callable[[], int],
         is_blocked: Callable[[str], Awaitable[bool]],
         store_id: Callable[[], Awaitable[str | None]] = _nameless,
+        budgets_of_user: BudgetsOfUser = _no_budgets,
         has_room: Callable[[str, str], bool] = lambda _, __: True,
+        uploads: Uploads | None = None,
     ) -> None:
         self._settings = settings
-        self._model_info = settings.model_info()
+        self._uploads = uploads
+        self._model_info = settings.model_info(takes_files=uploads is not None)
+        self._features = FEATURES if uploads is None else (*FEATURES, "attachments")
         self._questions = questions
         self._connections = connections
         self._history_pages = history_pages
@@ -94,6 +117,7 @@ class Front:
         self._clock = clock
         self._is_blocked = is_blocked
         self._store_id = store_id
+        self._budgets_of_user = budgets_of_user
         self._has_room = has_room
         self._binding: dict[str, asyncio.Future[None]] = {}
         """Connections that become their session's address now."""
@@ -229,7 +253,15 @@ class Front:
     async def _handle(
         self,
         connection: Connection,
-        frame: Hello | CancelMessage | Ping | RenewToken | ListConversations | GetHistory | UpdateConversation,
+        frame: Hello
+        | CancelMessage
+        | Ping
+        | RenewToken
+        | GetBudget
+        | ListConversations
+        | GetHistory
+        | UpdateConversation
+        | PutPiece,
     ) -> None:
         match frame:
             case Hello():
@@ -240,15 +272,25 @@ class Front:
                 await self._delivery_sender.reply(connection.connection_id, Pong())
             case RenewToken():
                 await self._renew_token(connection, frame)
-            case ListConversations() | GetHistory() | UpdateConversation():
+            case ListConversations() | GetHistory() | UpdateConversation() | PutPiece() | GetBudget():
                 if self._questions.is_expired(connection):
                     await self._delivery_sender.error(
                         connection.connection_id, ErrorCode.UNAUTHORIZED, request_id=frame.request_id
                     )
                     return
-                await self._delivery_sender.reply(
-                    connection.connection_id, await self._history_pages.answer(user_of(connection), frame)
-                )
+                user_id = user_of(connection)
+                reply: ServerFrame
+                if isinstance(frame, GetBudget):
+                    reply = Budget(request_id=frame.request_id, budget=await self._budget(connection))
+                elif not isinstance(frame, PutPiece):
+                    reply = await self._history_pages.answer(user_id, frame)
+                elif self._uploads is not None:
+                    reply = await self._uploads.answer(user_id, frame)
+                else:
+                    reply = Error(
+                        code=ErrorCode.FORBIDDEN, message="This server takes no files.", request_id=frame.request_id
+                    )
+                await self._delivery_sender.reply(connection.connection_id, reply)
             case _:
                 assert_never(frame)
 
@@ -284,14 +326,29 @@ class Front:
                 session_id=connection.session_id,
                 user_id=user_id,
                 protocol=PROTOCOL_VERSION,
-                limits=self._settings.limits(),
+                limits=self._settings.limits(takes_files=self._uploads is not None),
                 models=tuple(self._settings.models),
-                features=FEATURES,
+                features=self._features,
                 server=ServerInfo(
                     version=__version__, store_id=await self._store_id(), least_client=self._settings.least_client
                 ),
                 model_info=self._model_info,
+                budget=await self._budget(connection),
             ),
+        )
+
+    async def _budget(self, connection: Connection) -> BudgetInfo | None:
+        """How the user's budget stands, if there is one."""
+        found = await self._budgets_of_user(user_of(connection), connection.team, now_ms=self._clock())
+        state = tightest(found)
+        if state is None:
+            return None
+        return BudgetInfo(
+            unit=state.budget.unit.value,
+            limit=state.budget.limit,
+            used=state.counter.used,
+            reserved=state.counter.reserved,
+            resets_at=iso(state.opens_at_ms),
         )
 
     async def _renew_token(self, connection: Connection, frame: RenewToken) -> None:

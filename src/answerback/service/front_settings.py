@@ -8,12 +8,20 @@ from answerback.core import defaults
 from answerback.core.answer import encoded_size
 from answerback.core.delivery import PROGRESS_S
 from answerback.core.request import Policy
+from answerback.core.uploads import TEXT, kind_of
 from answerback.ports import ModelLimits, Quota
-from answerback.protocol.frames import ModelInfo, ServerLimits
-from answerback.protocol.limits import MAX_ANSWER_BYTES, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
+from answerback.protocol.frames import Attachment, ModelInfo, ServerLimits
+from answerback.protocol.limits import (
+    MAX_ANSWER_BYTES,
+    MAX_ATTACHED_BYTES,
+    MAX_ATTACHMENT_BYTES,
+    MAX_FRAME_BYTES,
+    MAX_MESSAGE_BYTES,
+    PIECE_BYTES,
+)
 
 _REST_OF_WELCOME: Final = 4_096
-_INFO_BYTES: Final = 256
+_INFO_BYTES: Final = 320
 """Of a `welcome`: everything but the models' names, and the most that one model's information may have."""
 
 
@@ -38,7 +46,7 @@ class FrontSettings:
     max_connection_ms: int | None = None
     queue_survives: bool = False
 
-    def limits(self) -> ServerLimits:
+    def limits(self, *, takes_files: bool = False) -> ServerLimits:
         """What clients are told of them."""
         return ServerLimits(
             max_message_bytes=self.max_message_bytes,
@@ -52,9 +60,11 @@ class FrontSettings:
             queue_timeout_ms=self.policy.queue_timeout_ms,
             max_connection_ms=self.max_connection_ms,
             progress_ms=round(PROGRESS_S * 1000),
+            piece_bytes=PIECE_BYTES if takes_files else None,
+            max_attachment_bytes=MAX_ATTACHMENT_BYTES if takes_files else None,
         )
 
-    def model_info(self) -> dict[str, ModelInfo]:
+    def model_info(self, *, takes_files: bool = False) -> dict[str, ModelInfo]:
         """What clients are told of the models: of as many as fit into a `welcome`."""
         told: dict[str, ModelInfo] = {}
         room = MAX_FRAME_BYTES - _REST_OF_WELCOME - sum(encoded_size(name) + 3 for name in self.models)
@@ -66,11 +76,27 @@ class FrontSettings:
                 demo=known.demo,
                 answer_timeout_ms=self.policy.answer_timeouts_ms.get(name),
                 max_tokens=known.max_tokens,
+                attachments=(TEXT, *known.attachments) if takes_files else (),
+                parts=known.parts,
+                format=known.format,
             )
             room -= encoded_size(name) + _INFO_BYTES
             if info != ModelInfo() and room >= 0:
                 told[name] = info
         return told
+
+    def why_no_files(self, model: str, attachments: Sequence[Attachment]) -> str | None:
+        """Why a question to this model cannot have these files, by what they are said to be."""
+        if sum(one.size for one in attachments) > MAX_ATTACHED_BYTES:
+            return f"The files of a question may have {MAX_ATTACHED_BYTES >> 20} MB together. Leave one out."
+        taken = (TEXT, *self.model_limits.get(model, ModelLimits()).attachments)
+        for one in attachments:
+            if kind_of(one.media_type) not in taken:
+                return (
+                    f"This model takes no files of the type {one.media_type}. It takes: {', '.join(taken)}. "
+                    "Choose another model, or leave the file out."
+                )
+        return None
 
     def tokens_of(self, model: str) -> int:
         """The most tokens of one answer of this model."""

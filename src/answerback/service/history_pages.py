@@ -3,12 +3,15 @@
 No page is larger than a frame. A turn longer than a page comes in pieces, its end first.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
 
+import msgspec
+
 from answerback.core.answer import cut_back, encoded_size
 from answerback.core.instants import iso
+from answerback.core.parts import Content, Mark, stretches
 from answerback.ports import History, StoredConversation, StoredTurn
 from answerback.protocol.codec import encode
 from answerback.protocol.errors import ErrorCode
@@ -20,6 +23,7 @@ from answerback.protocol.frames import (
     GetHistory,
     ListConversations,
     Turn,
+    TurnPart,
     UpdateConversation,
     Usage,
 )
@@ -36,33 +40,43 @@ TURN_BYTES: Final = 2_048
 SUPERSEDED_BYTES: Final = 640
 """The most that the id of the turn that took its place adds."""
 
+PART_BYTES: Final = 96
+"""The most that a part needs besides its name."""
+
 _MAX_POSITION: Final = 2**63 - 1
 """The largest integer of the stores; a position must leave room for the one after it."""
 
 _BAD_PAGE: Final = '"before" must be the `next` of the page before, unchanged.'
+
+_WITH_PARTS: Final = ":p"
 
 Request = ListConversations | GetHistory | UpdateConversation
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a page of history ends: before turn `position`, or inside it before these ends of its texts."""
+    """Where a page of history ends: before turn `position`, or inside it before these ends of its texts.
+
+    `has_parts`: the ends count all of an answer, and not its visible text.
+    """
 
     position: int
     ends: tuple[int, int] | None = None
+    has_parts: bool = False
 
     @classmethod
-    def parse(cls, text: str) -> "_Place":
+    def parse(cls, text: str, *, has_parts: bool) -> "_Place":
         """Raises: ValueError."""
-        numbers = [int(part) for part in text.split(":") if part.isascii() and part.isdigit()]
-        if len(numbers) not in (1, 3) or len(text.split(":")) != len(numbers):
+        bare = text.removesuffix(_WITH_PARTS)
+        numbers = [int(part) for part in bare.split(":") if part.isascii() and part.isdigit()]
+        if len(numbers) not in (1, 3) or len(bare.split(":")) != len(numbers):
             raise ValueError(text)
-        if any(number >= _MAX_POSITION for number in numbers):
+        if any(number >= _MAX_POSITION for number in numbers) or (bare != text) is not has_parts:
             raise ValueError(text)
-        return cls(numbers[0], (numbers[1], numbers[2]) if len(numbers) == 3 else None)
+        return cls(numbers[0], (numbers[1], numbers[2]) if len(numbers) == 3 else None, has_parts)
 
     def __str__(self) -> str:
-        return ":".join(map(str, (self.position, *(self.ends or ()))))
+        return ":".join(map(str, (self.position, *(self.ends or ())))) + _WITH_PARTS * self.has_parts
 
 
 class HistoryPages:
@@ -111,7 +125,7 @@ class HistoryPages:
 
     async def _turns(self, user_id: str, frame: GetHistory) -> HistoryFrame | Error:
         try:
-            place = None if frame.before is None else _Place.parse(frame.before)
+            place = None if frame.before is None else _Place.parse(frame.before, has_parts=frame.parts)
         except ValueError:
             return Error(code=ErrorCode.INVALID_FRAME, message=_BAD_PAGE, request_id=frame.request_id)
         limit = frame.limit or DEFAULT_LIMIT
@@ -125,22 +139,22 @@ class HistoryPages:
         for stored in found[:limit]:
             inside = place is not None and place.position == stored.position
             ends = place.ends if place is not None and inside else None
-            question_end, answer_end = ends or (len(stored.question), len(stored.answer))
-            question, answer = stored.question[:question_end], stored.answer[:answer_end]
-            facts = TURN_BYTES + SUPERSEDED_BYTES * (stored.superseded_by is not None)
-            size = encoded_size(question) + encoded_size(answer) + facts
-            if size <= room:
-                page.append(_turn(stored, question, 0, answer, 0))
-                room -= size
-                following = _Place(stored.position)
-                continue
-            if not page:
-                answer_from = cut_back(answer, answer_end, room - facts)
-                remaining = room - facts - encoded_size(answer[answer_from:])
-                question_from = cut_back(question, question_end, remaining) if answer_from == 0 else question_end
-                page.append(_turn(stored, question[question_from:], question_from, answer[answer_from:], answer_from))
-                following = _Place(stored.position, (question_from, answer_from))
-            break
+            answer, marks = (stored.answer, stored.marks) if frame.parts else (stored.visible, ())
+            question_end, answer_end = ends or (len(stored.question), len(answer))
+            question, answer = stored.question[:question_end], answer[:answer_end]
+            left = room - TURN_BYTES - SUPERSEDED_BYTES * (stored.superseded_by is not None)
+            left -= sum(len(msgspec.json.encode(one)) + 1 for one in stored.attachments)
+            answer_from, left = _answer_from(answer, marks, left)
+            question_from = cut_back(question, len(question), left) if answer_from == 0 else len(question)
+            left -= encoded_size(question[question_from:])
+            is_whole = left >= 0 and question_from == answer_from == 0
+            if is_whole or not page:
+                page.append(_turn(stored, question, question_from, Content(answer, marks), answer_from))
+                room = left
+                ends = None if is_whole else (question_from, answer_from)
+                following = _Place(stored.position, ends, frame.parts)
+            if not is_whole:
+                break
         is_last = len(page) == len(found) and (following is None or following.ends is None)
         return HistoryFrame(
             request_id=frame.request_id,
@@ -177,13 +191,33 @@ def _summary(stored: StoredConversation) -> ConversationSummary:
     )
 
 
-def _turn(stored: StoredTurn, question: str, question_offset: int, answer: str, answer_offset: int) -> Turn:
+def _answer_from(answer: str, marks: Sequence[Mark], room: int) -> tuple[int, int]:
+    """From where on `answer` fits with the labels of its parts, and the bytes that are then left."""
+    if not marks:
+        start = cut_back(answer, len(answer), room)
+        return start, room - encoded_size(answer[start:])
+    for one in reversed(stretches(marks, 0, len(answer))):
+        left = room - PART_BYTES - encoded_size(one.mark.name or "")
+        start = one.start + cut_back(answer[one.start : one.end], one.end - one.start, left)
+        if start == one.end:
+            return start, room
+        room = left - encoded_size(answer[start : one.end])
+        if start > one.start:
+            return start, room
+    return 0, room
+
+
+def _turn(stored: StoredTurn, question: str, question_offset: int, answer: Content, answer_offset: int) -> Turn:
     return Turn(
         request_id=stored.request_id,
-        question=question,
+        question=question[question_offset:],
         question_offset=question_offset,
-        answer=answer,
+        answer=answer.text[answer_offset:],
         answer_offset=answer_offset,
+        parts=tuple(
+            TurnPart(part=one.part, kind=one.mark.kind, name=one.mark.name, start=one.start, end=one.end)
+            for one in stretches(answer.marks, answer_offset, len(answer.text))
+        ),
         status=stored.status,
         asked_at=iso(stored.accepted_at_ms),
         answered_at=iso(stored.ended_at_ms),
@@ -191,6 +225,7 @@ def _turn(stored: StoredTurn, question: str, question_offset: int, answer: str, 
         replaces=stored.replaces,
         superseded_by=stored.superseded_by,
         error_code=stored.error_code,
+        attachments=stored.attachments,
         usage=(
             None
             if stored.input_tokens is None or stored.output_tokens is None

@@ -7,7 +7,7 @@ are stored under NFC.
 
 import unicodedata
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from functools import partial, reduce
 from typing import Any, Final, TypeVar
@@ -17,8 +17,11 @@ from answerback.core.keys import normal_id
 from answerback.core.request import Change, Question, Record, RequestKey
 from answerback.ports import (
     Admission,
+    Budget,
+    BudgetState,
     DailyUsage,
     History,
+    Period,
     Quota,
     RecentTurns,
     Requests,
@@ -124,6 +127,7 @@ class HistoryInBothForms(RecentTurnsInBothForms):
         super().__init__(stored)
         self._stored = stored
         self.purge_deleted = stored.purge_deleted
+        self.delete_expired = stored.delete_expired
 
     async def turns(
         self, user_id: str, conversation_id: str, *, before: int | None, limit: int, superseded: bool = False
@@ -222,11 +226,13 @@ class UsersInBothForms:
         return replace(
             now,
             per_minute=then.per_minute if now.per_minute is None else now.per_minute,
+            keep_days=then.keep_days if now.keep_days is None else now.keep_days,
             created_at_ms=min(now.created_at_ms, then.created_at_ms),
             last_request_at_ms=max(last, default=None),
             conversations=now.conversations + then.conversations,
             turns=now.turns + then.turns,
             blocked=now.blocked,
+            team=now.team or then.team,
         )
 
     async def set_limit(self, user_id: str, per_minute: int | None, *, now_ms: int) -> None:
@@ -241,14 +247,44 @@ class UsersInBothForms:
         """Under the form that counts: nobody comes in under the other one."""
         await self._stored.set_blocked(normal_id(user_id), blocked=blocked, now_ms=now_ms)
 
-    async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
+    async def set_retention(
+        self, user_id: str, keep_days: int | None, *, now_ms: int, conversation_id: str | None = None
+    ) -> bool:
+        """As `set_limit`; of a conversation under each form."""
+        if conversation_id is not None:
+            set_one = partial(self._stored.set_retention, keep_days=keep_days, now_ms=now_ms)
+            pairs = _pairs(user_id, conversation_id)
+            return any(await _of_each(pairs, lambda pair: set_one(pair[0], conversation_id=pair[1])))
+        for name in forms(user_id):
+            if name == normal_id(user_id) or await self._stored.user(name) is not None:
+                await self._stored.set_retention(name, keep_days, now_ms=now_ms)
+        return True
+
+    async def set_budget(self, holder: str, period: Period, budget: Budget | None, *, now_ms: int) -> None:
+        await self._stored.set_budget(normal_id(holder), period, budget, now_ms=now_ms)
+
+    async def set_team(self, user_id: str, team: str | None, *, now_ms: int) -> None:
+        team = None if team is None else normal_id(team)
+        await self._stored.set_team(normal_id(user_id), team, now_ms=now_ms)
+
+    async def budgets(self, holder: str, *, now_ms: int) -> Sequence[BudgetState]:
+        return await self._stored.budgets(normal_id(holder), now_ms=now_ms)
+
+    async def teams(self) -> Sequence[str]:
+        return await self._stored.teams()
+
+    async def usage(
+        self, user_id: str | None, *, since_day: str | None = None, by_model: bool = False
+    ) -> Sequence[DailyUsage]:
+        read = partial(self._stored.usage, since_day=since_day, by_model=by_model)
         if user_id is None:
-            return await self._stored.usage(None, since_day=since_day)
-        days: dict[str, DailyUsage] = {}
-        for found in await _of_each(forms(user_id), lambda name: self._stored.usage(name, since_day=since_day)):
+            return await read(None)
+        days: dict[tuple[str, str], DailyUsage] = {}
+        for found in await _of_each(forms(user_id), read):
             for one in found:
-                whole = days.get(one.day)
-                days[one.day] = replace(
+                key = one.day, one.model or ""
+                whole = days.get(key)
+                days[key] = replace(
                     one,
                     user_id=normal_id(user_id),
                     requests=one.requests + (0 if whole is None else whole.requests),
@@ -256,6 +292,11 @@ class UsersInBothForms:
                     output_tokens=one.output_tokens + (0 if whole is None else whole.output_tokens),
                 )
         return [days[day] for day in sorted(days)]
+
+    async def export(self, user_id: str) -> AsyncIterator[bytes]:
+        for name in forms(user_id):
+            async for line in self._stored.export(name):
+                yield line
 
     async def delete_user(self, user_id: str) -> bool:
         return any([await self._stored.delete_user(name) for name in forms(user_id)])

@@ -11,7 +11,7 @@ from answerback.core import request as changes
 from answerback.core.instants import LeaptSince, no_leaps
 from answerback.core.request import Ended, Held, Policy, Record
 from answerback.core.transitions import State
-from answerback.ports import Connections, History, Queue, Requests, Sender, Unavailable
+from answerback.ports import Connections, Files, History, Queue, Requests, Sender, Unavailable
 from answerback.protocol.errors import ErrorCode
 from answerback.service.delivery_sender import DeliverySender
 
@@ -27,11 +27,17 @@ redelivery is expected to bring it to its end."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JanitorSettings:
-    """`retention_ms`: how long ended records and deleted conversations stay. `queue_survives`: see FrontSettings."""
+    """`retention_ms`: how long ended records and deleted conversations stay. `queue_survives`: see FrontSettings.
+
+    `keep_days`: after so many without a turn a conversation is deleted, unless it or its user has days of its own.
+    `expire_every_ms`: how often that is looked for, which goes through all conversations.
+    """
 
     policy: Policy = field(default_factory=Policy)
     idle_timeout_ms: int = defaults.IDLE_TIMEOUT_S * 1000
     retention_ms: int = defaults.RETENTION_MS
+    keep_days: int = defaults.KEEP_FOREVER_DAYS
+    expire_every_ms: int = 3_600_000
     queue_survives: bool = False
 
 
@@ -56,6 +62,7 @@ class Janitor:
         clock: Callable[[], int],
         last_active_ms: Callable[[str], Awaitable[int | None]] | None = None,
         leapt: LeaptSince = no_leaps,
+        files: Files | None = None,
     ) -> None:
         self._settings = settings
         self._requests = requests
@@ -67,6 +74,8 @@ class Janitor:
         self._clock = clock
         self._last_active_ms = last_active_ms
         self._leapt = leapt
+        self._expired_at_ms: int | None = None
+        self._files = files
 
     async def sweep(self, *, stop_at_ms: int | None = None, leads: bool = True) -> None:
         """Go once through everything, or until `stop_at_ms` (epoch): the next sweep does what is left then.
@@ -148,8 +157,14 @@ class Janitor:
             await self._requests.change(record.key, partial(changes.queued, queue_no=record.queue_no + 1))
 
     async def _forget_old(self) -> None:
+        now_ms = self._clock()
+        if self._expired_at_ms is None or now_ms - self._expired_at_ms >= self._settings.expire_every_ms:
+            await self._history.delete_expired(now_ms=now_ms, keep_days=self._settings.keep_days)
+            self._expired_at_ms = now_ms
         before_ms = self._clock() - self._settings.retention_ms
         await self._requests.purge(
             ended_before_ms=before_ms, refused_before_ms=self._clock() - defaults.REFUSAL_RETENTION_MS
         )
         await self._history.purge_deleted(before_ms=before_ms)
+        if self._files is not None:
+            await self._files.purge_files(now_ms=self._clock())

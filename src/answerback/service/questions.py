@@ -6,12 +6,15 @@ transaction that accepts it. Then the task that received its frame runs it. Othe
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from answerback.core import admission
+from msgspec.structs import replace as with_fields
+
+from answerback.core import admission, budget
 from answerback.core import request as changes
-from answerback.core.keys import fingerprint, kinds, normal_id, ordering_key
+from answerback.core.keys import fingerprint, kinds, normal_id, ordering_key, traceparent
 from answerback.core.request import (
     Conflict,
     DeliveryTarget,
@@ -31,6 +34,7 @@ from answerback.ports import (
     Existing,
     Full,
     Limited,
+    OverBudget,
     Queue,
     Requests,
     Unavailable,
@@ -41,6 +45,7 @@ from answerback.service.attempt import Run
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front_settings import FrontSettings
 from answerback.service.observer import Observer
+from answerback.service.uploads import Uploads
 from answerback.service.worker import Worker
 
 ANONYMOUS: Final = "anonymous"
@@ -67,11 +72,13 @@ class Questions:
         observer: Observer,
         clock: Callable[[], int],
         worker: Worker | None = None,
+        uploads: Uploads | None = None,
     ) -> None:
         self._settings = settings
         self._requests = requests
         self._queue = queue
         self._worker = worker
+        self._uploads = uploads
         self._delivery_sender = delivery_sender
         self._observer = observer
         self._clock = clock
@@ -86,6 +93,9 @@ class Questions:
         """
         record, question = self._new_request(connection, frame, now_ms)
         refusal = self._why_not(connection, frame)
+        refusal = await self._why_no_files(record, frame) if refusal is None and frame.attachments else refusal
+        quota, team = self._settings.quota, connection.team
+        quota = quota if team is None else replace(quota, team=team)
         if refusal is not None:
             await self.refuse(connection, record, *refusal)
             return None
@@ -96,7 +106,7 @@ class Questions:
         may_be_stored = False
         try:
             admitted = await self._requests.accept(
-                record if run is None else run.record, question, self._settings.quota, now_ms=now_ms
+                record if run is None else run.record, question, quota, now_ms=now_ms
             )
         except (Unavailable, asyncio.CancelledError):
             may_be_stored = True
@@ -112,6 +122,8 @@ class Questions:
                 await self._queue.forget(record.key)  # it is not to be answered a second time when its turn comes
             await self._not_accepted(connection, record, admitted)
             return None
+        if run is not None and admitted.hold is not None:
+            run.record = with_fields(run.record, hold=admitted.hold)
         accepted = _accepted(record, admitted.position)
         if run is None:
             await self._enqueue(record)
@@ -128,7 +140,7 @@ class Questions:
         return None
 
     async def _not_accepted(
-        self, connection: Connection, record: Record, admitted: Existing | Limited | Blocked | Full
+        self, connection: Connection, record: Record, admitted: Existing | Limited | Blocked | Full | OverBudget
     ) -> None:
         match admitted:
             case Existing(record=existing, position=position):
@@ -139,6 +151,18 @@ class Questions:
                 await self.refuse(connection, record, ErrorCode.FORBIDDEN, BLOCKED)
             case Full():
                 await self.refuse(connection, record, ErrorCode.OVERLOADED)
+            case OverBudget(detail=detail, never=True):
+                await self.refuse(connection, record, ErrorCode.FORBIDDEN, detail, reason=budget.REASON)
+            case OverBudget():
+                await self.refuse(
+                    connection,
+                    record,
+                    ErrorCode.RATE_LIMITED,
+                    admitted.detail,
+                    admitted.retry_after_ms,
+                    reason=budget.REASON,
+                    opens_at_ms=admitted.opens_at_ms,
+                )
 
     def _why_not(self, connection: Connection, frame: SendMessage) -> tuple[ErrorCode, str | None] | None:
         """The reasons to refuse a new request that need no store."""
@@ -154,6 +178,15 @@ class Questions:
             return ErrorCode.INVALID_FRAME, '"replaces" needs the "conversationId" of the request that it replaces.'
         return None
 
+    async def _why_no_files(self, record: Record, frame: SendMessage) -> tuple[ErrorCode, str] | None:
+        """Why a new question cannot have its files. A known one has them: they may be too old for others by now."""
+        if self._uploads is None:
+            return ErrorCode.FORBIDDEN, 'This server takes no files. Leave "attachments" out.'
+        if (why := self._settings.why_no_files(record.model, frame.attachments)) is not None:
+            return ErrorCode.FORBIDDEN, why
+        missing = await self._uploads.why_not(record.user_id, frame.attachments)
+        return None if missing is None or await self._requests.read(record.key) is not None else missing
+
     def is_expired(self, connection: Connection) -> bool:
         """Whether the token has expired. Running answers go on, and nothing new starts until it is renewed."""
         return connection.token_expires_at_ms is not None and self._clock() >= connection.token_expires_at_ms
@@ -168,6 +201,8 @@ class Questions:
             system=frame.system,
             max_tokens=None if frame.max_tokens is None else min(frame.max_tokens, self._settings.tokens_of(model)),
             replaces=frame.replaces,
+            attachments=frame.attachments,
+            format=frame.format,
         )
         record = Record(
             user_id=user_id,
@@ -183,6 +218,7 @@ class Questions:
             queue_no=0 if self._settings.queue_survives else 1,
             target=target_of(connection),
             parts=None if frame.parts is None else kinds(frame.parts),
+            traceparent=None if frame.traceparent is None else traceparent(frame.traceparent),
         )
         return record, question
 
@@ -244,14 +280,30 @@ class Questions:
         code: ErrorCode,
         detail: str | None = None,
         retry_ms: int | None = None,
+        *,
+        reason: str | None = None,
+        opens_at_ms: int | None = None,
     ) -> None:
-        """Store the refusal and send it (rule: every answered id has a record). A known request shows its own state."""
+        """Store the refusal and send it (rule: every answered id has a record). A known request shows its own state.
+
+        That a file is missing is no ending: it would use up an id that waited in an outbox for days.
+        """
         self._observer.refused(code)
+        if code is ErrorCode.ATTACHMENT_MISSING:
+            await self._delivery_sender.error(connection.connection_id, code, detail=detail, request_id=new.request_id)
+            return
         if not await self.may_keep(connection, new.request_id):
             return
         now_ms = self._clock()
         refuse = partial(
-            changes.refuse, refusal_record=new, now_ms=now_ms, code=code, detail=detail, retry_after_ms=retry_ms
+            changes.refuse,
+            refusal_record=new,
+            now_ms=now_ms,
+            code=code,
+            detail=detail,
+            retry_after_ms=retry_ms,
+            reason=reason,
+            opens_at_ms=opens_at_ms,
         )
         outcome = await self._requests.change(new.key, refuse)
         known = outcome.record

@@ -26,6 +26,7 @@ from typing import Final, Protocol
 from answerback.core import defaults
 from answerback.core import request as changes
 from answerback.core.instants import LeaptSince, no_leaps
+from answerback.core.parts import NOTHING
 from answerback.core.request import (
     Busy,
     Change,
@@ -39,12 +40,14 @@ from answerback.core.request import (
     RequestKey,
     Unknown,
 )
+from answerback.model_guard import Ask, ask
 from answerback.ports import Model, RecentTurns, Requests, Unavailable, limits_of, within
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
 from answerback.service.attempt import STORE_RETRY_S, Done, Outcome, Retry, Run, RunTools, Turn
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.observer import Observer
+from answerback.service.uploads import Uploads
 
 log = logging.getLogger("answerback.worker")
 
@@ -89,7 +92,7 @@ class Local(Protocol):
 
 
 class Worker:
-    """Runs requests. `local`: the queue of a process that runs what it accepts."""
+    """Runs requests. `local`: the queue of a process that runs what it accepts. `ask`: calls a model."""
 
     def __init__(
         self,
@@ -105,6 +108,8 @@ class Worker:
         new_owner: Callable[[], str],
         leapt: LeaptSince = no_leaps,
         local: Local | None = None,
+        ask: Ask = ask,
+        uploads: Uploads | None = None,
     ) -> None:
         self._settings = settings
         self._policy = settings.policy
@@ -132,7 +137,9 @@ class Worker:
             clock=clock,
             monotonic=monotonic,
             leapt=leapt,
+            ask=ask,
             abandoned=self._abandoned,
+            uploads=uploads,
         )
         self._runs: dict[RequestKey, Run] = {}
         self._claiming: dict[RequestKey, Record | None] = {}
@@ -382,10 +389,18 @@ class Worker:
 
         What the store refuses for another reason it will refuse again. Then the request has failed.
         """
-        record, text = run.record, run.answer.text
+        record, content = run.record, run.answer.content
         ending = run.ending(outcome)
+        counted = None if record.hold is None else run.counted(outcome)
         while True:
-            finish = partial(changes.finish, owner=record.owner, attempt=record.attempt, ending=ending, text=text)
+            finish = partial(
+                changes.finish,
+                owner=record.owner,
+                attempt=record.attempt,
+                ending=ending,
+                content=content,
+                counted=counted,
+            )
             try:
                 stored = await self._requests.change(run.key, finish)
                 break
@@ -397,9 +412,12 @@ class Worker:
                     raise
                 log.exception("the ending can never be stored; the request fails", extra=run.extra())
                 run.drop_text()
-                text, ending = "", run.ending(Outcome(status=Status.FAILED, code=ErrorCode.INTERNAL))
+                content, ending = NOTHING, run.ending(Outcome(status=Status.FAILED, code=ErrorCode.INTERNAL))
         if isinstance(stored, Ended):
             self._observer.ended(stored.record, ending)
+            if record.hold is not None and counted is not None and record.hold.exceeds(counted):
+                log.error("the model has counted more tokens than a budget has reserved for it", extra=run.extra())
+                self._observer.overran(stored.record)
         return stored
 
     async def _send_rest(self, run: Run, ended: Record) -> bool:

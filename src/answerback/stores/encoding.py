@@ -7,10 +7,11 @@ import msgspec
 from msgspec.structs import replace
 
 from answerback.core.admission import is_locked, unlocked
+from answerback.core.parts import Content, Mark
 from answerback.core.request import SCHEMA, Question, Record
 from answerback.ports import StoredConversation, StoredTurn, StoredUser
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import Status
+from answerback.protocol.frames import Attachment, Status
 from answerback.stores.errors import StoreError
 
 _LONG_ROW: Final = 2_000
@@ -21,13 +22,15 @@ _ROOM: Final = 512
 
 _TURN: Final = (
     *("position", "request_id", "status", "accepted_at_ms", "ended_at_ms", "model", "replaces", "error_code"),
-    *("input_tokens", "output_tokens", "superseded_by", "question", "answer"),
+    *("input_tokens", "output_tokens", "superseded_by", "attachments", "question", "answer", "marks"),
 )
 _CONVERSATION: Final = ("conversation_id", "title", "created_at_ms", "updated_at_ms", "deleted", "turns")
 
 _encoder: Final = msgspec.json.Encoder()
 _record: Final = msgspec.json.Decoder(Record)
+_marks: Final = msgspec.json.Decoder(tuple[Mark, ...])
 _question: Final = msgspec.json.Decoder(Question)
+_attachments: Final = msgspec.json.Decoder(tuple[Attachment, ...])
 
 
 def encode_record(record: Record) -> str:
@@ -65,17 +68,34 @@ def encode_options(question: Question) -> str:
     return _encoder.encode(bare).decode()
 
 
+def encode_attachments(attachments: Sequence[Attachment]) -> str | None:
+    """What files a question has, as its turn keeps them."""
+    return _encoder.encode(attachments).decode() if attachments else None
+
+
 def decode_question(options: str, message: str, system: str | None) -> Question:
     """The question, whole again."""
     bare = _question.decode(options)
     return replace(bare, message=message, system=None if bare.system is None else system or "")
 
 
+def encode_marks(marks: tuple[Mark, ...]) -> str | None:
+    """The marks of an answer as JSON, None if it is text alone."""
+    return _encoder.encode(marks).decode() if marks else None
+
+
+def content_of(answer: str | None, marks: str | None) -> Content:
+    """An answer as it was stored."""
+    return Content(answer or "", _marks.decode(marks) if marks else ())
+
+
 def turn_of(row: Sequence[Any]) -> StoredTurn:
-    """A turn from the columns of statements.TURN, the question and the answer."""
+    """A turn from the columns of statements.TURN, the question, the answer and its marks."""
     told = dict(zip(_TURN, row, strict=True))
     code = told["error_code"]
-    told.update(status=Status(told["status"]), error_code=code and ErrorCode(code), answer=told["answer"] or "")
+    answer, marks = content_of(told["answer"], told["marks"])
+    told.update(status=Status(told["status"]), error_code=code and ErrorCode(code), answer=answer, marks=marks)
+    told["attachments"] = _attachments.decode(files) if (files := told["attachments"]) else ()
     return StoredTurn(**told)
 
 
@@ -87,12 +107,14 @@ def conversation_of(row: Sequence[Any]) -> StoredConversation:
 
 def user_of(row: Sequence[Any]) -> StoredUser:
     """A user from a row of SELECT_USERS."""
-    *asked_at_ms, user_id, per_minute, created_at_ms, conversations, turns = row
+    *asked_at_ms, user_id, per_minute, team, keep_days, created_at_ms, conversations, turns = row
     last = max((at for at in asked_at_ms if at is not None), default=None)
     return StoredUser(
         user_id=user_id,
         per_minute=unlocked(per_minute),
         blocked=is_locked(per_minute),
+        team=team,
+        keep_days=keep_days,
         created_at_ms=created_at_ms,
         last_request_at_ms=last,
         conversations=conversations,

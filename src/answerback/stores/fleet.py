@@ -22,9 +22,21 @@ from functools import partial
 from importlib.resources import files
 from typing import Any, Final, Generic, TypeVar, cast
 
+from msgspec.structs import replace as with_fields
+
 from answerback.clock import epoch_ms
 from answerback.core import request as changes
 from answerback.core.admission import WINDOW_MS, admit_again, is_locked, window_of
+from answerback.core.budget import (
+    Budget,
+    BudgetState,
+    Entry,
+    decode_budgets,
+    encode_budgets,
+    reserved,
+    team_holder,
+)
+from answerback.core.parts import NOTHING, Content
 from answerback.core.request import Busy, Change, Question, Record, RequestKey, Unknown
 from answerback.ports import Accepted, Admission, Bound, Connection, Quota, StoredConversation, Superseded, Unavailable
 from answerback.stores import statements as sql
@@ -36,6 +48,7 @@ from answerback.stores.errors import StoreError
 from answerback.stores.group_commit import own
 from answerback.stores.migrations import lock_key, parse
 from answerback.stores.postgres import PostgresStore
+from answerback.stores.store import caps_row
 from answerback.stores.writer_state import Tracked, WriterState
 from answerback.stores.writes import Call, Rows
 
@@ -61,9 +74,12 @@ SELECT n, user_id, record, record_schema, options, left(question, {_TITLE_LENGTH
 WHERE ended_at_ms IS NULL AND user_id = ANY(CAST(:users AS text[])) ORDER BY n"""  # noqa: S608 - a number
 
 _USERS: Final = """
-SELECT user_id, per_minute, minute, accepted, accepted_before FROM users
+SELECT user_id, per_minute, minute, accepted, accepted_before, team, caps FROM users
 WHERE user_id = ANY(CAST(:users AS text[]))"""
 
+_TEAMS: Final = "SELECT team, caps FROM teams WHERE team = ANY(CAST(:teams AS text[]))"
+
+_COUNTERS: Final = f"{sql.SELECT_COUNTERS} WHERE holder = ANY(CAST(:holders AS text[]))"
 _LIMIT: Final = "SELECT per_minute FROM users WHERE user_id = :user_id"
 
 _RECORDS: Final = """
@@ -110,8 +126,6 @@ JOIN sessions s ON s.user_id = k.user_id AND s.session_id = k.session_id AND s.c
 _UNBIND: Final = """
 DELETE FROM sessions WHERE user_id = :user_id AND session_id = :session_id AND connection_id = :connection_id"""
 
-_FORGET_SESSIONS: Final = "DELETE FROM sessions WHERE user_id = :user_id"
-
 
 @dataclass(frozen=True, slots=True)
 class Changed:
@@ -132,7 +146,7 @@ class Freed:
 class _Rows(Rows):
     """The rows of one gateway: whoever accepts a request is its home."""
 
-    ACCEPT = sql.ACCEPT.replace("question)", "question, node, ordering_key)").replace("?)", "?, ?, ?)")
+    ACCEPT = sql.ACCEPT.replace("attachments)", "attachments, node, ordering_key)").replace("?)", "?, ?, ?)")
 
     def __init__(self, node: str) -> None:
         super().__init__()
@@ -167,6 +181,7 @@ class _Job(Generic[T]):
     users: tuple[str, ...] = ()
     key: RequestKey | None = None
     accepts: bool = False
+    teams: tuple[str, ...] = ()
     value: T | None = None
     error: Exception | None = None
 
@@ -191,17 +206,19 @@ class Transaction:
         self._minutes: dict[str, tuple[int, int, int]] = {}
         """Of users: a minute, how many were accepted in it, and in the one before."""
 
-    def begin(self, users: Collection[str], keys: Sequence[RequestKey], accepts: int) -> None:
-        """Lock the users, and read what decisions about them need."""
+    def begin(self, users: Collection[str], keys: Sequence[RequestKey], accepts: int, teams: Collection[str]) -> None:
+        """Lock the users, then the teams, and read what decisions about them need."""
         database, names = self.database, list(users)
         locks: Any = {"keys": sorted(lock_key(f"{self._schema} user {user}") for user in names)}
         of_users: Any = {"users": names}
         of_keys: Any = {"users": [key.user_id for key in keys], "requests": [key.request_id for key in keys]}
         known = ended = numbers = None
+        if not names:
+            database.begin()
+            self._read_budgets(names, teams)
+            return
         with database.together():
             database.begin()
-            if not names:
-                return
             database.execute(_LOCK, locks)
             unfinished = database.execute(_UNFINISHED, of_users)
             if keys:
@@ -214,8 +231,9 @@ class Transaction:
                 asked = decode_question(options, question, "")
                 self.state.track(record.key, record, asked, n=n, width=0).is_stored = True
                 self.homes[record.key] = home
-        for user_id, per_minute, minute, accepted, before in known.fetchall() if known else ():
+        for user_id, per_minute, minute, accepted, before, team, caps in known.fetchall() if known else ():
             self._users.add(user_id)
+            self.state.book.add_user(user_id, team, caps)
             if per_minute is not None:
                 self.state.limits[user_id] = per_minute
             if minute is not None:
@@ -227,6 +245,27 @@ class Transaction:
             if record is not None:
                 self._ended[RequestKey(user_id, request_id)] = record
         self._numbers = [n for (n,) in reversed(numbers.fetchall())] if numbers else []
+        self._read_budgets(names, teams)
+
+    def _read_budgets(self, users: Collection[str], claimed: Collection[str]) -> None:
+        """What the counters say, if anybody here has a budget.
+
+        Teams are locked behind all users, in one order: who waits for a team holds no user that its holder waits for.
+        """
+        book, database = self.state.book, self.database
+        holds = [hold for one in self.state.tracked.values() if (hold := one.record.hold) is not None]
+        teams = {*claimed, *book.teams.values(), *(hold.team for hold in holds if hold.team is not None)}
+        if teams:
+            named: Any = {"teams": sorted(teams)}
+            keys: Any = {"keys": sorted(lock_key(f"{self._schema} team {team}") for team in teams)}
+            with database.together():
+                database.execute(_LOCK, keys)
+                found = database.execute(_TEAMS, named)
+            for team, caps in found.fetchall():
+                book.keep(team_holder(team), decode_budgets(caps))
+        if book.budgets or holds:
+            holders: Any = {"holders": [*users, *map(team_holder, teams)]}
+            book.add_counters(database.execute(_COUNTERS, holders).fetchall())
 
     def _decode(self, user_id: str, text: str, record_schema: int) -> Record | None:
         try:
@@ -266,10 +305,18 @@ class Transaction:
             self._users.add(record.user_id)
             self._rows.add_user(record.user_id, now_ms)
         self._rows.accept(tracked, question, encode_record(record))
+        if record.hold is not None:
+            entries = reserved(record.hold, record.user_id)
+            self.state.book.post(entries)
+            self._rows.charge(entries)
 
-    def put(self, tracked: Tracked, record: Record, answer: str = "") -> None:
+    def charge(self, entries: Collection[Entry]) -> None:
+        """Write what was posted in the book."""
+        self._rows.charge(entries)
+
+    def put(self, tracked: Tracked, record: Record, content: Content = NOTHING) -> None:
         """Another record of an unfinished request, or its ending with its answer."""
-        answer.encode()
+        content.text.encode()
         key, home, text = record.key, self.homes[record.key], encode_record(record)
         tracked.record = record
         if home is not None and home != self.node:
@@ -279,7 +326,7 @@ class Transaction:
             self._rows.note(tracked, text)
             return
         self.taken.discard(key)
-        self._rows.finish(tracked, record.ending, text, answer)
+        self._rows.finish(tracked, record.ending, text, content)
         self.state.forget(tracked)
         self._ended[key] = record
         for other in self.state.tracked.values():
@@ -374,6 +421,7 @@ class FleetCommit:
         users: tuple[str, ...] = (),
         key: RequestKey | None = None,
         accepts: bool = False,
+        teams: tuple[str, ...] = (),
     ) -> T:
         """What `decide` returns, when that is on the disk. It may be called twice: only its last call has an effect.
 
@@ -387,7 +435,7 @@ class FleetCommit:
                 self.last_write_failed = True
                 raise Unavailable("too many operations are waiting for the disk")
             loop = asyncio.get_running_loop()
-            job = _Job(decide, loop.create_future(), users, key, accepts)
+            job = _Job(decide, loop.create_future(), users, key, accepts, teams)
             self._jobs.append(job)
             if len(self._jobs) == 1 and not self._is_busy:
                 loop.call_soon(self._send)  # with whatever else is called in this turn of the loop
@@ -413,7 +461,8 @@ class FleetCommit:
         transaction = Transaction(database, node=self._node, schema=self._schema, taken=self._taken)
         keys = [job.key for job in jobs if job.key is not None]
         try:
-            transaction.begin(users, keys, sum(job.accepts for job in jobs))
+            teams = {team for job in jobs for team in job.teams}
+            transaction.begin(users, keys, sum(job.accepts for job in jobs), teams)
             for job in jobs:
                 try:
                     transaction.check(job.users)
@@ -498,6 +547,7 @@ class FleetStore(PostgresStore):
             users=(record.user_id,),
             key=record.key,
             accepts=True,
+            teams=() if quota.team is None else (quota.team,),
         )
         if not isinstance(admission, Accepted) and not was_mine:
             self.mine.discard(record.key)
@@ -558,6 +608,11 @@ class FleetStore(PostgresStore):
         )
         return await self._fleet.do(lambda transaction: transaction.run(update), users=(user_id,))
 
+    async def _expire(self, rows: Sequence[sql.Row]) -> int:
+        expire = partial(writes.expire, rows=rows)
+        users = tuple({user_id for user_id, *_ in rows})
+        return await self._fleet.do(lambda transaction: transaction.run(expire), users=users)
+
     async def _store_limit(self, user_id: str, now_ms: int, change: Callable[[WriterState], int | None]) -> None:
         def decide(transaction: Transaction) -> None:
             row: sql.Params = {"user_id": user_id, "created_at_ms": now_ms, "per_minute": change(transaction.state)}
@@ -565,17 +620,48 @@ class FleetStore(PostgresStore):
 
         await self._fleet.do(decide, users=(user_id,), accepts=True)
 
+    async def _store_caps(self, holder: str, now_ms: int, change: Callable[[WriterState], tuple[Budget, ...]]) -> None:
+        def decide(transaction: Transaction) -> None:
+            statement, row = caps_row(holder, now_ms)
+            row["caps"] = encode_budgets(change(transaction.state))
+            transaction.run(lambda database: database.execute(statement, row))
+
+        await self._fleet.do(decide, **_about(holder))
+
+    async def set_team(self, user_id: str, team: str | None, *, now_ms: int) -> None:
+        row: sql.Params = {"user_id": user_id, "team": team, "created_at_ms": now_ms}
+        await self._fleet.do(
+            lambda transaction: transaction.run(lambda database: database.execute(sql.SET_TEAM, row)), users=(user_id,)
+        )
+
+    async def budgets(self, holder: str, *, now_ms: int) -> Sequence[BudgetState]:
+        return await self._fleet.do(lambda transaction: transaction.state.book.states(holder, now_ms), **_about(holder))
+
+    async def budgets_of_user(self, user_id: str, team: str | None, *, now_ms: int) -> Sequence[BudgetState]:
+        return await self._fleet.do(
+            lambda transaction: transaction.state.book.states_of_user(user_id, team, now_ms),
+            users=(user_id,),
+            teams=() if team is None else (team,),
+            accepts=True,  # for what is known of the user
+        )
+
+    async def _forget_counters(self, before_ms: int) -> None:
+        await self._group.call(lambda database: database.execute(sql.FORGET_COUNTERS, {"before_ms": before_ms}))
+
     async def is_blocked(self, user_id: str) -> bool:
         rows = await self._rows(_LIMIT, {"user_id": user_id})
         return bool(rows) and is_locked(rows[0][0])
 
     async def delete_user(self, user_id: str) -> bool:
+        parts = await self._user_data()
+
         def decide(transaction: Transaction) -> bool:
             for key in transaction.state.tracked:
                 if (home := transaction.homes[key]) is not None and home != transaction.node:
                     transaction.effects[Changed(home, key)] = None
-            transaction.run(lambda database: database.execute(_FORGET_SESSIONS, {"user_id": user_id}))
-            return transaction.run(partial(writes.delete_user, user_id=user_id))
+            if entries := transaction.state.settle_user(user_id):
+                transaction.charge(entries)
+            return transaction.run(partial(writes.delete_user, user_id=user_id, parts=parts))
 
         return await self._fleet.do(decide, users=(user_id,))
 
@@ -627,6 +713,12 @@ class FleetStore(PostgresStore):
         )
 
 
+def _about(holder: str) -> Any:
+    """Whom a call is about: the user or the team that a holder of budgets is."""
+    _, is_team, name = holder.rpartition(" ")
+    return {"teams": (name,)} if is_team else {"users": (name,), "accepts": True}  # for what is known of the user
+
+
 def _counted(counts: tuple[int, int, int] | None, minute: int) -> tuple[int, int, int]:
     """The counts of the newest minute and of the one before, with one more request in `minute`."""
     newest, now, before = counts or (minute, 0, 0)
@@ -644,10 +736,12 @@ def _accept(transaction: Transaction, *, record: Record, question: Question, quo
         return admit_again(known.record, position=state.position(known.record.ordering_key, known.n))
     if (ended := transaction.ended(key)) is not None:
         return admit_again(ended, position=0)
-    admission = state.admit(record, quota, now_ms)
+    admission = state.admit(record, question, quota, now_ms)
     if isinstance(admission, Accepted):
+        if admission.hold is not None:
+            record = with_fields(record, hold=admission.hold)
         if record.attempt and transaction.is_behind(record.ordering_key):
-            record, admission = changes.not_begun(record), Accepted(admission.position, is_behind=True)
+            record, admission = changes.not_begun(record), replace(admission, is_behind=True)
         transaction.accept(record, question, now_ms)
     return admission
 
@@ -670,7 +764,11 @@ def _change(transaction: Transaction, *, key: RequestKey, change: Change[T], now
         is_first = tracked.record.attempt or not transaction.is_behind(tracked.record.ordering_key, tracked.n)
         if not is_first:
             return Busy(now_ms + BEHIND_MS), False
-    transaction.put(tracked, step.record, step.text or "")
+    if step.charge:
+        step = state.book.charged(step)
+        transaction.charge(step.charge)
+    assert step.record is not None
+    transaction.put(tracked, step.record, step.content)
     return step.outcome, step.record.ending is not None
 
 

@@ -27,6 +27,7 @@ from answerback.stores.errors import StoreError, StoreInUse
 from answerback.stores.migrations import Migration, apply, lock_key, shipped
 from answerback.stores.statements import CREATE_COLLATION, Params, Row, to_psycopg
 from answerback.stores.store import SqlStore
+from answerback.stores.user_data import FLEET_DATA, USER_DATA, Part
 
 Connection: TypeAlias = psycopg.Connection[Row]
 
@@ -214,6 +215,10 @@ class PostgresStore(SqlStore):
                     f"Another gateway uses this database (schema {self._schema}). Stop it, or use another database."
                 ) from exc
             raise StoreError(f"The database cannot be used: {exc}. Check --database and the server.") from exc
+
+    async def _user_data(self) -> Sequence[Part]:
+        ((has_fleet,),) = await self._rows("SELECT to_regclass('sessions') IS NOT NULL")
+        return (*USER_DATA, *FLEET_DATA) if has_fleet else USER_DATA
 
 
 def connect(url: str, schema: str) -> Connection:

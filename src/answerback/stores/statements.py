@@ -50,15 +50,15 @@ INSERT INTO users (user_id, created_at_ms) VALUES (?, ?) ON CONFLICT (user_id) D
 
 ACCEPT: Final = """
 INSERT INTO requests (n, user_id, request_id, accepted_at_ms, record_schema, record, ended_at_ms, conversation_id,
-  options, system, question)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
+  options, system, question, attachments)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
 
 NOTE: Final = """
 UPDATE requests SET record_schema = ?, record = ? WHERE n = ?"""
 
 FINISH: Final = """
 UPDATE requests SET ended_at_ms = ?, replaces = ?, status = ?, model = ?, error_code = ?, input_tokens = ?,
-  output_tokens = ?, record_schema = ?, record = ?, answer = ? WHERE n = ?"""
+  output_tokens = ?, record_schema = ?, record = ?, answer = ?, marks = ? WHERE n = ?"""
 
 # Changes no row of a conversation that is deleted: what ends there is looked at one by one.
 TOUCH: Final = """
@@ -77,6 +77,11 @@ WHERE user_id = :user_id AND conversation_id = :conversation_id AND superseded_b
       AND r.ended_at_ms IS NOT NULL AND r.n < :n
   )"""
 
+CHARGE: Final = """
+INSERT INTO budgets (holder, period, until_ms, used, reserved) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (holder, period) DO UPDATE SET used = budgets.used + excluded.used,
+  reserved = budgets.reserved + excluded.reserved"""
+
 # --- requests -----------------------------------------------------------------------------------------------
 
 UPDATE_RECORD: Final = """
@@ -94,7 +99,7 @@ SELECT record, record_schema FROM requests
 WHERE user_id = :user_id AND request_id = :request_id AND forgotten IS NULL"""
 
 SELECT_ANSWER: Final = """
-SELECT answer FROM requests WHERE user_id = :user_id AND request_id = :request_id AND forgotten IS NULL"""
+SELECT answer, marks FROM requests WHERE user_id = :user_id AND request_id = :request_id AND forgotten IS NULL"""
 
 # What a writer keeps in memory; `{users}` is a condition on user_id, for a part of it or for all of it. Its readers
 # sort: to get the order from SQLite would make it go through the whole table.
@@ -141,10 +146,12 @@ FORGET: Final = """
 UPDATE requests SET forgotten = 1, counted = 1, record_schema = 0, record = '', options = NULL, system = NULL
 WHERE n = ?"""
 
+FORGET_COUNTERS: Final = "DELETE FROM budgets WHERE until_ms < :before_ms AND reserved = 0"
+
 # --- history ------------------------------------------------------------------------------------------------
 
 TURN: Final = """n, request_id, status, accepted_at_ms, ended_at_ms, model, replaces, error_code, input_tokens,
-  output_tokens, superseded_by"""
+  output_tokens, superseded_by, attachments"""
 
 # Turns of a conversation that is not deleted: those that are shown, and all of them.
 ALL_TURNS: Final = """user_id = :user_id AND conversation_id = :conversation_id
@@ -155,9 +162,9 @@ ALL_TURNS: Final = """user_id = :user_id AND conversation_id = :conversation_id
 SHOWN: Final = f"{ALL_TURNS} AND superseded_by IS NULL"
 
 SELECT_ALL_TURNS: Final = f"""
-SELECT {TURN}, question, answer FROM requests WHERE {ALL_TURNS} ORDER BY n DESC LIMIT :limit"""  # noqa: S608 - the texts above
+SELECT {TURN}, question, answer, marks FROM requests WHERE {ALL_TURNS} ORDER BY n DESC LIMIT :limit"""  # noqa: S608 - the texts above
 
-_TURNS: Final = f"SELECT {TURN}, question, answer FROM requests WHERE {SHOWN}"  # noqa: S608 - the texts above
+_TURNS: Final = f"SELECT {TURN}, question, answer, marks FROM requests WHERE {SHOWN}"  # noqa: S608 - the texts above
 
 SELECT_TURNS: Final = _TURNS + " ORDER BY n DESC LIMIT :limit"
 
@@ -202,6 +209,18 @@ UPDATE conversations SET deleted_at_ms = :deleted_at_ms
 WHERE user_id = :user_id AND conversation_id = :conversation_id
   AND (deleted_at_ms IS NULL) <> (CAST(:deleted_at_ms AS bigint) IS NULL)"""
 
+SELECT_EXPIRED: Final = """
+SELECT c.user_id, c.conversation_id, c.updated_at_ms FROM conversations c LEFT JOIN users u ON u.user_id = c.user_id
+WHERE c.deleted_at_ms IS NULL AND c.updated_at_ms <
+  :now_ms - CAST(86400000 AS bigint) * COALESCE(c.keep_days, u.keep_days, :keep_days)
+LIMIT :limit"""
+
+# As if it had been deleted when it was last used.
+EXPIRE: Final = """
+UPDATE conversations SET deleted_at_ms = updated_at_ms
+WHERE user_id = :user_id AND conversation_id = :conversation_id AND updated_at_ms = :updated_at_ms
+  AND deleted_at_ms IS NULL"""
+
 SELECT_DELETED_AT: Final = """
 SELECT deleted_at_ms FROM conversations WHERE user_id = :user_id AND conversation_id = :conversation_id"""
 
@@ -222,17 +241,49 @@ UPDATE requests SET conversation_id = NULL WHERE user_id = :user_id AND conversa
 
 UNLINK: Final = "UPDATE requests SET conversation_id = NULL WHERE n = :n"
 
-# --- users --------------------------------------------------------------------------------------------------
+# --- users, whose erasing is in user_data.py ----------------------------------------------------------------
 
 SET_LIMIT: Final = """
 INSERT INTO users (user_id, per_minute, created_at_ms) VALUES (:user_id, :per_minute, :created_at_ms)
 ON CONFLICT (user_id) DO UPDATE SET per_minute = excluded.per_minute"""
 
+SET_USER_RETENTION: Final = """
+INSERT INTO users (user_id, keep_days, created_at_ms) VALUES (:user_id, :keep_days, :created_at_ms)
+ON CONFLICT (user_id) DO UPDATE SET keep_days = excluded.keep_days"""
+
+SET_CONVERSATION_RETENTION: Final = """
+UPDATE conversations SET keep_days = :keep_days
+WHERE user_id = :user_id AND conversation_id = :conversation_id AND deleted_at_ms IS NULL"""
+
+# --- budgets
+
+SET_CAPS: Final = """
+INSERT INTO users (user_id, caps, created_at_ms) VALUES (:user_id, :caps, :created_at_ms)
+ON CONFLICT (user_id) DO UPDATE SET caps = excluded.caps"""
+
+SET_TEAM: Final = """
+INSERT INTO users (user_id, team, created_at_ms) VALUES (:user_id, :team, :created_at_ms)
+ON CONFLICT (user_id) DO UPDATE SET team = excluded.team"""
+
+SET_TEAM_CAPS: Final = """
+INSERT INTO teams (team, caps) VALUES (:team, :caps) ON CONFLICT (team) DO UPDATE SET caps = excluded.caps"""
+
+SELECT_CAPS: Final = "SELECT user_id, team, caps FROM users WHERE team IS NOT NULL OR caps IS NOT NULL"
+
+SELECT_TEAMS: Final = "SELECT team, caps FROM teams WHERE caps IS NOT NULL ORDER BY team"
+
+SELECT_MONEY_CAPS: Final = """
+SELECT caps FROM users WHERE caps LIKE '%microUsd%' UNION SELECT caps FROM teams WHERE caps LIKE '%microUsd%'"""
+
+SELECT_COUNTERS: Final = "SELECT holder, period, used, reserved FROM budgets"
+
+# --- who there is
+
 _USERS: Final = """
 SELECT (SELECT MAX(g.last_accepted_at_ms) FROM usage g WHERE g.user_id = u.user_id),
   (SELECT MAX(r.accepted_at_ms) FROM requests r
     WHERE r.user_id = u.user_id AND r.forgotten IS NULL AND r.question IS NOT NULL),
-  u.user_id, u.per_minute, u.created_at_ms,
+  u.user_id, u.per_minute, u.team, u.keep_days, u.created_at_ms,
   (SELECT COUNT(*) FROM conversations c WHERE c.user_id = u.user_id AND c.deleted_at_ms IS NULL) AS conversations,
   (SELECT COUNT(*) FROM requests t JOIN conversations c
       ON c.user_id = t.user_id AND c.conversation_id = t.conversation_id AND c.deleted_at_ms IS NULL
@@ -243,16 +294,20 @@ SELECT_USER: Final = _USERS.format(source="SELECT * FROM users WHERE user_id = :
 
 SELECT_USERS: Final = _USERS.format(source="SELECT * FROM users WHERE user_id > :after ORDER BY user_id LIMIT :limit")
 
-# What rows used that are not in the table `usage`, by user and day since the epoch.
+# What rows used that are not in the table `usage`, by user, day since the epoch and model.
 SELECT_USED: Final = """
-SELECT user_id, CAST(ended_at_ms / 86400000 AS text), COUNT(*), CAST(SUM(COALESCE(input_tokens, 0)) AS bigint),
-  CAST(SUM(COALESCE(output_tokens, 0)) AS bigint), MAX(accepted_at_ms)
+SELECT user_id, CAST(ended_at_ms / 86400000 AS text), COALESCE(model, ''), COUNT(*),
+  CAST(SUM(COALESCE(input_tokens, 0)) AS bigint), CAST(SUM(COALESCE(output_tokens, 0)) AS bigint), MAX(accepted_at_ms)
 FROM requests
 WHERE ended_at_ms IS NOT NULL AND counted IS NULL AND forgotten IS NULL AND question IS NOT NULL AND {condition}
-GROUP BY 1, 2"""
+GROUP BY 1, 2, 3"""
 
 SELECT_USAGE: Final = f"""
-SELECT user_id, day, requests, input_tokens, output_tokens, last_accepted_at_ms FROM usage WHERE {{condition}}
+SELECT user_id, day, '', requests, input_tokens, output_tokens, last_accepted_at_ms FROM usage WHERE {{condition}}
+UNION ALL{SELECT_USED}"""  # noqa: S608 - the text above
+
+SELECT_MODEL_USAGE: Final = f"""
+SELECT user_id, day, model, requests, input_tokens, output_tokens, 0 FROM model_usage WHERE {{condition}}
 UNION ALL{SELECT_USED}"""  # noqa: S608 - the text above
 
 COUNT_USAGE: Final = """
@@ -264,15 +319,55 @@ ON CONFLICT (user_id, day) DO UPDATE SET requests = usage.requests + excluded.re
   last_accepted_at_ms = CASE WHEN usage.last_accepted_at_ms > excluded.last_accepted_at_ms
     THEN usage.last_accepted_at_ms ELSE excluded.last_accepted_at_ms END"""
 
-# What is forgotten is in a conversation. Each of the two has an index. A user who is locked out stays so.
-DELETE_USER: Final = tuple(
-    f"DELETE FROM {rows} AND user_id = :user_id"  # noqa: S608 - the tables are the ones below
-    for rows in (
-        "requests WHERE forgotten IS NULL",
-        "requests WHERE conversation_id IS NOT NULL",
-        *("conversations WHERE 1 = 1", "usage WHERE 1 = 1", "users WHERE (per_minute IS NULL OR per_minute >= 0)"),
+COUNT_MODEL_USAGE: Final = """
+INSERT INTO model_usage (user_id, day, model, requests, input_tokens, output_tokens)
+VALUES (:user_id, :day, :model, :requests, :input_tokens, :output_tokens)
+ON CONFLICT (user_id, day, model) DO UPDATE SET requests = model_usage.requests + excluded.requests,
+  input_tokens = model_usage.input_tokens + excluded.input_tokens,
+  output_tokens = model_usage.output_tokens + excluded.output_tokens"""
+
+# --- files that come with questions ---------------------------------------------------------------------------
+
+_FILE: Final = "user_id = :user_id AND sha256 = :sha256 AND bytes = :bytes"
+
+SELECT_UPLOAD: Final = f"""
+SELECT upload, begun_at_ms, completed_at_ms, content FROM uploads WHERE {_FILE}"""  # noqa: S608 - the text above
+
+SELECT_HAVE: Final = "SELECT piece FROM pieces WHERE upload = :upload"
+
+SELECT_DATA: Final = "SELECT data FROM pieces WHERE upload = :upload ORDER BY piece"
+
+# What the user has begun within a day, and what of it is unfinished.
+SELECT_BEGUN: Final = """
+SELECT CAST(COALESCE(SUM(CASE WHEN begun_at_ms > :since_ms THEN bytes ELSE 0 END), 0) AS bigint),
+  CAST(COALESCE(SUM(CASE WHEN completed_at_ms IS NULL THEN 1 ELSE 0 END), 0) AS bigint)
+FROM uploads WHERE user_id = :user_id"""
+
+BEGIN_UPLOAD: Final = """
+INSERT INTO uploads (user_id, sha256, bytes, upload, begun_at_ms)
+VALUES (:user_id, :sha256, :bytes, :upload, :begun_at_ms) ON CONFLICT (user_id, sha256, bytes) DO NOTHING"""
+
+PUT_PIECE: Final = """
+INSERT INTO pieces (upload, piece, data)
+SELECT upload, CAST(:piece AS integer), :data FROM uploads
+WHERE user_id = :user_id AND upload = :upload AND completed_at_ms IS NULL
+ON CONFLICT (upload, piece) DO NOTHING"""
+
+COMPLETE_UPLOAD: Final = f"""
+UPDATE uploads SET completed_at_ms = :completed_at_ms, content = :content
+WHERE {_FILE} AND upload = :upload"""  # noqa: S608 - the text above
+
+FORGET_UPLOADS: Final = tuple(
+    statement.format(
+        old="""upload IN (
+    SELECT upload FROM uploads WHERE (completed_at_ms IS NULL AND (begun_at_ms < :begun_before_ms OR upload = :upload))
+      OR (completed_at_ms < :completed_before_ms AND NOT EXISTS (
+        SELECT 1 FROM requests r
+        WHERE r.user_id = uploads.user_id AND r.attachments LIKE '%' || uploads.sha256 || '%')))"""
     )
+    for statement in ("DELETE FROM pieces WHERE {old}", "DELETE FROM uploads WHERE {old}")
 )
+"""Unfinished uploads that began before then, the one named, and files that nothing can name any more."""
 
 # --- migrations ---------------------------------------------------------------------------------------------
 

@@ -1,13 +1,18 @@
 """The ports of a store over an SQL database: what SQLite and PostgreSQL share, and memory, which is SQLite as well."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from operator import add, attrgetter
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
+
+from msgspec.structs import replace
 
 from answerback.core.admission import admit_again
+from answerback.core.budget import KEPT_MS, Budget, BudgetState, Counter, Period, encode_budgets, reserved
+from answerback.core.parts import NOTHING, Content
 from answerback.core.request import Change, Question, Record, RequestKey
+from answerback.core.uploads import FileKey, Upload, examine
 from answerback.ports import (
     Accepted,
     Admission,
@@ -22,6 +27,7 @@ from answerback.stores import statements as sql
 from answerback.stores import writes
 from answerback.stores.database import Connection, Connector, Database, Undone
 from answerback.stores.encoding import (
+    content_of,
     conversation_of,
     decode_question,
     decode_record,
@@ -31,6 +37,7 @@ from answerback.stores.encoding import (
     width_of,
 )
 from answerback.stores.group_commit import GroupCommit
+from answerback.stores.user_data import USER_DATA, Part, line_of
 from answerback.stores.writer_state import Tracked, WriterState
 
 T = TypeVar("T")
@@ -45,7 +52,7 @@ _AFTER_ANY_ID: Final = "\U0010ffff" * 2
 
 
 class SqlStore:
-    """ports.Requests, ports.History and ports.Users over one database that this process alone writes to.
+    """ports.Requests, History, Users and Files over one database that this process alone writes to.
 
     Every method raises ports.Unavailable while the database cannot be read or written. `open` before use.
     `max_queued`: writes that may wait; more raise Unavailable at once.
@@ -132,8 +139,10 @@ class SqlStore:
                 existing = admit_again(known.record, position=position)
                 await group.written(known)
                 return existing
-            admission = state.admit(record, quota, now_ms)
+            admission = state.admit(record, question, quota, now_ms)
             if isinstance(admission, Accepted):
+                if admission.hold is not None:
+                    record = replace(record, hold=admission.hold)
                 tracked = self._track(state, key, record, question, now_ms)
                 await group.commit()
                 if not tracked.is_taken:
@@ -157,6 +166,10 @@ class SqlStore:
         if not state.is_known(record.user_id):
             rows.add_user(record.user_id, now_ms)
         rows.accept(tracked, question, text.ljust(width))
+        if record.hold is not None:
+            entries = reserved(record.hold, record.user_id)
+            state.book.post(entries)
+            rows.charge(entries, tracked)
         batch.accepted.append(tracked)
         tracked.written_in = batch.number
         return tracked
@@ -197,7 +210,11 @@ class SqlStore:
                 if tracked.record.ending is not None:  # soon it is not tracked any more
                     await group.written(tracked)
                     continue
-                self._put(state, tracked, step.record, step.text or "")
+                if step.charge:
+                    step = state.book.charged(step)
+                    group.batch.rows().charge(step.charge)
+                assert step.record is not None
+                self._put(state, tracked, step.record, step.content)
             await group.written(tracked)
             return step.outcome
 
@@ -212,15 +229,15 @@ class SqlStore:
         tracked.written_in = batch.number
         return tracked
 
-    def _put(self, state: WriterState, tracked: Tracked, record: Record, answer: str) -> None:
+    def _put(self, state: WriterState, tracked: Tracked, record: Record, content: Content) -> None:
         text, batch = encode_record(record), self._group.batch
-        answer.encode()
+        content.text.encode()
         tracked.record = record
         tracked.written_in = batch.number
         if record.ending is None:
             batch.rows().note(tracked, text.ljust(tracked.width))
         else:
-            batch.rows().finish(tracked, record.ending, text, answer)
+            batch.rows().finish(tracked, record.ending, text, content)
             batch.ended.append(tracked)
             state.release(tracked)
 
@@ -238,9 +255,9 @@ class SqlStore:
         rows = await self._rows(sql.SELECT_QUESTION, key._asdict())
         return decode_question(*rows[0]) if rows else None
 
-    async def answer(self, key: RequestKey) -> str:
+    async def answer(self, key: RequestKey) -> Content:
         rows = await self._rows(sql.SELECT_ANSWER, key._asdict())
-        return (rows[0][0] or "") if rows else ""
+        return content_of(*rows[0]) if rows else NOTHING
 
     async def unfinished(self) -> Sequence[Record]:
         select = sql.SELECT_UNFINISHED.format(users=sql.ALL_USERS)
@@ -251,9 +268,15 @@ class SqlStore:
         refusals = partial(writes.purge, before_ms=refused_before_ms, select=sql.SELECT_OLD_REFUSALS)
         ended = partial(writes.purge, before_ms=ended_before_ms, select=sql.SELECT_OLD)
         count = await self._repeat(refusals) + await self._repeat(ended)
+        await self._forget_counters(refused_before_ms - KEPT_MS)
         if self._is_log_to_clear:
             await self._clear_log()
         return count
+
+    async def _forget_counters(self, before_ms: int) -> None:
+        """Those of windows that ended before then."""
+        if (await self._group.state()).book.forget_windows(before_ms):
+            await self._group.call(lambda database: database.execute(sql.FORGET_COUNTERS, {"before_ms": before_ms}))
 
     async def _repeat(self, step: Callable[[Database], int]) -> int:
         """A bounded number a transaction."""
@@ -302,6 +325,16 @@ class SqlStore:
             )
         )
 
+    async def delete_expired(self, *, now_ms: int, keep_days: int) -> int:
+        page: dict[str, sql.Value] = {"now_ms": now_ms, "keep_days": keep_days, "limit": writes.STEP}
+        total = 0
+        while rows := await self._rows(sql.SELECT_EXPIRED, page):  # a reader looks through all of them
+            total += await self._expire(rows)
+        return total
+
+    async def _expire(self, rows: Sequence[sql.Row]) -> int:
+        return await self._group.call(partial(writes.expire, rows=rows))
+
     async def purge_deleted(self, *, before_ms: int) -> int:
         """Erase the conversations that were deleted before then, with their turns; returns how many.
 
@@ -335,21 +368,117 @@ class SqlStore:
             lambda database: database.execute(sql.SET_LIMIT, row), lambda state: row.update(per_minute=change(state))
         )
 
+    async def set_retention(
+        self, user_id: str, keep_days: int | None, *, now_ms: int, conversation_id: str | None = None
+    ) -> bool:
+        row: sql.Params = {"user_id": user_id, "keep_days": keep_days, "created_at_ms": now_ms}
+        statement = sql.SET_USER_RETENTION
+        if conversation_id is not None:
+            row = {"user_id": user_id, "keep_days": keep_days, "conversation_id": conversation_id}
+            statement = sql.SET_CONVERSATION_RETENTION
+        return await self._group.call(lambda database: database.execute(statement, row).rowcount) > 0
+
     async def is_blocked(self, user_id: str) -> bool:
         """Whether the user is locked out; from memory."""
         return (await self._group.state()).is_blocked(user_id)
 
-    async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
+    async def set_budget(self, holder: str, period: Period, budget: Budget | None, *, now_ms: int) -> None:
+        await self._store_caps(holder, now_ms, lambda state: state.book.set_budget(holder, period, budget))
+
+    async def _store_caps(self, holder: str, now_ms: int, change: Callable[[WriterState], tuple[Budget, ...]]) -> None:
+        statement, row = caps_row(holder, now_ms)
+        await self._group.call(
+            lambda database: database.execute(statement, row),
+            lambda state: row.update(caps=encode_budgets(change(state))),
+        )
+
+    async def set_team(self, user_id: str, team: str | None, *, now_ms: int) -> None:
+        row: sql.Params = {"user_id": user_id, "team": team, "created_at_ms": now_ms}
+        await self._group.call(
+            lambda database: database.execute(sql.SET_TEAM, row), lambda state: state.book.set_team(user_id, team)
+        )
+
+    async def budgets(self, holder: str, *, now_ms: int) -> Sequence[BudgetState]:
+        return (await self._group.state()).book.states(holder, now_ms)
+
+    async def budgets_of_user(self, user_id: str, team: str | None, *, now_ms: int) -> Sequence[BudgetState]:
+        """Those that a question of the user is counted in, from memory. `team`: as the token has it."""
+        return (await self._group.state()).book.states_of_user(user_id, team, now_ms)
+
+    async def teams(self) -> Sequence[str]:
+        return [team for team, _ in await self._rows(sql.SELECT_TEAMS)]
+
+    async def counters(self) -> dict[tuple[str, str], Counter]:
+        """Every counter of a budget by holder and window, as it is written."""
+        rows = await self._rows(sql.SELECT_COUNTERS)
+        return {(holder, window): Counter(used, reserved) for holder, window, used, reserved in rows}
+
+    async def has_money_budgets(self) -> bool:
+        """Whether anybody has a budget in money."""
+        return bool(await self._rows(sql.SELECT_MONEY_CAPS))
+
+    async def usage(
+        self, user_id: str | None, *, since_day: str | None = None, by_model: bool = False
+    ) -> Sequence[DailyUsage]:
         users = sql.ALL_USERS if user_id is None else "user_id = :user_id"
-        rows = await self._rows(sql.SELECT_USAGE.format(condition=users), {"user_id": user_id})
-        return sum_usage(rows, since_day=since_day)
+        select = sql.SELECT_MODEL_USAGE if by_model else sql.SELECT_USAGE
+        rows = await self._rows(select.format(condition=users), {"user_id": user_id})
+        return sum_usage(rows, since_day=since_day, by_model=by_model)
+
+    async def _user_data(self) -> Sequence[Part]:
+        """The tables that have something of users."""
+        return USER_DATA
+
+    async def export(self, user_id: str) -> AsyncIterator[bytes]:
+        for part in await self._user_data():
+            for statement in part.reading():
+                after: sql.Value = part.first
+                while rows := await self._rows(statement, {"user_id": user_id, "after": after}):
+                    for row in rows:
+                        yield line_of(part.table, dict(zip(part.shown, row[1:], strict=True)))
+                    after = rows[-1][0]
 
     async def delete_user(self, user_id: str) -> bool:
-        was_there = await self._group.call(
-            partial(writes.delete_user, user_id=user_id), lambda state: state.forget_user(user_id)
-        )
+        def forget(state: WriterState) -> None:
+            if entries := state.settle_user(user_id):
+                self._group.batch.rows().charge(entries)
+            state.forget_user(user_id)
+
+        erase = partial(writes.delete_user, user_id=user_id, parts=await self._user_data())
+        was_there = await self._group.call(erase, forget)
         await self._clear_log()
         return was_there
+
+    # --- ports.Files
+
+    async def upload(self, key: FileKey) -> Upload | None:
+        return await self._read(partial(writes.upload, key=key))
+
+    async def begin(self, key: FileKey, name: str, *, now_ms: int) -> Upload | None:
+        return await self._group.call(partial(writes.begin_upload, key=key, name=name, now_ms=now_ms))
+
+    async def put(self, key: FileKey, name: str, number: int, data: bytes) -> None:
+        piece: dict[str, Any] = {"user_id": key.user_id, "upload": name, "piece": number, "data": data}
+        await self._group.call(lambda database: database.execute(sql.PUT_PIECE, piece))
+
+    async def complete(self, key: FileKey, name: str, *, content: str, now_ms: int) -> None:
+        row = {**writes.file_named(key), "upload": name, "content": content, "completed_at_ms": now_ms}
+        await self._group.call(lambda database: database.execute(sql.COMPLETE_UPLOAD, row))
+
+    async def discard(self, name: str) -> None:
+        await self._group.call(partial(writes.forget_uploads, name=name))
+
+    async def examine(self, key: FileKey) -> str | None:
+        return await self._read(lambda database: examine(key, _file(database, key) or b""))
+
+    async def read_file(self, key: FileKey) -> bytes | None:
+        return await self._read(partial(_file, key=key))
+
+    async def purge_files(self, *, now_ms: int) -> int:
+        count = await self._group.call(partial(writes.forget_uploads, now_ms=now_ms))
+        if count:
+            await self._clear_log()
+        return count
 
     async def _clear_log(self) -> None:
         """Leave nothing of what was erased in the database's log. If somebody reads it now, the next purge does it."""
@@ -364,18 +493,41 @@ def conversations_page(user_id: str, *, before: tuple[int, str] | None, limit: i
     return {"user_id": user_id, "before_ms": before_ms, "before_id": before_id, "limit": limit}
 
 
-def sum_usage(rows: Sequence[sql.Row], *, since_day: str | None) -> list[DailyUsage]:
+def caps_row(holder: str, now_ms: int) -> tuple[str, dict[str, sql.Value]]:
+    """The statement that stores a holder's budgets, and its parameters but `caps`."""
+    _, is_team, team = holder.rpartition(" ")
+    if is_team:
+        return sql.SET_TEAM_CAPS, {"team": team}
+    return sql.SET_CAPS, {"user_id": holder, "created_at_ms": now_ms}
+
+
+def sum_usage(rows: Sequence[sql.Row], *, since_day: str | None, by_model: bool = False) -> list[DailyUsage]:
     """Usage by day and user, of rows that may have several of a day and a user, and the day as a number."""
-    found: dict[tuple[str, str], list[int]] = {}
-    for user_id, day, *used in rows:
+    found: dict[tuple[str, str, str], list[int]] = {}
+    for user_id, day, model, *used in rows:
         name = day if "-" in day else writes.day_named(day)
         if since_day is None or name >= since_day:
-            sums = found.setdefault((name, user_id), [0, 0, 0])
+            sums = found.setdefault((name, user_id, model if by_model else ""), [0, 0, 0])
             sums[:] = map(add, sums, used)
     return [
-        DailyUsage(user_id=user_id, day=day, requests=requests, input_tokens=tokens_in, output_tokens=tokens_out)
-        for (day, user_id), (requests, tokens_in, tokens_out) in sorted(found.items())
+        DailyUsage(
+            user_id=user_id,
+            day=day,
+            requests=requests,
+            input_tokens=tokens_in,
+            output_tokens=tokens_out,
+            model=model or None,
+        )
+        for (day, user_id, model), (requests, tokens_in, tokens_out) in sorted(found.items())
     ]
+
+
+def _file(database: Database, key: FileKey) -> bytes | None:
+    """What is there of a file."""
+    found = database.execute(sql.SELECT_UPLOAD, writes.file_named(key)).fetchall()
+    if not found:
+        return None
+    return b"".join(data for (data,) in database.execute(sql.SELECT_DATA, {"upload": found[0][0]}).fetchall())
 
 
 def _position(database: Database, where: sql.Params) -> int | None:

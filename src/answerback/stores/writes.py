@@ -1,16 +1,37 @@
 """What a batch of writes does in the database, in one transaction, on the writer's thread."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import ClassVar, Final, Generic, TypeAlias, TypeVar
 
+from answerback.core.budget import Entry
 from answerback.core.instants import day_of
+from answerback.core.parts import Content
 from answerback.core.request import Change, Ending, Question, RequestKey
 from answerback.core.transitions import State
+from answerback.core.uploads import (
+    DAY_MS,
+    MAX_DAILY_BYTES,
+    MAX_OPEN,
+    SWEEP_MARGIN_MS,
+    UNFINISHED_MS,
+    YOUNG_MS,
+    FileKey,
+    Upload,
+)
 from answerback.ports import StoredConversation
 from answerback.stores import statements as sql
+from answerback.stores.book import rows_of
 from answerback.stores.database import Database
-from answerback.stores.encoding import conversation_of, decode_record, encode_options, encode_record
+from answerback.stores.encoding import (
+    conversation_of,
+    decode_record,
+    encode_attachments,
+    encode_marks,
+    encode_options,
+    encode_record,
+)
+from answerback.stores.user_data import Part
 from answerback.stores.writer_state import Tracked
 
 T = TypeVar("T")
@@ -41,6 +62,7 @@ class Rows:
         self._finishes: list[sql.Row] = []
         self._ended: list[Tracked] = []
         self._touches: dict[tuple[str, str], tuple[str, str, str, int, int]] = {}
+        self._charges: list[tuple[Entry, Tracked | None]] = []
 
     def add_user(self, user_id: str, now_ms: int) -> None:
         """A user who may be new."""
@@ -50,31 +72,36 @@ class Rows:
         """A new request. `text`: its record."""
         self._accepted.append(tracked)
         texts = (tracked.record.conversation_id, encode_options(question), question.system, question.message)
-        self._accepts.append((tracked.n, *_ACCEPTED(tracked.record), text, None, *texts))
+        files = encode_attachments(question.attachments) if question.attachments else None
+        self._accepts.append((tracked.n, *_ACCEPTED(tracked.record), text, None, *texts, files))
 
     def refuse(self, tracked: Tracked, ending: Ending, text: str) -> None:
         """A refusal or an early cancellation: it ends where it begins, and has no question."""
         self._accepted.append(tracked)
         row = (*_ACCEPTED(tracked.record), text, ending.ended_at_ms)
-        self._accepts.append((tracked.n, *row, None, None, None, None))
+        self._accepts.append((tracked.n, *row, None, None, None, None, None))
 
     def note(self, tracked: Tracked, text: str) -> None:
         """Another record of an unfinished request."""
         self._notes[tracked.n] = (tracked.record.schema, text, tracked.n)
 
-    def finish(self, tracked: Tracked, ending: Ending, record_text: str, answer: str) -> None:
+    def finish(self, tracked: Tracked, ending: Ending, record_text: str, content: Content) -> None:
         """The ending of a request, its answer, and the conversation that it belongs to."""
-        self._notes.pop(tracked.n, None)
         self._ended.append(tracked)
         code = ending.error_code and ending.error_code.value
         how = (ending.ended_at_ms, tracked.replaces, ending.status.value, ending.model, code)
         used = (ending.input_tokens, ending.output_tokens)
-        self._finishes.append((*how, *used, tracked.record.schema, record_text, answer, tracked.n))
+        answer = (content.text, encode_marks(content.marks))
+        self._finishes.append((*how, *used, tracked.record.schema, record_text, *answer, tracked.n))
         pair, at_ms = _pair(tracked), ending.ended_at_ms
         _, _, title, created_at_ms, last_ms = self._touches.get(
             pair, (*pair, tracked.title, tracked.record.accepted_at_ms, at_ms)
         )
         self._touches[pair] = (*pair, title, created_at_ms, max(last_ms, at_ms))
+
+    def charge(self, entries: Iterable[Entry], tracked: Tracked | None = None) -> None:
+        """Change counters of budgets. `tracked`: only if this new request is stored."""
+        self._charges += [(entry, tracked) for entry in entries]
 
     @property
     def has_taken(self) -> bool:
@@ -99,6 +126,9 @@ class Rows:
         if self._accepts and accepted.rowcount != len(self._accepts):
             for tracked in self._accepted:
                 tracked.is_taken = not database.execute(sql.SELECT_NUMBER, {"n": tracked.n}).fetchall()
+        if self._charges:
+            stored = [entry for entry, new in self._charges if new is None or not new.is_taken]
+            database.executemany(sql.CHARGE, rows_of(stored))
         if self._finishes:
             if touched.rowcount != len(self._touches):
                 self._end_in_deleted(database)
@@ -178,12 +208,21 @@ def purge(database: Database, *, before_ms: int, select: str) -> int:
     if rows:
         database.execute(sql.KEEP_LAST_NUMBER)
         used = sql.SELECT_USED.format(condition=f"n IN ({', '.join(str(n) for (n,) in rows)})")
-        for user_id, day, *numbers in database.execute(used).fetchall():
+        for user_id, day, model, *numbers in database.execute(used).fetchall():
             counts = zip(("requests", "input_tokens", "output_tokens", "last_accepted_at_ms"), numbers, strict=True)
-            database.execute(sql.COUNT_USAGE, {"user_id": user_id, "day": day_named(day), **dict(counts)})
+            row = {"user_id": user_id, "day": day_named(day), **dict(counts)}
+            database.execute(sql.COUNT_USAGE, row)
+            del row["last_accepted_at_ms"]
+            database.execute(sql.COUNT_MODEL_USAGE, {**row, "model": model})
         database.executemany(sql.DELETE_OUTSIDE, rows)
         database.executemany(sql.FORGET, rows)
     return len(rows)
+
+
+def expire(database: Database, *, rows: Sequence[sql.Row]) -> int:
+    """Delete these conversations, unless they were used since. Returns how many."""
+    names = ("user_id", "conversation_id", "updated_at_ms")
+    return sum(database.execute(sql.EXPIRE, dict(zip(names, row, strict=True))).rowcount for row in rows)
 
 
 def purge_deleted(database: Database, *, before_ms: int) -> int:
@@ -214,11 +253,63 @@ def update_conversation(
     return conversation_of(rows[0]) if rows else None
 
 
-def delete_user(database: Database, user_id: str) -> bool:
+def delete_user(database: Database, user_id: str, *, parts: Sequence[Part]) -> bool:
     """Delete every row of the user. Returns whether there was any."""
     database.execute(sql.KEEP_LAST_NUMBER)
-    counts = [database.execute(statement, {"user_id": user_id}).rowcount for statement in sql.DELETE_USER]
+    counts = [
+        database.execute(statement, {"user_id": user_id}).rowcount for part in parts for statement in part.erasing()
+    ]
     return any(counts)
+
+
+# --- files -----------------------------------------------------------------------------------------------------
+
+
+def upload(database: Database, key: FileKey) -> Upload | None:
+    """How far a file has come."""
+    found = database.execute(sql.SELECT_UPLOAD, file_named(key)).fetchall()
+    if not found:
+        return None
+    name, begun_at_ms, completed_at_ms, content = found[0]
+    have: list[sql.Row] = []
+    if completed_at_ms is None:
+        have = database.execute(sql.SELECT_HAVE, {"upload": name}).fetchall()
+    return Upload(
+        name=name,
+        begun_at_ms=begun_at_ms,
+        completed_at_ms=completed_at_ms,
+        content=content or "",
+        have=frozenset(number for (number,) in have),
+    )
+
+
+def begin_upload(database: Database, key: FileKey, name: str, now_ms: int) -> Upload | None:
+    """Begin an upload, if there is none and the user may."""
+    known = upload(database, key)
+    if known is not None:
+        return known
+    since: sql.Params = {"user_id": key.user_id, "since_ms": now_ms - DAY_MS}
+    ((begun_bytes, unfinished),) = database.execute(sql.SELECT_BEGUN, since).fetchall()
+    if unfinished >= MAX_OPEN or begun_bytes + key.size > MAX_DAILY_BYTES:
+        return None
+    database.execute(sql.BEGIN_UPLOAD, {**file_named(key), "upload": name, "begun_at_ms": now_ms})
+    return upload(database, key)
+
+
+def forget_uploads(database: Database, *, name: str = "", now_ms: int = 0) -> int:
+    """Delete the unfinished upload with this name, and by `now_ms` all that is too old. Returns how many."""
+    completed_before_ms = now_ms - YOUNG_MS - SWEEP_MARGIN_MS
+    old: sql.Params = {
+        "upload": name,
+        "begun_before_ms": now_ms - UNFINISHED_MS,
+        "completed_before_ms": completed_before_ms,
+    }
+    return [database.execute(statement, old).rowcount for statement in sql.FORGET_UPLOADS][-1]
+
+
+def file_named(key: FileKey) -> dict[str, sql.Value]:
+    """The columns that name a file."""
+    return {"user_id": key.user_id, "sha256": key.sha256, "bytes": key.size}
 
 
 def day_named(number: str) -> str:

@@ -4,7 +4,7 @@ import asyncio
 
 from answerback.core.delivery import steady
 from answerback.core.request import Policy
-from answerback.ports import Connection, Model, Quota, Sender, Tokens
+from answerback.ports import Connection, Model, Quota, Sender, Tokens, limits_of
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ClientFrame, ServerFrame
 from answerback.service.delivery_sender import DeliverySender
@@ -14,6 +14,7 @@ from answerback.service.history_pages import HistoryPages
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.observer import Observer
 from answerback.service.questions import Questions
+from answerback.service.uploads import Uploads
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores.connections import MemoryConnections
 from answerback.stores.sqlite import MemoryStore
@@ -70,6 +71,7 @@ class Backend:
             monotonic=self._loop.time,
             observer=observer,
         )
+        uploads = Uploads(files=self.store, clock=self.clock)
         self.worker = Worker(
             settings=WorkerSettings(
                 policy=policy, renew_every_s=renew_every_s, poll_every_s=look_every_s, system=system
@@ -82,10 +84,12 @@ class Backend:
             clock=lambda: self.clock() + worker_skew_ms,
             monotonic=self._loop.time,
             new_owner=owner_tokens(),
+            uploads=uploads,
         )
         self.queue = queue(self.worker.run, clock=self.clock, visibility_s=policy.lease_ms / 1000)
         settings = FrontSettings(
             models=tuple(models),
+            model_limits={name: limits_of(one) for name, one in models.items()},
             quota=quota or Quota(per_minute=0, max_pending=1_000),
             policy=policy,
             lock_system=lock_system,
@@ -101,6 +105,7 @@ class Backend:
                 observer=observer,
                 clock=self.clock,
                 worker=self.worker if bells_work else None,
+                uploads=uploads,
             ),
             connections=self.connections,
             history_pages=HistoryPages(history=self.store, clock=self.clock),
@@ -108,6 +113,8 @@ class Backend:
             tokens=tokens,
             clock=self.clock,
             is_blocked=self.store.is_blocked,
+            budgets_of_user=self.store.budgets_of_user,
+            uploads=uploads,
         )
         self.janitor = Janitor(
             settings=JanitorSettings(policy=policy, queue_survives=queue_survives),
@@ -118,6 +125,7 @@ class Backend:
             queue=self.queue,
             delivery_sender=delivery_sender,
             clock=self.clock,
+            files=self.store,
         )
 
     def clock(self) -> int:

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import TypeAlias
 
-from answerback.ports import Finish, Piece, Prompt
+from answerback.ports import Finish, Part, Piece, Prompt
 
-Line: TypeAlias = str | float | Finish | Exception
-"""Text to say, seconds to wait, the finish, or an error to raise."""
+Line: TypeAlias = str | Part | float | Finish | Exception
+"""Text or a part to say, seconds to wait, the finish, or an error to raise."""
 
 
 class ScriptedModel:

@@ -11,7 +11,14 @@ _MARKS: Final = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_GUESSES: Final = (("cp949", "[가-힣]"), ("cp932", "[ぁ-ヿ]"), ("gb18030", "[一-鿿]"), ("cp1252", "."))
+_GUESSES: Final = (
+    ("euc-kr", "[가-힣]"),  # cp949 without its rare syllables, as which Japanese could be read
+    ("cp932", "[ぁ-ヿ]"),
+    ("cp949", "[가-힣]"),
+    ("gb18030", "[一-鿿]"),
+    ("cp1252", "."),
+)
+"""Names that both Python and iconv know, and letters that speak for them."""
 MARK_BYTES: Final = 4
 """How much of the beginning `encoding_of` looks at."""
 
@@ -23,13 +30,21 @@ def encoding_of(data: bytes) -> str:
 
 def likely_encoding(data: bytes) -> str | None:
     """Of bytes that are no UTF-8: what most of the characters beyond ASCII speak for."""
-    if b"\0" in data:
-        return "utf-16-le" if data[1::2].count(0) >= data[::2].count(0) else "utf-16-be"
+    if b"\0" in data:  # half of each plain character of UTF-16
+        wide = "utf-16le" if data[1::2].count(0) >= data[::2].count(0) else "utf-16be"
+        return wide if _is_text(data, wide) else None
     for name, letters in _GUESSES:
         try:
             foreign = re.sub("[\x00-\x7f]", "", data.decode(name))
         except UnicodeError:
             continue
         if len(re.findall(letters, foreign)) * 2 > len(foreign):
-            return name
+            return "cp949" if name == "euc-kr" else name
     return None
+
+
+def _is_text(data: bytes, name: str) -> bool:
+    try:
+        return all(character.isprintable() or character.isspace() for character in data.decode(name))
+    except UnicodeError:
+        return False

@@ -1,7 +1,7 @@
 """Finds the Korean sentence for an English one, and puts what the sentence was made with in its place."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Final
 
@@ -40,6 +40,8 @@ def catalogue() -> Mapping[str, str]:
     """The Korean sentences by the English ones. The code and the pause of an error of the protocol are added."""
     words = words_of("ko")
     sentences = {english: korean for group in words["sentences"].values() for english, korean in group.items()}
+    for english, korean in words["sentences"]["server"].items():
+        sentences[f"{english} ({{}})"] = f"{korean} ({{{english.count('{}')}}})"
     for code, info in ERRORS.items():
         korean = words["failures"][code]
         sentences[f"{info.message} ({code})"] = f"{korean} ({code})"
@@ -58,10 +60,16 @@ def _patterns() -> list[tuple[re.Pattern[str], str]]:
         frames = key.endswith(": {}") and not any(other.startswith(key) for other in found if other != key)
         return not frames or key.startswith("{}"), -len(key.replace("{}", ""))
 
-    return [
-        (re.compile("(.*?)".join(map(re.escape, key.split("{}"))), re.DOTALL), found[key])
-        for key in sorted(found, key=rank)
-    ]
+    return [(re.compile("".join(_parts(key)), re.DOTALL), found[key]) for key in sorted(found, key=rank)]
+
+
+def _parts(key: str) -> Iterator[str]:
+    """Of the pattern. Only what follows a colon at the end may be more than one sentence, or foreign text would fit."""
+    *literals, last = key.split("{}")
+    for number, literal in enumerate(literals, start=1):
+        is_open = number == len(literals) and literal.endswith((": ", ":\n")) and not last.strip(".")
+        yield re.escape(literal) + ("(.*?)" if is_open else r"((?:(?!\. ).)*?)")
+    yield re.escape(last)
 
 
 def _fitting(particle: str, last: str) -> str:

@@ -60,6 +60,10 @@ def deploy(
         list[str] | None,
         typer.Option(metavar="URL", help="Web page that may connect: https://app.example; repeatable."),
     ] = None,
+    least_client: Annotated[
+        str | None,
+        typer.Option(metavar="VERSION", help="Version of apps below which they tell to update.", show_default=False),
+    ] = None,
     rate_limit: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Requests a user and minute; 0: no limit.")
     ] = None,
@@ -148,6 +152,7 @@ def deploy(
         "JwksUrl": jwks_url,
         "AllowAnonymous": None if allow_anonymous is None else str(allow_anonymous).lower(),
         "AllowOrigins": " ".join(allow_origin) if allow_origin else None,
+        "LeastClient": least_client,
         "RateLimit": rate_limit,
         "MaxTokens": max_tokens,
         "WorkerPolicyArns": ",".join(worker_policy) if worker_policy else None,

@@ -110,6 +110,8 @@ class Preflight:
             parts.append(("api log role", self._log_role))
         if self._values.get("CertificateArn"):
             parts.append(("certificate", self._certificate))
+        if self._values.get("KeyArn"):
+            parts.append(("key", self._key))
         return tuple(gathered(parts))
 
     def _identity(self) -> Sequence[Fact]:
@@ -280,6 +282,19 @@ class Preflight:
         value = f"{found['Status']}, for {', '.join(names)}"
         advice = "" if is_good else f"ACM has to have issued it, and for {domain}"
         return [Fact(name="certificate", value=value, is_good=is_good, advice=advice)]
+
+    def _key(self) -> Sequence[Fact]:
+        """Without its log groups no stack is made. Without CloudWatch nobody hears an alarm, and nothing tells."""
+        told = self._account.client("kms").get_key_policy(KeyId=self._values["KeyArn"], PolicyName="default")
+        services = {f"logs.{self._account.region}.amazonaws.com": "log groups", "cloudwatch.amazonaws.com": "alarms"}
+        missing = [name for name in services if name not in told["Policy"]]
+        if not missing:
+            return [Fact(name="key", value="its policy lets CloudWatch use it")]
+        value = (
+            f"its policy does not name {' and '.join(missing)}, for {' and '.join(services[one] for one in missing)}"
+        )
+        advice = "add the statements of docs/aws-company.md, A key of yours"
+        return [Fact(name="key", value=value, is_good=False, advice=advice)]
 
 
 def _limit(account: Account) -> int:

@@ -113,10 +113,10 @@ def client(
         max_pool_connections=connections,
         tcp_keepalive=True,
     )
-    return _session().create_client(service, region_name=region, endpoint_url=endpoint, config=config)
+    return session().create_client(service, region_name=region, endpoint_url=endpoint, config=config)
 
 
 @cache
-def _session() -> Session:
+def session() -> Session:
     """What clients share: loading it takes longer than all the rest of a client. boto3 would take as long once more."""
     return get_session()

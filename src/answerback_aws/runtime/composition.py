@@ -9,12 +9,13 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
 
 from answerback.clock import epoch_ms
 from answerback.ports import Connections, History, Identity, Model, Requests, Tokens
+from answerback.service.observer import Observer
 from answerback_aws.runtime.settings import API_IDLE_MS, MAX_CONNECTION_MS, Settings
 from answerback_aws.runtime.telemetry import Observing
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from answerback.service.front import Front
     from answerback.service.janitor import Janitor
     from answerback.service.worker import Worker
+    from answerback.traces import Traces
     from answerback_aws.runtime.api_gateway import ApiGatewaySender
     from answerback_aws.runtime.aurora.data_api import DataApi
     from answerback_aws.runtime.aurora.write_behind import WriteBehind
@@ -72,6 +74,7 @@ class Composition:
         timeouts: Timeouts = IN_A_MESSAGE,
         stream: TextIO | None = None,
     ) -> None:
+        self._function = function
         self._timeouts = timeouts
         self.settings = Settings(environment)
         self.observing = Observing(function=function, environment=environment, stream=stream)
@@ -83,6 +86,8 @@ class Composition:
 
     def close(self) -> None:
         """End the loop. Lambda never does: it kills."""
+        if self.observing.traces is not None:
+            self.observing.traces.close()
         self._runner.close()
 
     # --- AWS
@@ -245,7 +250,28 @@ class Composition:
             issuer=settings.jwt_issuer,
             audience=settings.jwt_audience,
             user_claim=settings.user_claim,
+            team_claim=settings.team_claim,
         )
+
+    @cached_property
+    def traces(self) -> "Traces | None":
+        """What makes traces, if they are wanted."""
+        ratio = self.settings.trace_ratio
+        if ratio is None:
+            return None
+        from answerback.traces import Traces  # noqa: PLC0415
+        from answerback_aws.runtime.client import session  # noqa: PLC0415
+        from answerback_aws.runtime.span_exporter import XRayExporter  # noqa: PLC0415
+
+        exporter = XRayExporter(session())
+        self.observing.traces = Traces(exporter, clock=epoch_ms, ratio=ratio, attributes={"faas.name": self._function})
+        return self.observing.traces
+
+    @cached_property
+    def observer(self) -> Observer:
+        """Who is told of what happens to requests."""
+        counts = self.observing.counts
+        return counts if self.traces is None else self.traces.beside(counts)
 
     @cached_property
     def delivery_sender(self) -> "DeliverySender":
@@ -253,12 +279,13 @@ class Composition:
         from answerback.core.delivery import growing  # noqa: PLC0415
         from answerback.service.delivery_sender import DeliverySender  # noqa: PLC0415
 
-        return DeliverySender(
+        make = DeliverySender if self.traces is None else self.traces.delivery_sender
+        return make(
             requests=self.requests,
             sender=self.sender,
             interval=growing(),
             monotonic=time.monotonic,
-            observer=self.observing.counts,
+            observer=self.observer,
         )
 
     @cached_property
@@ -272,10 +299,11 @@ class Composition:
         settings = FrontSettings(
             models=tuple(self.settings.model_limits),
             model_limits=self.settings.model_limits,
-            quota=self.settings.quota,
+            quota=replace(self.settings.quota, tariff=self.settings.tariff),
             policy=self.settings.policy,
             max_tokens=self.settings.max_tokens,
             lock_system=self.settings.lock_system,
+            least_client=self.settings.least_client,
             idle_timeout_ms=min(self.settings.idle_timeout_ms, API_IDLE_MS),
             max_connection_ms=MAX_CONNECTION_MS,
             queue_survives=True,
@@ -287,7 +315,7 @@ class Composition:
                 requests=RequestsInBothForms(self.requests, None, clock=epoch_ms),
                 queue=self.queue,
                 delivery_sender=self.delivery_sender,
-                observer=self.observing.counts,
+                observer=self.observer,
                 clock=epoch_ms,
             ),
             connections=self.connections,
@@ -297,6 +325,7 @@ class Composition:
             clock=epoch_ms,
             is_blocked=self.limits.is_blocked,
             store_id=self.store_id.read,
+            budgets_of_user=self.limits.budgets_of_user,
         )
 
     @cached_property
@@ -319,6 +348,7 @@ class Composition:
 
     @cached_property
     def worker(self) -> "Worker":
+        from answerback.model_guard import ask  # noqa: PLC0415
         from answerback.service.id_forms import RecentTurnsInBothForms  # noqa: PLC0415
         from answerback.service.worker import Worker, WorkerSettings, owner_tokens  # noqa: PLC0415
 
@@ -334,10 +364,11 @@ class Composition:
             history=RecentTurnsInBothForms(self.turns),
             models=self.models,
             delivery_sender=self.delivery_sender,
-            observer=self.observing.counts,
+            observer=self.observer,
             clock=epoch_ms,
             monotonic=time.monotonic,
             new_owner=owner_tokens(),
+            ask=ask if self.traces is None else self.traces.ask,
         )
 
     @cached_property
@@ -358,6 +389,8 @@ class Composition:
                 policy=settings.policy,
                 idle_timeout_ms=settings.idle_timeout_ms,
                 retention_ms=settings.retention_ms,
+                keep_days=settings.keep_days,
+                expire_every_ms=0,  # the history itself sees to it that Aurora may sleep
                 queue_survives=True,
             ),
             requests=self.requests,

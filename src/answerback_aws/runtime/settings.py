@@ -13,6 +13,7 @@ from answerback.core.request import Policy
 from answerback.ports import ModelLimits, Quota, answer_timeouts_ms, within
 
 if TYPE_CHECKING:
+    from answerback.core.budget import Tariff
     from answerback.models.spec import ModelSpec
 
 T = TypeVar("T")
@@ -76,6 +77,10 @@ def _whole(low: int, *, unit: int = 1) -> Callable[[str], int]:
     return read
 
 
+def _keep_days(value: str) -> int:
+    return defaults.KEEP_FOREVER_DAYS if value == "forever" else _whole(1)(value)
+
+
 def _flag(value: str) -> bool:
     if value not in {"true", "false"}:
         raise ValueError("must be true or false")
@@ -110,6 +115,9 @@ class Settings:
     management_endpoint = _Variable("MANAGEMENT_ENDPOINT", _stage_url)
     """URL of the stage, where `@connections` is."""
 
+    trace_ratio = _Variable[float | None]("TRACE_RATIO", float, None)
+    """The share of answers that have a trace, where their app does not say; None: there are no traces."""
+
     cluster_arn = _Variable("CLUSTER_ARN", str)
     secret_arn = _Variable("SECRET_ARN", str)
     """The secret with the cluster's user and password."""
@@ -137,15 +145,37 @@ class Settings:
 
         return parse_model_specs(self.models)
 
+    @property
+    def tariff(self) -> "Tariff":
+        """What reservations for users with a budget rest on."""
+        from answerback.core.budget import MESSAGE_TOKENS  # noqa: PLC0415 - the front alone needs it
+        from answerback.models.prices import prices_of, tariff_of  # noqa: PLC0415
+
+        specs = self._specs
+        return tariff_of(
+            self.model_limits,
+            prices=prices_of(specs),
+            context_tokens={spec.name: getattr(spec, "context_tokens", 0) for spec in specs},
+            max_tokens=self.max_tokens,
+            context_turns=defaults.CONTEXT_TURNS,
+            system_tokens=self._system_bytes + MESSAGE_TOKENS,
+        )
+
     max_tokens = _Variable("MAX_TOKENS", _whole(1), defaults.MAX_TOKENS)
     system = _Variable[str | None]("SYSTEM", str, None)
     """System prompt of the operator."""
+
+    _system_bytes = _Variable("SYSTEM_BYTES", _whole(0), 0)
+    """Its size in UTF-8, or more: the front reserves for it, and the text itself has no room in its environment."""
 
     stored_settings_url = _Variable[str | None]("SETTINGS_URL", str, None)
     """Where the rest is that the worker reads at its start (worker_settings.py)."""
 
     lock_system = _Variable("LOCK_SYSTEM", _flag, False)
     """Whether clients may not set another system prompt."""
+
+    least_client = _Variable[str | None]("LEAST_CLIENT", str, None)
+    """Version of apps below which they tell to update."""
 
     # --- limits
 
@@ -157,6 +187,9 @@ class Settings:
 
     retention_ms = _Variable("RETENTION_DAYS", _whole(1, unit=_DAY_MS), defaults.RETENTION_MS)
     """How long ended requests and deleted conversations are kept."""
+
+    keep_days = _Variable("HISTORY_DAYS", _keep_days, defaults.KEEP_FOREVER_DAYS)
+    """How long a conversation is kept after its last turn."""
 
     idle_timeout_ms = _Variable("IDLE_TIMEOUT_S", _whole(1, unit=1000), defaults.IDLE_TIMEOUT_S * 1000)
     """How long a connection may be silent."""
@@ -193,6 +226,9 @@ class Settings:
 
     user_claim = _Variable("USER_CLAIM", str, defaults.USER_CLAIM)
     """The claim that names the user."""
+
+    team_claim = _Variable[str | None]("TEAM_CLAIM", str, None)
+    """The claim that names the user's team."""
 
     _jwks_url = _Variable[str | None]("JWKS_URL", str, None)
     _jwt_issuer = _Variable[str | None]("JWT_ISSUER", str, None)

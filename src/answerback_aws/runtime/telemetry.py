@@ -8,7 +8,6 @@ are logged with their place, and with their words only where these are known to 
 
 import json
 import logging
-import os
 import sys
 import traceback
 from collections import defaultdict
@@ -24,12 +23,11 @@ from answerback.protocol.errors import ErrorCode
 from answerback.service.observer import Observer
 
 if TYPE_CHECKING:
-    from aws_lambda_powertools import Tracer
+    from answerback.traces import Traces
 
 log = logging.getLogger("answerback.aws")
 
 NAMESPACE: Final = "Answerback"
-TRACE_VARIABLE: Final = "_X_AMZN_TRACE_ID"
 
 _QUOTES_NOBODY: Final = ("answerback.", "botocore.errorfactory", "botocore.exceptions.ClientError")
 _Dimensions: TypeAlias = tuple[tuple[str, str], ...]
@@ -84,6 +82,7 @@ class Counts(Observer):
     def attached(self, record: Record) -> None:
         self._about(record)
         self.count("Attached")
+        log.debug("a repeated question found its request")
 
     def started(self, record: Record) -> None:
         self._about(record)
@@ -110,6 +109,11 @@ class Counts(Observer):
     def fenced(self, record: Record) -> None:
         self._about(record)
         self.count("Fenced")
+        log.debug("an attempt was fenced")
+
+    def overran(self, record: Record) -> None:
+        self._about(record)
+        self.count("BudgetOverrun")
 
     # --- of the adapters and functions
 
@@ -122,15 +126,19 @@ class Counts(Observer):
     def posted(self, size_bytes: int) -> None:
         self.count("Posts")
         self.sample("PostedBytes", size_bytes, unit="Bytes")
+        log.debug("a frame was posted", extra={"bytes": size_bytes})
 
     def throttled(self) -> None:
         self.count("PostsThrottled")
+        log.debug("a post was throttled")
 
     def not_posted(self, code: str) -> None:
         self.count("PostsRefused")
+        log.debug("a post was refused", extra={"code": code})
 
     def found_gone(self) -> None:
         self.count("Gone")
+        log.debug("a connection was gone")
 
     def waiting(self, turns: int, oldest_ms: int) -> None:
         self.sample("TurnsWaiting", turns)
@@ -187,18 +195,16 @@ class Counts(Observer):
 class Observing:
     """The logs, metrics and traces of one function's process. To make one sets up the process's logging.
 
-    `environment`: POWERTOOLS_SERVICE_NAME, POWERTOOLS_METRICS_NAMESPACE, POWERTOOLS_LOG_LEVEL; the trace's header is
-    read from the process's own, where Lambda puts it for each invocation.
+    `environment`: POWERTOOLS_SERVICE_NAME, POWERTOOLS_METRICS_NAMESPACE, POWERTOOLS_LOG_LEVEL.
     """
 
     def __init__(self, *, function: str, environment: Mapping[str, str], stream: TextIO | None = None) -> None:
         stream = stream or sys.stdout
         service = environment.get("POWERTOOLS_SERVICE_NAME") or "answerback"
-        self._function = function
         self._formatter = Formatter(service=service, function=function)
         self._is_cold = True
-        self._tracer: Tracer | None = None
-        self._may_trace = True
+        self.traces: Traces | None = None
+        """What makes traces, if this process has begun to."""
         self.counts = Counts(
             formatter=self._formatter,
             stream=stream,
@@ -220,40 +226,12 @@ class Observing:
         self._is_cold = False
         self.counts.note(**facts)
         try:
-            with self._traced():
-                yield self.counts
+            yield self.counts
         finally:
+            if self.traces is not None:
+                self.traces.flush()  # the process is frozen then
             self.counts.flush()
             self.counts.forget()
-
-    @contextmanager
-    def _traced(self) -> Iterator[None]:
-        """A subsegment with what is known of the request, if Lambda samples this invocation."""
-        tracer = self._sampling_tracer()
-        if tracer is None:
-            yield
-            return
-        with tracer.provider.in_subsegment(name=f"## {self._function}") as subsegment:
-            try:
-                yield
-            finally:
-                for name, value in self.counts.facts.items():
-                    subsegment.put_annotation(key=name, value=str(value))
-
-    def _sampling_tracer(self) -> "Tracer | None":
-        """Made for the first invocation that is sampled: the library takes a third of a cold start."""
-        if not self._may_trace or "Sampled=1" not in os.environ.get(TRACE_VARIABLE, ""):
-            return None
-        if self._tracer is None:
-            try:
-                from aws_lambda_powertools import Tracer  # noqa: PLC0415
-
-                # Clients are called in threads, where the library finds no segment: it must not patch them.
-                self._tracer = Tracer(auto_patch=False)
-            except ImportError:
-                log.warning("there are no traces: the package aws-xray-sdk is not installed")
-            self._may_trace = self._tracer is not None and not self._tracer.disabled
-        return self._tracer if self._may_trace else None
 
 
 def _level(name: str | None) -> int:

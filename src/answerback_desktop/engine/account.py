@@ -16,7 +16,6 @@ from answerback.client import (
     Client,
     Connected,
     ConnectionState,
-    ServerInfo,
     Stopped,
     StoreChanged,
     Timing,
@@ -44,7 +43,7 @@ from answerback_desktop.engine.events import (
     TurnsRemoved,
 )
 from answerback_desktop.engine.export import ExportFormat, Kept, exported, file_name, imported
-from answerback_desktop.engine.status import ConnectionTracker, is_lower
+from answerback_desktop.engine.status import ConnectionTracker
 from answerback_desktop.engine.sync import Sync
 from answerback_desktop.records import Account, Traits, Turn
 from answerback_desktop.settings import Settings
@@ -227,8 +226,8 @@ class AccountEngine:
         await self._tasks.settle(grace_s=0)
         try:
             await self._answers.close()
-        except StoreError:
-            self.store_failed()
+        except StoreError as exc:
+            self.store_failed(exc)
         if client is not None:
             await client.aclose()
 
@@ -257,7 +256,7 @@ class AccountEngine:
             self._tasks.start(self._disconnect(), name="disconnect")
         elif changed.status is ConnectionStatus.ONLINE and self._sync is not None:
             self._sync.connected()
-            self._check_version(self._client.server)
+            self._check_version(self._client.wanted_version)
         if changed.detail and changed.detail != self._logged:
             log.warning("not connected to %s: %s", urlsplit(self.account.server_url).hostname, changed.detail)
         self._logged = changed.detail
@@ -274,22 +273,21 @@ class AccountEngine:
             if not self._store.store_id() and self._files.is_elsewhere(store_id, self._database.path):
                 return store_id
             self._store.claim_store(store_id, is_own=self._is_own_gateway())
-        except StoreError:
-            self.store_failed()
+        except StoreError as exc:
+            self.store_failed(exc)
         return None
 
-    def _check_version(self, server: ServerInfo | None) -> None:
+    def _check_version(self, least: str | None) -> None:
         """Say once if the server wants apps of a higher version."""
-        least = None if server is None else server.least_client
-        if least and least != self._least_told and is_lower(__version__, least):
+        if least and least != self._least_told:
             self._least_told = least
             self._notice(NoticeCode.UPDATE_NEEDED, version=__version__, least=least)
 
     def _is_ours(self, user_id: str) -> bool:
         try:
             return self._store.claim_user(user_id)
-        except StoreError:
-            self.store_failed()
+        except StoreError as exc:
+            self.store_failed(exc)
             return True
 
     # --- questions ------------------------------------------------------------------------------------------
@@ -478,18 +476,18 @@ class AccountEngine:
             edits = {}
             self._answers.write()
             self._is_store_broken = False
-        except StoreError:
+        except StoreError as exc:
             self._unwritten.drafts = {**drafts, **self._unwritten.drafts}
             self._unwritten.edits = {**edits, **self._unwritten.edits}
-            self.store_failed()
+            self.store_failed(exc)
 
-    def store_failed(self, *, is_act: bool = False) -> None:
+    def store_failed(self, error: StoreError, *, is_act: bool = False) -> None:
         """Logged once, until it works again; said once too, and after each act of a person that came to nothing."""
         is_new, self._is_store_broken = not self._is_store_broken, True
         if is_new:
             log.error("the local store cannot be written", exc_info=True)
         if is_new or is_act:
-            self._notice(NoticeCode.STORE_FAILED)
+            self._notice(NoticeCode(f"store-{error.trouble}"))
 
     def _notice(self, code: NoticeCode, **facts: str | int) -> None:
         self._emit(NoticeRaised(code=code, facts=facts))

@@ -33,7 +33,7 @@ from answerback_desktop.gateway import GatewayFailed, LocalGateway, address_of, 
 from answerback_desktop.settings import AuthMode, Preset, PresetError, Settings, SettingsFile, problems
 from answerback_desktop.signin.provider import SignInError
 from answerback_desktop.store.accounts import AccountFiles
-from answerback_desktop.store.schema import Database, StoreError
+from answerback_desktop.store.schema import Database, StoreError, trouble_of
 
 log = logging.getLogger("answerback.desktop")
 
@@ -123,10 +123,10 @@ class SessionController:
                 timing=self._environment.timing,
             )
             self._account.open()
-        except StoreError:
+        except StoreError as exc:
             log.exception("the local store cannot be opened")
             self._account = None
-            self._emit(NoticeRaised(code=NoticeCode.STORE_FAILED))
+            self._emit(NoticeRaised(code=NoticeCode(f"store-{exc.trouble}")))
             self._emit(ConnectionChanged(status=ConnectionStatus.STOPPED, reason=ConnectionReason.CLOSED))
 
     def _start_following(self, who: Who, files: AccountFiles, store_id: str) -> None:
@@ -142,9 +142,9 @@ class SessionController:
             self._who = who
             try:
                 files.met(store_id)
-            except StoreError:
+            except StoreError as exc:
                 log.exception("the file of the other store cannot be opened")
-                self._emit(NoticeRaised(code=NoticeCode.STORE_FAILED))
+                self._emit(NoticeRaised(code=NoticeCode(f"store-{exc.trouble}")))
                 return
             self._open_data(who, files, files.open)
             if count:
@@ -178,8 +178,8 @@ class SessionController:
             return
         try:
             command(account)
-        except StoreError:
-            account.store_failed(is_act=True)
+        except StoreError as exc:
+            account.store_failed(exc, is_act=True)
 
     def ask(self, conversation_id: str, request_id: str, text: str, *, replaces: str | None) -> None:
         """Ask a question; when nobody is signed in, its text goes back into the draft."""
@@ -218,9 +218,9 @@ class SessionController:
         before, self._settings = self._settings, replace(settings, token="")
         try:
             self._file.save(self._settings)
-        except OSError:
+        except OSError as exc:
             log.exception("the settings cannot be written")
-            self._emit(NoticeRaised(code=NoticeCode.STORE_FAILED))
+            self._emit(NoticeRaised(code=NoticeCode(f"store-{trouble_of(exc)}")))
         self._emit_settings()
         self._outbound.apply(self._settings)
         if settings.token or not is_same_login(before, settings):

@@ -1,6 +1,5 @@
 """Turns the client's connection states into the app's."""
 
-import re
 from collections.abc import Callable
 from typing import Final
 
@@ -79,18 +78,6 @@ class ConnectionTracker:
         if obstacle is not None:
             return OBSTACLES[obstacle]
         return ConnectionReason.LOST if self._was_online else ConnectionReason.UNREACHABLE
-
-
-def is_lower(version: str, least: str) -> bool:
-    """Whether a version comes before another, by their leading numbers: `0.9.1` before `0.10`."""
-
-    def numbers(text: str) -> list[int]:
-        found = re.match(r"\d+(\.\d+)*", text.removeprefix("v"))
-        return [] if found is None else [int(part) for part in found[0].split(".")]
-
-    one, other = numbers(version), numbers(least)
-    length = max(len(one), len(other))
-    return one + [0] * (length - len(one)) < other + [0] * (length - len(other))
 
 
 def _limits(limits: ServerLimits | None) -> Limits | None:

@@ -15,10 +15,12 @@ from answerback.client import (
     clean,
     is_id,
     is_retryable,
+    parts_of,
 )
 from answerback.client import Turn as HistoryTurn
 from answerback_desktop.engine.export import instant_ms
 from answerback_desktop.engine.outbox import code_of
+from answerback_desktop.engine.parts import written
 from answerback_desktop.records import Failure, Tokens, Turn, TurnStatus
 from answerback_desktop.store.accounts import keep_copy
 from answerback_desktop.store.history import HistoryStore, Listed, TurnMerge
@@ -201,7 +203,7 @@ class Sync:
             return
         for conversation_id in merge.missing if is_whole else ():
             # A list that moves while its pages are read can miss one: only an empty history says that it is gone.
-            if await anext(self._server.history(conversation_id), None) is None:
+            if await self._is_gone(conversation_id):
                 keep_copy(self._database, self._history.loses(conversation_id))
                 gone = self._history.gone(conversation_id)
                 self._watcher.turns_merged(conversation_id, TurnMerge(removed=list(gone.removed)))
@@ -227,7 +229,7 @@ class Sync:
         conversation_id = wanted.conversation_id
         total, batch, seen = TurnMerge(), list[Turn](), set[str]()
         newer: Turn | None = None
-        async for raw in self._server.history(conversation_id, superseded=True):
+        async for raw in self._server.history(conversation_id, superseded=True, parts=True):
             turn = turn_of(conversation_id, raw, now_ms=self._clock())
             if turn is None or turn.request_id in seen:
                 continue
@@ -246,10 +248,15 @@ class Sync:
                 if not is_first and is_settled and self._history.count_synced(conversation_id) == wanted.turns:
                     return total
         self._merge(conversation_id, batch, total)
+        if self._history.has_others(conversation_id, seen) and await self._is_gone(conversation_id):
+            return total  # deleted since it was listed: the next list says so
         rest = self._history.settle_others(conversation_id, seen)
         if rest.changed:
             self._watcher.turns_merged(conversation_id, rest)
         return total
+
+    async def _is_gone(self, conversation_id: str) -> bool:
+        return await anext(self._server.history(conversation_id), None) is None
 
     def _merge(self, conversation_id: str, batch: list[Turn], total: TurnMerge) -> list[Turn]:
         """Take a piece; returns the turns that it changed."""
@@ -293,7 +300,7 @@ def turn_of(conversation_id: str, turn: HistoryTurn, *, now_ms: int) -> Turn | N
         request_id=turn.request_id,
         conversation_id=conversation_id,
         question=clean(turn.question),
-        answer=clean(turn.answer),
+        answer=clean(written(parts_of(turn)) if turn.parts else turn.answer),
         status=status,
         asked_at_ms=instant_ms(turn.asked_at, now_ms),
         answered_at_ms=instant_ms(turn.answered_at, now_ms),

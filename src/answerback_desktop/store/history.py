@@ -15,6 +15,7 @@ _SELECT_MISSING: Final = (
 _MISSING: Final = f"conversation_id IN ({_SELECT_MISSING})"
 _SELECT_MISSING_TURNS: Final = f"SELECT request_id FROM turns WHERE {_MISSING}"  # noqa: S608 - constants
 _LOST: Final = "conversation_id = ? AND is_synced = 1 AND is_kept = 0"
+_SHOWN: Final = "conversation_id = ? AND is_synced = 1 AND superseded_by IS NULL"
 _SELECT_LOST: Final = f"SELECT request_id FROM turns WHERE {_LOST}"  # noqa: S608 - constants
 
 
@@ -158,7 +159,7 @@ class HistoryStore:
     def count_synced(self, conversation_id: str) -> int:
         """How many of the turns that the server shows are here."""
         with self._db.reading():
-            query = "SELECT count(*) FROM turns WHERE conversation_id = ? AND is_synced = 1 AND superseded_by IS NULL"
+            query = f"SELECT count(*) FROM turns WHERE {_SHOWN}"  # noqa: S608 - constants
             return int(self._db.run(query, conversation_id).fetchone()[0])
 
     def merge_turns(self, conversation_id: str, turns: Iterable[Turn]) -> TurnMerge:
@@ -174,6 +175,12 @@ class HistoryStore:
         merge.changed = list({turn.request_id: turn for turn in merge.changed}.values())
         return merge
 
+    def has_others(self, conversation_id: str, request_ids: Set[str]) -> bool:
+        """Whether the server has given turns that are not among these: those that `settle_others` settles."""
+        with self._db.reading():
+            rows = self._db.run(f"SELECT request_id FROM turns WHERE {_SHOWN}", conversation_id)  # noqa: S608 - constants
+            return any(name not in request_ids for (name,) in rows)
+
     def settle_others(self, conversation_id: str, request_ids: Set[str]) -> TurnMerge:
         """The server gives these turns only. Of the others nothing is deleted.
 
@@ -182,8 +189,8 @@ class HistoryStore:
         """
         merge = TurnMerge()
         with self._db.writing():
-            query = f"{SELECT_TURNS} WHERE conversation_id = ? AND is_synced = 1 AND superseded_by IS NULL "
-            known = sorted((turn_of(row) for row in self._db.run(query, conversation_id)), key=lambda turn: turn.order)
+            rows = self._db.run(f"{SELECT_TURNS} WHERE {_SHOWN}", conversation_id)
+            known = sorted((turn_of(row) for row in rows), key=lambda turn: turn.order)
             newer: str | None = None
             for turn in reversed(known):
                 if turn.request_id not in request_ids:

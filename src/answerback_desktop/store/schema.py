@@ -1,10 +1,12 @@
 """The tables of an account's database, and opening its file."""
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -149,8 +151,33 @@ def _move_aside(path: Path) -> Path:
 Value: TypeAlias = str | int | None
 
 
+class StoreTrouble(StrEnum):
+    """What a person can do something about."""
+
+    FULL = "full"
+    LOCKED = "locked"
+    """Another program holds the file."""
+    OTHER = "failed"
+
+
 class StoreError(Exception):
     """The file cannot be read or written now. What was stored before is safe."""
+
+    def __init__(self, trouble: StoreTrouble = StoreTrouble.OTHER) -> None:
+        super().__init__(trouble)
+        self.trouble = trouble
+
+
+_NO_ROOM: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
+_HELD: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+
+
+def trouble_of(exc: sqlite3.Error | OSError) -> StoreTrouble:
+    """Why a file cannot be read or written."""
+    code = getattr(exc, "sqlite_errorcode", 0)
+    if code in _NO_ROOM or getattr(exc, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return StoreTrouble.FULL
+    return StoreTrouble.LOCKED if code & 0xFF in _HELD else StoreTrouble.OTHER
 
 
 class Database:
@@ -162,7 +189,7 @@ class Database:
         try:
             opened = open_database(path)
         except (sqlite3.Error, OSError) as exc:
-            raise StoreError from exc
+            raise StoreError(trouble_of(exc)) from exc
         self._connection = opened.connection
         self.moved_aside = opened.moved_aside
         self.searcher = Searcher(self._connection, has_index=opened.has_index)
@@ -191,7 +218,7 @@ class Database:
         try:
             yield
         except sqlite3.Error as exc:
-            raise StoreError from exc
+            raise StoreError(trouble_of(exc)) from exc
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -204,5 +231,5 @@ class Database:
             if self._connection.in_transaction:
                 self._connection.rollback()
             if isinstance(exc, sqlite3.Error):
-                raise StoreError from exc
+                raise StoreError(trouble_of(exc)) from exc
             raise

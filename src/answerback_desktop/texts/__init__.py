@@ -306,6 +306,7 @@ class ChatTexts:
     # Files
     attach: str
     attach_title: str
+    attach_image: str
     attach_text: str
     attach_add: str
     attach_close: str
@@ -358,6 +359,8 @@ class ChatTexts:
     edit: str
     retry: str
     retry_in: str
+    retry_all: str
+    failed_alike: str
     unsent_edit: str
     version: str
     version_name: str

@@ -147,15 +147,18 @@ class ConversationViewModel:
         turn = self._turns.get(request_id)
         return None if turn is None else self._ask(turn.question, request_id)
 
-    def retry(self, request_id: str) -> str | None:
-        """Ask a question again that failed or was stopped; turns after it stay."""
-        turn = self._turns.get(request_id)
-        if turn is None or not turn.can_retry:
+    def retry(self, *request_ids: str) -> str | None:
+        """Ask questions again that failed or were stopped, each once; turns after them stay. Returns the last's id."""
+        found = (self._turns.get(request_id) for request_id in request_ids)
+        turns = [turn for turn in found if turn is not None and turn.can_retry]
+        if not turns:
             return None
-        if self._ordered and self._ordered[-1] is turn:
-            return self._ask(turn.question, request_id)
-        asked = self._ask(turn.question, None)
-        self._commands.forget_turn(request_id)
+        is_end = turns == self._ordered[-len(turns) :]
+        asked, replaces = None, turns[0].request_id if is_end else None
+        for question in dict.fromkeys(turn.question for turn in turns):
+            asked, replaces = self._ask(question, replaces), None
+        for turn in turns if not is_end else ():
+            self._commands.forget_turn(turn.request_id)
         return asked
 
     def stop(self, request_id: str) -> None:

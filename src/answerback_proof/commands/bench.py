@@ -16,15 +16,17 @@ import typer
 from answerback.cli.options import Json, MaxTokens, ModelName, TokenText, with_options
 from answerback.cli.output import CliError, ExitCode, extra_needed, note, say, say_json, usage_error
 from answerback.stores.errors import StoreError
-from answerback_aws.emulator.emulator import EmulatorFailed, LocalFailed, emulator_python
-from answerback_proof.chaos.plan import ChaosPlan
-from answerback_proof.chaos.report import ChaosReport
-from answerback_proof.chaos.run import run_chaos
-from answerback_proof.load.figures import Report, loop_factory, measure, measured_gateway
-from answerback_proof.load.idle import IdleReport, measure_idle
-from answerback_proof.load.load import Plan
-from answerback_proof.load.process import ProcessFailed, running
-from answerback_proof.load.websocket import LoadConnectionError
+
+with extra_needed("the load test", "server"):
+    from answerback_aws.emulator.emulator import EmulatorFailed, LocalFailed, emulator_python
+    from answerback_proof.chaos.plan import ChaosPlan
+    from answerback_proof.chaos.report import ChaosReport
+    from answerback_proof.chaos.run import run_chaos
+    from answerback_proof.load.figures import Report, loop_factory, measure, measured_gateway
+    from answerback_proof.load.idle import IdleReport, measure_idle
+    from answerback_proof.load.load import Plan
+    from answerback_proof.load.process import ProcessFailed, running
+    from answerback_proof.load.websocket import LoadConnectionError
 
 _MOST = 1_000_000
 _CHAOS = "Chaos"

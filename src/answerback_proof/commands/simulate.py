@@ -11,7 +11,9 @@ import typer
 
 from answerback.cli.options import Json, with_options
 from answerback.cli.output import ExitCode, extra_needed, note, say, say_json, say_table, usage_error
-from answerback_proof.simulation import FAULT_NAMES, PROFILES, Case, Report, Tally, run_cases, shrink
+
+with extra_needed("the simulation", "server"):
+    from answerback_proof.simulation import FAULT_NAMES, PROFILES, Case, Report, Tally, run_cases, shrink
 
 
 @dataclass(frozen=True, kw_only=True)

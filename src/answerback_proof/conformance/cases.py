@@ -126,7 +126,7 @@ class Read(_Step, frozen=True, kw_only=True, tag="read"):
 
 
 class Answer(_Step, frozen=True, kw_only=True, tag="answer"):
-    """Take every frame of a request up to its ending, put its text together, and match text and ending.
+    """Take every frame of a request up to its ending, put its text together, and match text, parts and ending.
 
     `after`: what is there already, `{attempt, text}`, as `read` captures it. `starts_at`: the offset that the first new
     piece must have.
@@ -135,6 +135,7 @@ class Answer(_Step, frozen=True, kw_only=True, tag="answer"):
     on: str = "a"
     request_id: Any
     text: Any = None
+    parts: Any = None
     frame: Any = None
     after: Any = None
     starts_at: Any = None
@@ -240,12 +241,15 @@ ClientStep: TypeAlias = (
 class Needs(_Record, frozen=True, kw_only=True):
     """What a server must have for a case: models by name, tokens (true, false, or either), a pattern of its limits.
 
+    `features`: of those that `welcome` names. `budget`: a pattern of the one that is told there.
     `deployment`: where PROTOCOL.md section 17 tells the two apart; None: either.
     """
 
     models: Sequence[str] = ()
+    features: Sequence[str] = ()
     tokens: bool | None = None
     limits: Any = None
+    budget: Any = None
     deployment: Literal["gateway", "aws"] | None = None
 
 

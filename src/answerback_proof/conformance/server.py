@@ -65,7 +65,9 @@ class ServerFacts:
 
     user_id: str
     models: Sequence[str]
+    features: Sequence[str]
     limits: Mapping[str, Any]
+    budget: Mapping[str, Any] | None = None
 
     @property
     def deployment(self) -> str:
@@ -142,6 +144,7 @@ class _ServerCaseRun(CaseRun):
             ending = await self._feed(text, self.peer(step.on), request_id, step.within_ms)
         for what, pattern, found in (
             ("the text", step.text, text.text),
+            ("the parts", step.parts, [list(part) for part in text.parts]),
             ("the ending", step.frame, ending),
             ("the offset of the first piece", step.starts_at, text.first_offset),
         ):
@@ -156,12 +159,13 @@ class _ServerCaseRun(CaseRun):
             case "messageStarted":
                 flaw = text.begin(frame["attempt"])
             case "messageDelta":
-                flaw = text.add(frame["attempt"], frame["offset"], frame["delta"])
+                about = {"part": frame.get("part", 0), "kind": frame.get("kind", "text"), "name": frame.get("name")}
+                flaw = text.add(frame["attempt"], frame["offset"], frame["delta"], **about)
             case "messageResponse":
                 flaw = text.end(frame["attempt"], frame["length"], frame["response"])
                 if frame["status"] == "failed" and "error" not in frame:
                     raise CaseFailed(f"{peer.name}: a failed request has no error")
-            case "messageAccepted":
+            case "messageAccepted" | "messageProgress":
                 pass
             case action:
                 raise CaseFailed(f"{peer.name}: about {frame.get('requestId')} there came {action}: {frame}")
@@ -197,7 +201,13 @@ class ServerRun:
         try:
             await peer.send_frame({"action": "hello", "helloId": "conform"})
             welcome = await peer.next_frame("conform", within_ms=DEFAULT_WITHIN_MS, what="welcome")
-            return ServerFacts(user_id=welcome["userId"], models=welcome["models"], limits=welcome["limits"])
+            return ServerFacts(
+                user_id=welcome["userId"],
+                models=welcome["models"],
+                features=welcome.get("features") or (),
+                limits=welcome["limits"],
+                budget=welcome.get("budget"),
+            )
         except (CaseFailed, KeyError) as exc:
             raise CannotConnect(f"{self._url} does not answer `hello` with `welcome`: {exc}") from exc
         finally:
@@ -250,13 +260,20 @@ class ServerRun:
 
     def _missing(self, needs: Needs, facts: ServerFacts) -> str | None:
         """Why the server cannot be tried with a case."""
-        absent = [name for name in needs.models if name not in facts.models]
-        if absent:
-            return f"needs the model {', '.join(absent)}"
+        for kind, needed, known in (
+            ("model", needs.models, facts.models),
+            ("feature", needs.features, facts.features),
+        ):
+            if absent := [name for name in needed if name not in known]:
+                return f"needs the {kind} {', '.join(absent)}"
         if needs.tokens is not None and needs.tokens != (self._token is not None):
             return "needs a server that asks for tokens" if needs.tokens else "needs a server that asks for no token"
         if needs.deployment not in (None, facts.deployment):
             return "is about the embedded gateway" if needs.deployment == "gateway" else "is about API Gateway"
         if needs.limits is not None and not matches(needs.limits, dict(facts.limits)):
             return f"needs a server with the limits {json.dumps(needs.limits)}"
+        if unknown := [name for name in needs.features if name not in facts.features]:
+            return f"needs a server that knows {', '.join(unknown)}"
+        if needs.budget is not None and not (facts.budget and matches(needs.budget, dict(facts.budget))):
+            return f"needs a user with the budget {json.dumps(needs.budget)}"
         return None

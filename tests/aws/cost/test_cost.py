@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ from answerback.cli.main import run
 from answerback.core.delivery import growing, steady
 from answerback_aws.cost.bill import bill, deployed, estimate, month, plain, savings, total
 from answerback_aws.cost.counts import Price, Prices, UnknownPrice, load_counts, load_prices, load_token_price
-from answerback_aws.cost.workload import Workload, deltas, use
+from answerback_aws.cost.workload import Workload, answer_use, deltas, use
 
 COUNTS = load_counts()
 REGIONS = ("us-east-1", "ap-northeast-2")
@@ -145,6 +146,57 @@ def test_the_command_says_how_old_its_prices_are_and_what_it_guesses(capsys):
     assert "3.5 times as long with 512 MB" in printed
     assert "200 wait or the oldest is 15 minutes old" in printed
     assert "Tokens of" not in printed
+
+
+def test_the_page_has_the_figures_that_are_computed():
+    docs = Path(__file__).parents[3] / "docs"
+    page, benchmarks = ((docs / name).read_text(encoding="utf-8") for name in ("aws-cost.md", "benchmarks.md"))
+    prices, workload, haiku = load_prices("us-east-1"), Workload(), "global.anthropic.claude-haiku-4-5-20251001-v1:0"
+    million = 1e6 / workload.answers
+
+    def stack(of: Workload = workload, **changed: object) -> float:
+        return month(of, replace(deployed(), **changed), COUNTS, prices) * million
+
+    def parts(**changed: object) -> dict[tuple[str, str], float]:
+        design = replace(deployed(), **changed)
+        lines = bill(use(workload, design, COUNTS), workload, design, prices, None)
+        return {(line.service, line.what): line.usd * million for line in lines}
+
+    def tokens(model: str, **changed: object) -> float:
+        found = estimate(replace(workload, **changed), region="us-east-1", model=model)
+        return (found.usd - found.stack_usd) * million
+
+    usual, one = parts(), answer_use(workload, deployed(), COUNTS)
+    shown = {"Lambda, time": usual["Lambda", "time"]}
+    for service in ("API Gateway", "DynamoDB", "Aurora"):
+        shown[service] = sum(usd for (of, _), usd in usual.items() if of == service)
+    shown["the rest"] = stack() - sum(shown.values())
+    silent, plain_usd = replace(workload, stream=False), month(workload, plain(), COUNTS, prices) * million
+    wanted = [
+        *(f"| {name}{', with the Data API' * (name == 'Aurora')} | {usd:.0f} |" for name, usd in shown.items()),
+        f"| **the stack** | **{stack():.0f}** |",
+        f"{one.frames:.0f} frames to the app and 1 from it; connection minutes are"
+        f" {usual['API Gateway', 'open connections']:.0f} of it",
+        f"{one.write_units:.0f} write and {one.read_units:g} read units an answer",
+        f"{tokens('amazon.nova-lite-v1:0'):.0f} USD with Nova Lite",
+        f"{tokens(haiku):,.0f} with Claude Haiku 4.5",
+        f"| this stack | {stack():.0f} |",
+        f"| this stack with a post for each token | {stack(interval=None):.0f} |",
+        f"| the plain way | {plain_usd:.0f} |",
+        *(
+            f"| {mb:,} | {round(mb / 1769, 2):g} | {parts(memory_mb=mb)['Lambda', 'time']:.0f}"
+            f" | {stack(memory_mb=mb):.0f} |"
+            for mb in (128, 256, 512, 1024, 1769)
+        ),
+        f"cost {tokens(haiku, tokens_in=4000, cached=0.8):,.0f} USD for the tokens instead of"
+        f" {tokens(haiku, tokens_in=4000):,.0f}.",
+        f"which is {usual['Aurora', 'capacity'] / million:.0f} USD in a month",
+        f"get {answer_use(silent, deployed(), COUNTS).frames:.0f} frames instead of {one.frames:.0f}, which saves"
+        f" {stack() - stack(silent):.0f} USD",
+        f"{730 * 0.5 * prices['aurora_acu_hour'].usd:.0f} USD a month for each half unit",
+    ]
+    assert [text for text in wanted if text not in page] == []
+    assert f"| the stack, us-east-1, without the model's tokens | {stack():.0f} | {plain_usd:.0f} |" in benchmarks
 
 
 def test_an_unknown_model_is_a_usage_error(capsys):

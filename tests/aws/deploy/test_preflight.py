@@ -140,6 +140,11 @@ def test_an_account_with_room_takes_a_hundred_workers() -> None:
     assert "WorkerConcurrency=5" in facts["lambda concurrency"].advice
 
 
+def key_policy(*services: str) -> str:
+    principals = [f"{service}.amazonaws.com" for service in services]
+    return json.dumps({"Statement": [{"Effect": "Allow", "Principal": {"Service": principals}}]})
+
+
 DENIED = "You don't have access to the model with the specified model ID."
 MARKETPLACE = (
     "Model access is denied due to IAM user or service role is not authorized to perform the required AWS Marketplace "
@@ -237,6 +242,16 @@ MARKETPLACE = (
             "",
         ),
         ({"DescribeVpcs": refused("UnauthorizedOperation")}, {}, "database network", None, "add that permission"),
+        ({"GetKeyPolicy": {"Policy": key_policy("logs.ap-northeast-2")}}, {"KeyArn": KEY}, "key", False, "A key of"),
+        ({"GetKeyPolicy": {"Policy": key_policy("cloudwatch")}}, {"KeyArn": KEY}, "key", False, "A key of"),
+        (
+            {"GetKeyPolicy": {"Policy": key_policy("cloudwatch", "logs.ap-northeast-2")}},
+            {"KeyArn": KEY},
+            "key",
+            True,
+            "",
+        ),
+        ({}, {"KeyArn": KEY}, "key", None, "add that permission"),
     ],
 )
 def test_a_finding_says_what_to_do(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
 
+from answerback.core.parts import Content
 from answerback.core.request import Ending, Policy, Record
 from answerback.core.request import claim as claim_step
 from answerback.core.request import finish as finish_step
@@ -112,7 +113,7 @@ class World:
         ending = Ending(
             status=status, attempt=attempt, length=len(text), ended_at_ms=self.now_ms, input_tokens=3, output_tokens=5
         )
-        return lambda record: finish_step(record, owner=owner, attempt=attempt, ending=ending, text=text)
+        return lambda record: finish_step(record, owner=owner, attempt=attempt, ending=ending, content=Content(text))
 
     async def turn(self, store: DynamoRequests, request_id: str, answer: str = "An answer.", **asked: Any) -> None:
         """A whole exchange; the clock goes on by a second."""

@@ -138,7 +138,7 @@ async def test_a_fenced_attempt_writes_neither_text_nor_turn(world) -> None:
     assert isinstance(await old.change(KEY, world.finish("old text", owner="old")), Fenced)
     assert [item for item in world.items(world.tables.conversations) if "#answer" in item["item"]["S"]] == []
     await new.change(KEY, world.finish("new text", owner="new", attempt=2))
-    assert await old.answer(KEY) == "new text"
+    assert (await old.answer(KEY)).text == "new text"
     assert [note.turn.answer for note in await world.turns().pending()] == ["new text"]
 
 
@@ -157,7 +157,7 @@ async def test_a_text_that_lost_the_race_to_end_is_taken_back(world, faulty) -> 
     faulty.plan["transact_write_items"] = [meanwhile]
     outcome = await worker.change(KEY, world.finish("never seen"))
     assert isinstance(outcome, Fenced)
-    assert await worker.answer(KEY) == ""
+    assert (await worker.answer(KEY)).text == ""
     assert [item for item in world.items(world.tables.conversations) if "#answer" in item["item"]["S"]] == []
     (note,) = await world.turns().pending()
     assert (note.turn.status, note.turn.error_code, note.turn.answer) == ("failed", ErrorCode.TIMEOUT, "")
@@ -169,7 +169,7 @@ async def test_a_user_that_is_erased_in_mid_answer_leaves_nothing(world) -> None
     store = world.requests()
     await world.accept(store)
     await store.change(KEY, world.claim())
-    assert await erase_user(world.database(), "ann")
+    assert await erase_user(world.database(), world.requests(), "ann")
     assert await store.change(KEY, world.finish("too late")) == Fenced(None)
     assert all(world.items(table) == [] for table in (world.tables.requests, world.tables.conversations))
 
@@ -220,7 +220,7 @@ async def test_an_ending_whose_answer_is_lost_is_written_once(world, faulty, ope
         await store.change(KEY, world.finish("Because."))
     ended = await store.change(KEY, world.finish("Because."))
     assert isinstance(ended, Ended)
-    assert await world.requests().answer(KEY) == "Because."
+    assert (await world.requests().answer(KEY)).text == "Because."
     assert [note.turn.answer for note in await world.turns().pending()] == ["Because."]
 
 
@@ -292,16 +292,16 @@ async def test_a_probe_says_whether_writes_are_taken(world, faulty) -> None:
 async def test_a_record_past_its_retention_is_absent_before_it_is_deleted(world) -> None:
     store = world.requests(retention=Retention(requests_ms=60_000))
     await world.turn(store, "r1", "Because.")
-    assert await store.answer(KEY) == "Because."
+    assert (await store.answer(KEY)).text == "Because."
     world.now_ms += 60_000
     for process in (store, world.requests()):
         assert await process.read(KEY) is None
         assert await process.question(KEY) is None
-        assert await process.answer(KEY) == ""
+        assert (await process.answer(KEY)).text == ""
     assert len(world.items(world.tables.requests)) == 1
     assert await world.accept(store, text="Again?") == Accepted(0)
     assert (await store.question(KEY)).message == "Again?"
-    assert await store.answer(KEY) == ""
+    assert (await store.answer(KEY)).text == ""
 
 
 async def test_texts_stay_as_long_as_the_record_that_names_them(world) -> None:
@@ -348,7 +348,7 @@ async def test_the_longest_texts_fit_an_item(world) -> None:
     await store.change(KEY, world.claim())
     await store.change(KEY, world.finish(longest))
     assert await world.requests().question(KEY) == question
-    assert await world.requests().answer(KEY) == longest
+    assert (await world.requests().answer(KEY)).text == longest
     (turn,) = await world.turns().recent_turns("ann", "c1", limit=1)
     assert (turn.question, turn.answer) == (message, longest)
 

@@ -103,6 +103,17 @@ def test_a_request_is_followed_through_every_function(make_functions: Callable[.
     assert lines[2]["status"] == "completed"
 
 
+def test_debug_has_each_frame_that_was_posted_and_info_none(make_functions: Callable[..., Functions]) -> None:
+    for level, posts in (("INFO", 0), ("DEBUG", 2)):
+        functions = make_functions(POWERTOOLS_LOG_LEVEL=level)
+        functions.connect("c-1")
+        functions.say("c-1", {"action": "sendMessage", "requestId": "r-1", "userId": "kim", "message": "hello"})
+        functions.work()
+        lines = [line for line in functions.lines if line.get("message") == "a frame was posted"]
+        assert len(lines) == posts
+        assert all(line["level"] == "DEBUG" and line["requestId"] == "r-1" and line["bytes"] > 0 for line in lines)
+
+
 def test_what_is_known_is_forgotten_with_the_invocation(functions: Functions) -> None:
     functions.connect("c-1")
     functions.say("c-1", {"action": "sendMessage", "requestId": "r-1", "userId": "kim", "message": "hello"})
@@ -179,10 +190,8 @@ def test_other_libraries_are_logged_when_they_warn(functions: Functions) -> None
     assert [line["message"] for line in functions.lines] == ["a warning"]
 
 
-def test_without_a_sampled_trace_nothing_of_it_is_loaded(functions: Functions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_names_the_trace_of_lambda(functions: Functions, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("_X_AMZN_TRACE_ID", "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=0")
-    observing = functions.compositions["front"].observing
-    with observing.invocation(Context()):
+    with functions.compositions["front"].observing.invocation(Context()):
         logging.getLogger("answerback.front").warning("planted")
-    assert observing._tracer is None
     assert functions.lines[-1]["xray_trace_id"] == "1-5759e988-bd862e3fe1be46a994272793"

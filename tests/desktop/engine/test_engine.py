@@ -148,7 +148,7 @@ async def test_each_question_that_cannot_be_kept_comes_back_and_is_reported(open
             conversation.ask("first")
             await app.until(lambda: conversation.draft == "first")
             await app.until(lambda told=told: len(app.model.notices) >= told)
-    assert {notice.code for notice in app.model.notices} == {NoticeCode.STORE_FAILED}
+    assert {notice.code for notice in app.model.notices} == {NoticeCode.STORE_LOCKED}
     turn = await app.ask("second")
     await app.until(lambda: turn.status is TurnStatus.STREAMING)
 

@@ -93,6 +93,26 @@ async def test_renamed_and_deleted_elsewhere(open_app, model, network, monkeypat
     await two.until(lambda: not two.model.conversations)
 
 
+async def test_deleted_elsewhere_after_it_was_listed(open_app, model, network, monkeypatch):
+    one, two = await open_app("one"), await open_app("two")
+    await answered(one, model, "first", "1")
+    there = await follow(two, "first")
+    await two.until(lambda: dialogue(there) == [("first", "1")])
+    read = sync.Sync._read
+
+    async def delete_and_read(server_sync, wanted, **options):
+        async with Client(network.url, user="ada") as other:
+            await other.delete(wanted.conversation_id)
+        return await read(server_sync, wanted, **options)
+
+    monkeypatch.setattr(sync.Sync, "_read", delete_and_read)
+    await answered(one, model, "second", "2", one.model.current)
+    two.engine.refresh()
+    await server_lists(network)
+    two.engine.refresh()
+    await two.until(lambda: not two.model.conversations)
+
+
 async def test_delete_is_taken_back(open_app, model):
     app = await open_app()
     await answered(app, model, "keep me", "yes")

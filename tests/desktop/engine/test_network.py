@@ -11,7 +11,6 @@ from answerback import __version__
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import AuthSettings, GatewaySettings
 from answerback_desktop.engine.events import ConnectionReason, ConnectionStatus, NoticeCode
-from answerback_desktop.engine.status import is_lower
 from answerback_desktop.settings import AuthMode, Field, Settings, problems
 from answerback_desktop.signin.vault import MemoryVault
 from certificates import make_certificate
@@ -164,21 +163,6 @@ async def test_a_server_can_want_a_later_version(stack, at, tmp_path):
     await app.until(lambda: app.model.notices)
     [notice] = app.model.notices
     assert (notice.code, notice.facts) == (NoticeCode.UPDATE_NEEDED, {"version": __version__, "least": "999.1"})
-
-
-@pytest.mark.parametrize(
-    ("version", "least", "lower"),
-    [
-        ("0.9.1", "0.10", True),
-        ("1.4", "1.4.0", False),
-        ("1.4.0", "1.4", False),
-        ("2", "1.9", False),
-        ("1.4.0rc1", "v1.5", True),
-        ("1.4", "soon", False),
-    ],
-)
-def test_versions_are_compared_by_their_numbers(version, least, lower):
-    assert is_lower(version, least) is lower
 
 
 @pytest.mark.parametrize(

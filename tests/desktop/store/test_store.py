@@ -1,5 +1,6 @@
 """The local data of an account."""
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from answerback.client import PendingRequest
 from answerback.core.context import title_of
 from answerback.protocol.frames import SendMessage
+from answerback_desktop.engine.events import NoticeCode
 from answerback_desktop.records import Failure, FailureCode, Times, Tokens, Turn, TurnStatus
+from answerback_desktop.store import schema
 from answerback_desktop.store.history import HistoryStore, Listed
-from answerback_desktop.store.schema import Database, StoreError
+from answerback_desktop.store.schema import Database, StoreError, StoreTrouble
 from answerback_desktop.store.store import AccountStore
 
 NOW = 1_700_000_000_000
@@ -298,12 +301,25 @@ def test_damage_inside_is_found_at_the_start(tmp_path):
     again.close()
 
 
+def test_a_file_that_another_program_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(schema, "_BUSY_MS", 1)
+    held = Database(tmp_path / "held.db")
+    with contextlib.closing(sqlite3.connect(held.path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError) as told:
+            put(AccountStore(held), "one")
+    held.close()
+    assert told.value.trouble is StoreTrouble.LOCKED
+    assert {f"store-{one}" for one in StoreTrouble} <= set(NoticeCode)
+
+
 def test_a_disk_that_is_full(database, store):
     put(store, "one", answer="!")
     (pages,) = database.run("PRAGMA page_count").fetchone()
     database.run(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError) as full:
         put(store, "two", text="x" * 100_000)
+    assert full.value.trouble is StoreTrouble.FULL
     assert names(store) == ["one"]
     database.run("PRAGMA max_page_count = 1000000")
     put(store, "three")

@@ -196,6 +196,9 @@ def test_what_a_person_does_to_turns(app, commands):
     assert commands.take() == [("ask", "c", name, "c?", "c")]
     name = conversation.retry("a")
     assert commands.take() == [("ask", "c", name, "a?", None), ("forget_turn", "a")]
+    conversation.retry("a", "b", "c")
+    asked = [one[3:] if one[0] == "ask" else one for one in commands.take()]
+    assert asked == [("a?", None), ("c?", None), ("forget_turn", "a"), ("forget_turn", "c")]
     conversation.rename("  a \n title ")
     conversation.rename("   ")
     conversation.stop("a")

@@ -1,6 +1,7 @@
 """ports.History on AWS: the model's context from DynamoDB, everything else from Aurora, brought up to date first."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from answerback.ports import StoredConversation, StoredTurn
@@ -101,6 +102,25 @@ class AwsHistory:
         marked_at_ms = await self._turns.deleted_at_ms(user_id, conversation_id)
         if marked_at_ms is not None and conversation.created_at_ms <= marked_at_ms:
             await self._turns.restore_conversation(user_id, conversation_id)
+
+    async def delete_expired(self, *, now_ms: int, keep_days: int) -> int:
+        """Delete when `purge_deleted` purges, at most once an hour: it must not keep Aurora awake either.
+
+        expire    mark on DynamoDB ──► delete in Aurora, unless a turn has come since
+                                    ▲
+            dies here: the model has forgotten it, and the next sweep does the rest
+        """
+        if not self._may_purge(now_ms):
+            return 0
+        deleted = 0
+        while old := await self._api.read(
+            lambda statements: operations.expired(statements, now_ms=now_ms, keep_days=keep_days, limit=_ERASE_STEP)
+        ):
+            for user_id, conversation_id, used_at_ms in old:
+                await self._turns.delete_conversation(user_id, conversation_id, now_ms=used_at_ms)
+                expire = partial(operations.expire, user_id=user_id, conversation_id=conversation_id)
+                deleted += await self._api.write(partial(expire, used_at_ms=used_at_ms))
+        return deleted
 
     async def purge_deleted(self, *, before_ms: int) -> int:
         """Most calls purge nothing: the sweep of every minute must not keep Aurora awake.

@@ -6,7 +6,8 @@ A row of the Data API has at most 64 KB, so texts are read in pieces.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Final
 
@@ -15,24 +16,28 @@ from answerback.core.instants import day_of
 from answerback.ports import DailyUsage, StoredConversation, StoredTurn
 from answerback.protocol.frames import Status
 from answerback.stores import statements as sql
-from answerback.stores.encoding import conversation_of, turn_of
+from answerback.stores.encoding import conversation_of, encode_attachments, encode_marks, turn_of
 from answerback.stores.migrations import lock_key
 from answerback.stores.statements import Params, Row, Value
 from answerback.stores.store import NO_BOUND, sum_usage
-from answerback_aws.runtime.aurora.data_api import Statements
+from answerback.stores.user_data import REQUESTS, USER_DATA, line_of
+from answerback_aws.runtime.aurora.data_api import DataApi, Statements
 from answerback_aws.runtime.dynamodb.turns import PendingTurn
 
-PIECE_LENGTH: Final = 2_400
-"""Code points of the question and of the answer in one row: each needs at most 12 bytes in JSON, so a row has less than
-64 KB."""
+PIECE_LENGTH: Final = 1_400
+"""Code points of the question, of the answer and of its marks in one row: each needs at most 12 bytes in JSON, so a row
+has less than 64 KB with all that is told of the turn and its files."""
 
 RESPONSE_BYTES: Final = 900 * 1024
-"""Of turns read in one call, of the 1 MiB that a response may have. The longest turn has half of it."""
+"""Of turns read in one call, of the 1 MiB that a response may have. The longest turn has less."""
 
 _ROW_BYTES: Final = 2_400
 """What a row of a turn has at most besides its text: three ids and a model of 128 four-byte characters, numbers."""
 
 _USAGE_PAGE: Final = 500
+_PAGE: Final = 500
+_ON_DYNAMODB: Final = ("system", "options", "record")
+"""Columns that are empty here."""
 
 LOCK_TIMEOUT: Final = "4s"
 """Less than any caller waits for a statement. One that waits on when its caller has left would get the lock for nobody
@@ -66,8 +71,8 @@ ON CONFLICT (user_id, request_id) WHERE forgotten IS NULL DO NOTHING
 RETURNING user_id, request_id"""
 
 _KEEP_TURN: Final = """
-UPDATE requests SET conversation_id = :conversation_id, question = :question, answer = :answer,
-  input_tokens = :input_tokens, output_tokens = :output_tokens
+UPDATE requests SET conversation_id = :conversation_id, question = :question, answer = :answer, marks = :marks,
+  input_tokens = :input_tokens, output_tokens = :output_tokens, attachments = :attachments
 WHERE user_id = :user_id AND request_id = :request_id AND forgotten IS NULL"""
 
 _SELECT_DELETED: Final = """
@@ -75,14 +80,17 @@ SELECT user_id, conversation_id, deleted_at_ms FROM conversations
 WHERE deleted_at_ms IS NOT NULL AND (user_id, conversation_id) IN ({pairs})"""
 
 _SELECT_SIZES: Final = """
-SELECT n, octet_length(CAST(to_json(question) AS text)) + octet_length(CAST(to_json(COALESCE(answer, '')) AS text)),
-  1 + GREATEST(length(question), length(answer)) / {length}
+SELECT n, octet_length(CAST(to_json(COALESCE(question, '')) AS text))
+    + octet_length(CAST(to_json(COALESCE(answer, '')) AS text))
+    + octet_length(CAST(to_json(COALESCE(marks, '')) AS text)),
+  1 + GREATEST(length(question), length(answer), length(marks), 0) / {length}
 FROM requests WHERE {turns} ORDER BY n DESC LIMIT :limit"""
 
 _SELECT_PIECES: Final = """
-SELECT {columns}, substr(question, 1 + p.piece * {length}, {length}), substr(answer, 1 + p.piece * {length}, {length})
-FROM requests
-  CROSS JOIN LATERAL generate_series(0, GREATEST(length(question), length(answer)) / {length}) AS p (piece)
+SELECT {columns}, substr(question, 1 + p.piece * {length}, {length}), substr(answer, 1 + p.piece * {length}, {length}),
+  substr(marks, 1 + p.piece * {length}, {length})
+FROM requests CROSS JOIN LATERAL
+  generate_series(0, GREATEST(length(question), length(answer), length(marks), 0) / {length}) AS p (piece)
 WHERE {turns} AND n >= :since ORDER BY n DESC, p.piece"""
 
 _FORGET: Final = """
@@ -94,9 +102,10 @@ UPDATE requests SET forgotten = 1 WHERE (user_id, request_id, n) IN (
 _DELETE_FORGOTTEN: Final = "DELETE FROM requests WHERE forgotten IS NOT NULL AND conversation_id IS NULL"
 
 _SELECT_USAGE_PAGE: Final = """
-SELECT user_id, day, requests, input_tokens, output_tokens FROM usage
-WHERE (day, user_id) > (CAST(:after_day AS text), CAST(:after_user AS text)) AND day >= :since_day AND {users}
-ORDER BY day, user_id LIMIT :limit"""
+SELECT user_id, day, {model}, requests, input_tokens, output_tokens FROM {table}
+WHERE (day, user_id, {model}) > (CAST(:after_day AS text), CAST(:after_user AS text), CAST(:after_model AS text))
+  AND day >= :since_day AND {users}
+ORDER BY day, user_id, {model} LIMIT :limit"""
 
 
 def _named(text: str, *names: str) -> str:
@@ -151,7 +160,13 @@ async def write_turns(statements: Statements, entries: Sequence[PendingTurn]) ->
     kept = [entry for entry in entries if _is_kept(entry, deleted.get(_pair_of(entry)), _pair_of(entry) in revived)]
     for pair in sorted(revived):
         await _erase(statements, *pair, deleted_at_ms=deleted[pair])
-    await statements.execute_many(sql.COUNT_USAGE, [_used(entry) for entry in entries])
+    used = [_used(entry) for entry in entries]
+    await statements.execute_many(sql.COUNT_USAGE, used)
+    of_models = [
+        {"model": entry.turn.model or "", **{name: row[name] for name in row if name != "last_accepted_at_ms"}}
+        for entry, row in zip(entries, used, strict=True)
+    ]
+    await statements.execute_many(sql.COUNT_MODEL_USAGE, of_models)
     if kept:
         await statements.execute_many(_TOUCH, [_conversation(entry) for entry in kept])
         await statements.execute_many(_KEEP_TURN, [_texts(entry) for entry in kept])
@@ -219,8 +234,10 @@ def _texts(entry: PendingTurn) -> Params:
         "conversation_id": entry.conversation_id,
         "question": turn.question,
         "answer": turn.answer,
+        "marks": encode_marks(turn.marks),
         "input_tokens": turn.input_tokens,
         "output_tokens": turn.output_tokens,
+        "attachments": encode_attachments(turn.attachments),
     }
 
 
@@ -269,28 +286,36 @@ async def turns(
     limit: int,
     superseded: bool = False,
 ) -> Sequence[StoredTurn]:
-    """Read a page of turns: first their lengths, then as many texts at a time as fit a response."""
-    what = {
-        "columns": sql.TURN,
-        "length": PIECE_LENGTH,
-        "turns": sql.ALL_TURNS if superseded else sql.SHOWN,
-    }
-    where: dict[str, Value] = _pair(user_id, conversation_id)
+    """Read a page of turns."""
+    where = _pair(user_id, conversation_id)
+    which = sql.ALL_TURNS if superseded else sql.SHOWN
+    rows = await _read(statements, sql.TURN, which, where, before=before, limit=limit)
+    return [turn_of(row) for row in rows]
+
+
+async def _read(
+    statements: Statements, columns: str, turns: str, where: dict[str, Value], *, before: int | None, limit: int
+) -> Sequence[Row]:
+    """Read rows of `columns`, question, answer, marks: first their lengths, then as many at a time as fit a response.
+
+    `columns` begins with `n` and `request_id`. `turns`: a condition with `where` and `:before` that finds them.
+    """
+    what = {"columns": columns, "length": PIECE_LENGTH, "turns": turns}
     page: Params = {**where, "before": NO_BOUND if before is None else before, "limit": limit}
     sizes = await statements.execute(_SELECT_SIZES.format_map(what), page)
-    found: list[StoredTurn] = []
+    found: list[Row] = []
     for newest, oldest in _pages([(n, size + rows * _ROW_BYTES) for n, size, rows in sizes.rows]):
         bounds: Params = {**where, "before": newest + 1, "since": oldest}
         pieces = await statements.execute(_SELECT_PIECES.format_map(what), bounds)
-        found += [_whole(list(rows)) for _, rows in groupby(pieces.rows, key=lambda row: row[0])]
+        found += [_whole(list(rows)) for _, rows in groupby(pieces.rows, key=lambda row: row[:2])]
     return found
 
 
-def _whole(rows: Sequence[Row]) -> StoredTurn:
-    """A turn of its rows, each of which has a piece of its texts."""
-    *told, _, _ = rows[0]
-    question = "".join(asked for *_, asked, _ in rows)
-    return turn_of((*told, question, "".join(said or "" for *_, said in rows)))
+def _whole(rows: Sequence[Row]) -> Row:
+    """A row of several, each of which has a piece of its texts."""
+    *told, _, _, _ = rows[0]
+    texts = ("".join(piece or "" for piece in pieces) for pieces in zip(*(row[-3:] for row in rows), strict=True))
+    return (*told, *texts)
 
 
 def _pages(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -320,6 +345,19 @@ async def update_conversation(
     return (conversation_of(found.rows[0]), found.rows[0][4]) if found.rows else None
 
 
+async def expired(statements: Statements, *, now_ms: int, keep_days: int, limit: int) -> Sequence[tuple[str, str, int]]:
+    """(user, conversation, last use) of up to `limit` conversations that were unused for longer than they are kept."""
+    found = await statements.execute(sql.SELECT_EXPIRED, {"now_ms": now_ms, "keep_days": keep_days, "limit": limit})
+    return [(user_id, conversation_id, used_at_ms) for user_id, conversation_id, used_at_ms in found.rows]
+
+
+async def expire(statements: Statements, *, user_id: str, conversation_id: str, used_at_ms: int) -> int:
+    """Delete a conversation as of its last use, unless that is another by now. Returns how many it were."""
+    await lock_users(statements, [user_id])
+    done = await statements.execute(sql.EXPIRE, {**_pair(user_id, conversation_id), "updated_at_ms": used_at_ms})
+    return done.changed
+
+
 async def old_deleted(statements: Statements, *, before_ms: int, limit: int) -> Sequence[tuple[str, str]]:
     """(user, conversation) of up to `limit` conversations that were deleted before then."""
     found = await statements.execute(sql.SELECT_OLD_DELETED, {"before_ms": before_ms, "limit": limit})
@@ -345,21 +383,56 @@ async def _erase(statements: Statements, user_id: str, conversation_id: str, *, 
 # --- users --------------------------------------------------------------------------------------------------
 
 
-async def usage(statements: Statements, user_id: str | None, *, since_day: str | None) -> Sequence[DailyUsage]:
+async def usage(
+    statements: Statements, user_id: str | None, *, since_day: str | None, by_model: bool = False
+) -> Sequence[DailyUsage]:
     """Usage by day, read a page at a time."""
     rows: list[Row] = []
-    after_day = after_user = ""
-    select = _SELECT_USAGE_PAGE.format(users=sql.ALL_USERS if user_id is None else "user_id = :user_id")
+    after_day = after_user = after_model = ""
+    select = _SELECT_USAGE_PAGE.format(
+        users=sql.ALL_USERS if user_id is None else "user_id = :user_id",
+        table="model_usage" if by_model else "usage",
+        model="model" if by_model else "CAST('' AS text)",
+    )
     page: dict[str, Value] = {"user_id": user_id, "since_day": since_day or "", "limit": _USAGE_PAGE}
     while True:
-        found = await statements.execute(select, {**page, "after_day": after_day, "after_user": after_user})
+        after: Params = {"after_day": after_day, "after_user": after_user, "after_model": after_model}
+        found = await statements.execute(select, {**page, **after})
         rows += found.rows
         if len(found.rows) < _USAGE_PAGE:
-            return sum_usage(rows, since_day=since_day)
-        after_user, after_day = rows[-1][:2]
+            return sum_usage(rows, since_day=since_day, by_model=by_model)
+        after_user, after_day, after_model = rows[-1][:3]
+
+
+async def export(api: DataApi, user_id: str) -> AsyncIterator[bytes]:
+    """The lines of an export, a page at a time."""
+    own: dict[str, Value] = {"user_id": user_id}
+    conversations: list[str | None] = [None]  # in which a request is that its user has deleted
+    for part in USER_DATA:
+        for statement in () if part is REQUESTS else part.reading():
+            page: dict[str, Value] = {**own, "after": part.first}
+            while rows := (await api.read(partial(Statements.execute, sql=statement, params=page))).rows:
+                for row in rows:
+                    yield line_of(part.table, dict(zip(part.shown, row[1:], strict=True)))
+                page["after"] = rows[-1][0]
+                conversations += [row[0] for row in rows if part.key == "conversation_id"]
+    texts = ("question", "answer", "marks")
+    names = [name for name in REQUESTS.shown if name not in (*_ON_DYNAMODB, *texts)]
+    for conversation_id in conversations:
+        where = own if conversation_id is None else _pair(user_id, conversation_id)
+        which = "conversation_id IS NULL" if conversation_id is None else "conversation_id = :conversation_id"
+        which = f"user_id = :user_id AND {which} AND n < :before"
+        read = partial(_read, columns=", ".join(["n", *names]), turns=which, where=where, limit=_PAGE)
+        before: int | None = None
+        while found := await api.read(partial(read, before=before)):
+            for row in found:
+                yield line_of(REQUESTS.table, dict(zip([*names, *texts], row[1:], strict=True)))
+            before = found[-1][0]
 
 
 async def delete_user(statements: Statements, user_id: str) -> bool:
     """Delete every row of the user; whether there was any. The caller has locked the user."""
-    results = [await statements.execute(statement, {"user_id": user_id}) for statement in sql.DELETE_USER]
+    results = [
+        await statements.execute(statement, {"user_id": user_id}) for part in USER_DATA for statement in part.erasing()
+    ]
     return any(result.changed for result in results)

@@ -1,21 +1,26 @@
 """ports.Users on AWS: the users and what they used are in Aurora; limits and unfinished requests on DynamoDB."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from answerback.clock import epoch_ms
 from answerback.core.admission import is_locked, locked, unlocked
-from answerback.core.request import Record, cancel
+from answerback.core.budget import Budget, BudgetState, Period, encode_budgets
+from answerback.core.request import Record, RequestKey, cancel, erase
 from answerback.ports import DailyUsage, Requests, StoredUser
 from answerback.stores import statements as sql
 from answerback.stores.encoding import user_of
 from answerback.stores.statements import Params
+from answerback.stores.store import caps_row
+from answerback.stores.user_data import line_of
 from answerback_aws.runtime.aurora import operations
 from answerback_aws.runtime.aurora.data_api import DataApi, Statements
 from answerback_aws.runtime.aurora.write_behind import WriteBehind
 from answerback_aws.runtime.dynamodb.database import Database
-from answerback_aws.runtime.dynamodb.items import Value, number_of, text_of
+from answerback_aws.runtime.dynamodb.items import Value, decode, number_of, text_of
 from answerback_aws.runtime.dynamodb.limits import RateLimits
+from answerback_aws.runtime.dynamodb.tables import USER_DATA
 
 
 class AwsUsers:
@@ -96,9 +101,61 @@ class AwsUsers:
         row: Params = {"user_id": user_id, "per_minute": stored, "created_at_ms": now_ms}
         await self._api.write(lambda statements: statements.execute(sql.SET_LIMIT, row))
 
-    async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
+    async def set_retention(
+        self, user_id: str, keep_days: int | None, *, now_ms: int, conversation_id: str | None = None
+    ) -> bool:
+        await self._write_behind.flush(user_id)  # a conversation may be there that Aurora does not have
+        row: Params = {"user_id": user_id, "keep_days": keep_days, "created_at_ms": now_ms}
+        statement = sql.SET_USER_RETENTION
+        if conversation_id is not None:
+            row = {"user_id": user_id, "keep_days": keep_days, "conversation_id": conversation_id}
+            statement = sql.SET_CONVERSATION_RETENTION
+        return (await self._api.write(lambda statements: statements.execute(statement, row))).changed > 0
+
+    async def set_budget(self, holder: str, period: Period, budget: Budget | None, *, now_ms: int) -> None:
+        """Set it on DynamoDB, where acceptance looks, then show it in Aurora. The same command again repairs either."""
+        budgets = await self._limits.set_budget(holder, period, budget)
+        statement, row = caps_row(holder, now_ms)
+        row["caps"] = encode_budgets(budgets)
+        await self._api.write(lambda statements: statements.execute(statement, row))
+
+    async def set_team(self, user_id: str, team: str | None, *, now_ms: int) -> None:
+        row: Params = {"user_id": user_id, "team": team, "created_at_ms": now_ms}
+        await self._limits.set_team(user_id, team)
+        await self._api.write(lambda statements: statements.execute(sql.SET_TEAM, row))
+
+    async def budgets(self, holder: str, *, now_ms: int) -> Sequence[BudgetState]:
+        return await self._limits.states(holder, now_ms=now_ms)
+
+    async def teams(self) -> Sequence[str]:
+        found = await self._api.read(lambda statements: statements.execute(sql.SELECT_TEAMS))
+        return [team for team, _ in found.rows]
+
+    async def usage(
+        self, user_id: str | None, *, since_day: str | None = None, by_model: bool = False
+    ) -> Sequence[DailyUsage]:
         await self._write_behind.flush(user_id)
-        return await self._api.read(lambda statements: operations.usage(statements, user_id, since_day=since_day))
+        return await self._api.read(
+            lambda statements: operations.usage(statements, user_id, since_day=since_day, by_model=by_model)
+        )
+
+    async def export(self, user_id: str) -> AsyncIterator[bytes]:
+        """What Aurora has, then every item of DynamoDB. A turn of the last three months is in both."""
+        await self._write_behind.flush(user_id)
+        async for line in operations.export(self._api, user_id):
+            yield line
+        tables = self._database.tables
+        for name in USER_DATA:
+            key, values = "userId = :u", {":u": user_id}
+            for item in await self._database.query(getattr(tables, name), key, values, ConsistentRead=True):
+                yield line_of(f"dynamodb.{name}", decode(item))
+                connection_id = text_of(item, "connectionId")
+                if connection_id is not None:
+                    found = await self._database.get(
+                        tables.connections, {"connectionId": connection_id}, consistent=True
+                    )
+                    if found is not None:
+                        yield line_of("dynamodb.connections", decode(found))
 
     async def delete_user(self, user_id: str) -> bool:
         """Delete a user from both databases, in an order that no concurrent write can undo. A lock-out stays.
@@ -114,7 +171,7 @@ class AwsUsers:
             await operations.lock_users(statements, [user_id])
             return await operations.delete_user(statements, user_id)
 
-        was_here = await erase_user(self._database, user_id)
+        was_here = await erase_user(self._database, self._requests, user_id)
         was_there = await self._api.write(erase)
         return was_here or was_there or (known is not None and not known.blocked)
 
@@ -146,10 +203,10 @@ async def forget_connections(database: Database, user_id: str) -> list[str]:
     return open_now
 
 
-async def erase_user(database: Database, user_id: str) -> bool:
+async def erase_user(database: Database, requests: Requests, user_id: str) -> bool:
     """Delete every item of the user but a lock-out, for good; whether there was any. May be repeated.
 
-    Raises: Unavailable.
+    A request that holds some of a team's budget ends first, and so gives it back. Raises: Unavailable.
 
     erase     records ──► texts and turns ──► minutes and limit ──► sessions and their connections
                       ▲
@@ -158,20 +215,19 @@ async def erase_user(database: Database, user_id: str) -> bool:
     """
     tables = database.tables
     found = False
-    for table, sort_key in (
-        (tables.requests, "requestId"),
-        (tables.conversations, "item"),
-        (tables.rate_limits, "window"),
-        (tables.sessions, "sessionId"),
-    ):
+    for name, sort_key in USER_DATA.items():
+        table = getattr(tables, name)
         items = await database.query(
             table,
             "userId = :u",
             {":u": user_id},
-            ProjectionExpression="#s, connectionId, perMinute",
-            ExpressionAttributeNames={"#s": sort_key},
+            ProjectionExpression="#s, connectionId, perMinute, #hold",
+            ExpressionAttributeNames={"#s": sort_key, "#hold": "hold"},
             ConsistentRead=True,
         )
+        for item in items:
+            if "hold" in item:
+                await requests.change(RequestKey(user_id, item[sort_key]["S"]), partial(erase, now_ms=epoch_ms()))
         keys: list[dict[str, Value]] = [
             {"userId": user_id, sort_key: item[sort_key]["S"]}
             for item in items

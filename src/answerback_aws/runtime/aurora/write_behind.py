@@ -22,6 +22,7 @@ _MOST: Final = 2_000
 
 _BATCH: Final = 100
 _BATCH_CHARACTERS: Final = 500_000
+_MARK_CHARACTERS: Final = 100
 
 
 _OF_THE_DATA: Final = frozenset({"22", "23", "54"})
@@ -158,7 +159,8 @@ def _batches(entries: Sequence[PendingTurn]) -> Iterator[Sequence[PendingTurn]]:
     characters = 0
     for entry in entries:
         name = (entry.user_id, entry.turn.request_id)
-        length = len(entry.turn.question) + len(entry.turn.answer)
+        turn = entry.turn
+        length = len(turn.question) + len(turn.answer) + _MARK_CHARACTERS * len(turn.marks)
         if batch and (name in ids or len(batch) == _BATCH or characters + length > _BATCH_CHARACTERS):
             yield batch
             batch, ids, characters = [], set(), 0

@@ -6,11 +6,12 @@ what is never named (a crash, a lost race) is never read, and goes with its time
 
 from contextlib import suppress
 
+from answerback.core.parts import NOTHING, Content
 from answerback.core.request import Question
 from answerback.ports import Unavailable
-from answerback.stores.encoding import decode_question, encode_options
+from answerback.stores.encoding import content_of, decode_question, encode_marks, encode_options
 from answerback_aws.runtime.dynamodb.database import Database
-from answerback_aws.runtime.dynamodb.items import encode
+from answerback_aws.runtime.dynamodb.items import Item, encode, text_of
 from answerback_aws.runtime.dynamodb.tables import ANSWER, QUESTION, SYSTEM, TTL_ATTRIBUTE, Place
 
 
@@ -62,13 +63,14 @@ class Texts:
         system = await self._database.get(self._table, place.key(SYSTEM), consistent=True)
         return decode_question(options, message, "" if system is None else system["text"]["S"])
 
-    async def put_answer(self, place: Place, text: str, *, version: str, ended_at_ms: int) -> str | None:
+    async def put_answer(self, place: Place, content: Content, *, version: str, ended_at_ms: int) -> str | None:
         """Write an answer under the name of the write that will end the request; its kind, None if there is no text."""
-        if not text:
+        if not content.text:
             return None
         kind = f"{ANSWER}#{version}"
         time = {TTL_ATTRIBUTE: (ended_at_ms + self._keep_ms) // 1000}
-        await self._database.put(self._table, encode({**place.key(kind), "text": text, **time}))
+        item = {**place.key(kind), "text": content.text, "marks": encode_marks(content.marks), **time}
+        await self._database.put(self._table, encode(item))
         return kind
 
     async def take_answer_back(self, place: Place, kind: str) -> None:
@@ -76,7 +78,11 @@ class Texts:
         with suppress(Unavailable):
             await self._database.delete(self._table, place.key(kind))
 
-    async def answer(self, place: Place, kind: str) -> str:
+    async def answer(self, place: Place, kind: str) -> Content:
         """The answer of that name."""
-        found = await self._database.get_immutable(self._table, place.key(kind))
-        return "" if found is None else found["text"]["S"]
+        return answer_of(await self._database.get_immutable(self._table, place.key(kind)))
+
+
+def answer_of(item: Item | None) -> Content:
+    """The answer that an item holds."""
+    return NOTHING if item is None else content_of(item["text"]["S"], text_of(item, "marks"))

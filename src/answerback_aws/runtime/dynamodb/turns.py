@@ -19,6 +19,7 @@ from answerback_aws.runtime.dynamodb import tables as places
 from answerback_aws.runtime.dynamodb.database import Database
 from answerback_aws.runtime.dynamodb.items import Item, encode, number_of, text_of
 from answerback_aws.runtime.dynamodb.tables import QUESTION, TURN, UNARCHIVED, Place
+from answerback_aws.runtime.dynamodb.texts import answer_of
 
 TURNS_MS: Final = 90 * 24 * 3_600_000
 """How long a turn is there for the model. To delete each one sooner costs more than to keep it that long."""
@@ -341,13 +342,14 @@ def _stored(turn: Item, items: dict[str, Item]) -> StoredTurn | None:
     if question is None:
         return None
     named = text_of(turn, "answer")
-    answer = None if named is None else items.get(named)
+    answer = answer_of(None if named is None else items.get(named))
     code = text_of(turn, "errorCode")
     return StoredTurn(
         position=_place_of(turn).position,
         request_id=turn["requestId"]["S"],
         question=question["text"]["S"],
-        answer="" if answer is None else answer["text"]["S"],
+        answer=answer.text,
+        marks=answer.marks,
         status=Status(turn["status"]["S"]),
         accepted_at_ms=_asked_at_ms(turn),
         ended_at_ms=int(turn["endedAtMs"]["N"]),

@@ -2,5 +2,6 @@
 
 from answerback_desktop.ui.chat.blocks import Appearance
 from answerback_desktop.ui.chat.pane import ChatPane
+from answerback_desktop.ui.chat.transcript import column_in
 
-__all__ = ["Appearance", "ChatPane"]
+__all__ = ["Appearance", "ChatPane", "column_in"]

@@ -71,7 +71,7 @@ class AttachDialog(QDialog):
 
 
 def _line(one: Attachment, texts: ChatTexts, room_bytes: int) -> QLabel:
-    facts = [one.name]
+    facts = [one.name or texts.attach_image]
     if one.size_bytes is not None:
         facts.append(size_text(one.size_bytes))
     if one.refusal is None:

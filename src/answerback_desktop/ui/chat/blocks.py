@@ -36,7 +36,7 @@ class BlockKind(StrEnum):
     FOOTER = "footer"
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Block:
     """One piece of a turn. `view` is there only near what is seen; `height` is a guess until `is_measured`."""
 
@@ -47,6 +47,8 @@ class Block:
     is_measured: bool = False
     is_open: bool = False  # of a fold
     joins: str = ""  # the containers that it shares with the block before it
+    alike: tuple[TurnViewModel, ...] = ()  # of a footer: turns in a row that failed for one reason, up to this one
+    is_told_below: bool = False  # of a footer: the next request failed for the same reason
     view: "BlockView | None" = field(default=None)
 
 
@@ -70,7 +72,7 @@ class BlockSignals(QObject):
     hovered = Signal(str, bool)  # request id, whether the pointer came
     copy = Signal(str)
     regenerate = Signal(str)
-    retry = Signal(str)
+    retry = Signal(object)  # request ids
     stop = Signal(str)
     edited = Signal(str, str)  # request id, the new question
     edit_changed = Signal(str, object, bool)  # request id, the text so far or None, whether the editor is open
@@ -183,6 +185,12 @@ class TurnBlocks:
     def unread(self) -> list[Block]:
         """Those that nobody has parsed yet."""
         return [stretch.blocks[0] for stretch in self._stretches if stretch.splitter is None]
+
+    def tell_failure(self, alike: tuple[TurnViewModel, ...], *, is_told_below: bool) -> None:
+        """Whether the line of state tells of other failures too, or leaves its own to the next turn."""
+        if (alike, is_told_below) != (self._footer.alike, self._footer.is_told_below):
+            self._footer.alike, self._footer.is_told_below = alike, is_told_below
+            _take(self._footer)
 
     def refresh(self) -> list[Block]:
         """Bring the blocks up to date. Returns those whose view is no longer wanted."""

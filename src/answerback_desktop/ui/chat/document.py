@@ -144,8 +144,8 @@ class Writer:
             spans = None
         cursor.endEditBlock()
 
-    def show_rows(self, document: QTextDocument, table: Segment, before: Segment | None, texts: ChatTexts) -> None:
-        """Show a table where `before` is shown: rows that are the same are left alone."""
+    def show_rows(self, document: QTextDocument, table: Segment, before: Segment | None, texts: ChatTexts) -> int:
+        """Show a table where `before` is shown. Returns how many rows are the same, which are left alone."""
         rows, same = table.rows, 0
         if before is not None and before.aligns == table.aligns:
             same = _same(rows, before.rows)
@@ -163,6 +163,7 @@ class Writer:
         for number in range(same, len(rows)):
             self._row(grid, number, rows[number], table.aligns, texts)
         cursor.endEditBlock()
+        return same
 
     def _row(self, table: QTextTable, number: int, row: Row, aligns: Sequence[str], texts: ChatTexts) -> None:
         for column, spans in enumerate(row):

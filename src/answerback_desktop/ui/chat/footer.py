@@ -8,7 +8,7 @@ from PySide6.QtCore import QPointF, QRect, QRectF, QSize, Qt, QTimer
 from PySide6.QtGui import QAccessible, QAccessibleEvent, QGuiApplication, QPainter, QPaintEvent
 from PySide6.QtWidgets import QLabel, QPushButton, QToolButton, QWidget
 
-from answerback_desktop.ui.chat.blocks import Appearance, BlockSignals, BlockView
+from answerback_desktop.ui.chat.blocks import Appearance, Block, BlockSignals, BlockView
 from answerback_desktop.ui.chat.state_line import StateLine, Tone, state_line
 from answerback_desktop.ui.markdown import Segment, neutralised
 from answerback_desktop.ui.theme import Icon, Theme, icon, pixmap
@@ -29,7 +29,9 @@ class FooterView(BlockView):
         self._is_active = False
         self._phase = 0
         self._line: StateLine | None = None
-        self._versions: tuple[int, int] | None = None
+        self._shown: object = None
+        self._alike: tuple[TurnViewModel, ...] = ()
+        self._is_told_below = False
         self.label = QLabel(self)
         self.label.setTextFormat(Qt.TextFormat.PlainText)
         self.cut_label = QLabel(self)
@@ -47,7 +49,9 @@ class FooterView(BlockView):
         self._pulse = self._timer(_PULSE_MS, self._beat)
         self._countdown = self._timer(_COUNTDOWN_MS, lambda: self.take(None))
         self.again_button.clicked.connect(lambda: signals.regenerate.emit(turn.request_id))
-        self.retry_button.clicked.connect(lambda: signals.retry.emit(turn.request_id))
+        self.retry_button.clicked.connect(
+            lambda: signals.retry.emit(tuple(one.request_id for one in self._alike or (turn,)))
+        )
         self.earlier_button.clicked.connect(lambda: signals.version.emit(turn.request_id, -1))
         self.later_button.clicked.connect(lambda: signals.version.emit(turn.request_id, 1))
         self.stop_button.clicked.connect(lambda: signals.stop.emit(turn.request_id))
@@ -73,14 +77,21 @@ class FooterView(BlockView):
         if self._line is not None and self._line.tone is Tone.DONE:
             self.label.setVisible(is_active)
 
+    def show_block(self, block: Block) -> None:
+        self._alike, self._is_told_below = block.alike, block.is_told_below
+        super().show_block(block)
+
     def take(self, segment: Segment | None) -> None:
         texts, turn = self.appearance.texts, self.turn
         line = state_line(turn, texts, is_online=self._is_online, titles=self.appearance.titles)
+        if self._is_told_below and line.tone is Tone.FAILED:
+            line = StateLine(tone=Tone.STOPPED, text=texts.failed_alike)
         _run(self._pulse, line.tone is Tone.RUNNING)
         _run(self._countdown, bool(line.retry_in_s))
-        versions = (turn.version, len(turn.versions))
-        if (line, versions) == (self._line, self._versions):
+        versions, retries = (turn.version, len(turn.versions)), max(1, len({one.question for one in self._alike}))
+        if (line, versions, retries) == self._shown:
             return
+        self._shown = (line, versions, retries)
         before, self._line = self._line, line
         self._show_versions(versions)
         self.label.setText(line.text)
@@ -97,7 +108,8 @@ class FooterView(BlockView):
         self.again_button.setVisible(line.tone is Tone.DONE and can_ask)
         self.retry_button.setVisible(line.retry_in_s is not None and can_ask)
         self.retry_button.setEnabled(not line.retry_in_s)
-        self.retry_button.setText(texts.retry_in.format(seconds=line.retry_in_s) if line.retry_in_s else texts.retry)
+        retry = texts.retry if retries == 1 else texts.retry_all.format(count=retries)
+        self.retry_button.setText(texts.retry_in.format(seconds=line.retry_in_s) if line.retry_in_s else retry)
         self.stop_button.setVisible(turn.can_stop)
         self.set_active(is_active=self._is_active)
         self.label.setVisible(bool(line.text) and (line.tone is not Tone.DONE or self._is_active))
@@ -107,7 +119,7 @@ class FooterView(BlockView):
             self._say(line)
 
     def _show_versions(self, versions: tuple[int, int]) -> None:
-        self._versions = (at, count) = versions
+        at, count = versions
         texts = self.appearance.texts
         self.version_label.setText(texts.version.format(number=at + 1, count=count))
         self.version_label.setAccessibleName(texts.version_name.format(number=at + 1, count=count))

@@ -20,12 +20,12 @@ _ENTER: Final = (Qt.Key.Key_Return, Qt.Key.Key_Enter)
 
 
 def attachments_in(source: QMimeData) -> list[Attachment]:
-    """The files of a clipboard or a drop, or its image; none: it is text."""
+    """The files of a clipboard or a drop, or its image, which has no name; none: it is text."""
     urls = source.urls()
     if urls and all(url.isLocalFile() for url in urls):
         return [read_file(Path(url.toLocalFile())) for url in urls]
     if source.hasImage() and not source.hasText():
-        return [Attachment(name="image", refusal=Refusal.IMAGE)]
+        return [Attachment(name="", refusal=Refusal.IMAGE)]
     return []
 
 

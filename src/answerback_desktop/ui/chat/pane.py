@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from msgspec.structs import replace
 from PySide6.QtCore import QSize, QStandardPaths, Qt, QTimer, Signal
@@ -250,14 +250,14 @@ class ChatPane(QWidget):
         )
 
     def _connect(self) -> None:
-        asks: dict[str, Callable[[ConversationViewModel, str], object]] = {
+        asks: dict[str, Callable[[ConversationViewModel, Any], object]] = {
             "regenerate": lambda shown, request_id: shown.regenerate(request_id),
-            "retry": lambda shown, request_id: shown.retry(request_id),
+            "retry": lambda shown, request_ids: shown.retry(*request_ids),
             "stop": lambda shown, request_id: shown.stop(request_id),
         }
         signals = self.transcript.signals
         for name, ask in asks.items():
-            getattr(signals, name).connect(lambda request_id, ask=ask: self._with_shown(ask, request_id))
+            getattr(signals, name).connect(lambda which, ask=ask: self._with_shown(ask, which))
         signals.edited.connect(self._edited)
         signals.edit_changed.connect(self._keep_edit)
         signals.version.connect(self._show_version)
@@ -374,9 +374,9 @@ class ChatPane(QWidget):
 
     # --- what the person does
 
-    def _with_shown(self, ask: Callable[[ConversationViewModel, str], object], request_id: str) -> None:
+    def _with_shown(self, ask: Callable[[ConversationViewModel, Any], object], which: object) -> None:
         if self._shown is not None:
-            ask(self._shown, request_id)
+            ask(self._shown, which)
 
     def _ask(self, text: str) -> None:
         if self._app.current is None:

@@ -1,15 +1,17 @@
 """Views of prose, of tables, and of what is folded."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from functools import cached_property
 
 from PySide6.QtCore import QPointF, QSize, Qt
-from PySide6.QtGui import QPainter, QPaintEvent, QTextOption, QWheelEvent
-from PySide6.QtWidgets import QToolButton, QWidget
+from PySide6.QtGui import QFont, QFontMetricsF, QPainter, QPaintEvent, QTextOption, QWheelEvent
+from PySide6.QtWidgets import QTextBrowser, QToolButton, QWidget
 
 from answerback_desktop.ui.chat.blocks import Appearance, BlockSignals, BlockView
 from answerback_desktop.ui.chat.document import indent_of, read_out, table_in, writer_of
 from answerback_desktop.ui.chat.text_view import TextView, keeping_selection, wrap_mode
-from answerback_desktop.ui.markdown import Part, Segment
+from answerback_desktop.ui.markdown import Part, Row, Segment, Span
 from answerback_desktop.ui.theme import Icon, Theme, icon
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
@@ -64,6 +66,8 @@ class TableView(BlockView):
         self.text.setAccessibleName(appearance.texts.table_name)
         self.text.link.connect(signals.link)
         self._table: Segment | None = None
+        self._widest: list[float] = []  # letters of a cell, by column
+        self._natural_width: int | None = None  # None: to be measured
 
     @property
     def edit(self) -> TextView:
@@ -81,15 +85,39 @@ class TableView(BlockView):
         self.path = segment.path
         with keeping_selection(self.text):
             writer = writer_of(self.appearance.theme)
-            writer.show_rows(self.text.document(), segment, self._table, self.appearance.texts)
+            same = writer.show_rows(self.text.document(), segment, self._table, self.appearance.texts)
+        if not same or (self._table is not None and len(segment.rows) < len(self._table.rows)):
+            self._widest, self._natural_width = [0.0] * len(segment.rows[0]), None
+        for number, row in enumerate(segment.rows[same:], start=same):
+            self._widen(row, is_head=not number)
         self._table = segment
+
+    def _widen(self, row: Row, *, is_head: bool) -> None:
+        """Note how wide its cells are: only a wider one than all above makes the whole table be measured again."""
+        for column, spans in enumerate(row[: len(self._widest)]):
+            width = sum(self._metrics_of(span, is_bold=is_head).horizontalAdvance(span.text) for span in spans)
+            if width > self._widest[column]:
+                self._widest[column], self._natural_width = width, None
+
+    def _metrics_of(self, span: Span, *, is_bold: bool) -> QFontMetricsF:
+        text, bold, code = self._metrics
+        return code if span.styles & {"code", "math"} else bold if is_bold or "bold" in span.styles else text
+
+    @cached_property
+    def _metrics(self) -> tuple[QFontMetricsF, QFontMetricsF, QFontMetricsF]:
+        """Of text, of bold text, and of code."""
+        theme = self.appearance.theme
+        fonts = (theme.font(), theme.font(weight=QFont.Weight.Bold), theme.mono_font())
+        return QFontMetricsF(fonts[0]), QFontMetricsF(fonts[1]), QFontMetricsF(fonts[2])
 
     def arrange(self, width: int) -> int:
         """Columns get room for about 15 letters before lines are broken."""
         gap, left = self.appearance.theme.space(3), indent_of(self.path, self.appearance.theme)
         columns = len(self._table.rows[0]) if self._table is not None else 1
         room = max(width - left, columns * self.appearance.theme.body_px * 8)
-        text_width = min(self.text.natural_width(), room)
+        if self._natural_width is None:
+            self._natural_width = self.text.natural_width()
+        text_width = min(self._natural_width, room)
         height = self.text.height_for(text_width) + 2
         bar = 12 if text_width > width - left else 0
         self.text.setGeometry(left, gap, min(width - left, text_width), height + bar)
@@ -117,7 +145,8 @@ class FoldView(BlockView):
         self._start, self.path = segment.start, segment.path
         is_growing = not segment.is_closed and not self.turn.status.is_over
         thoughts = texts.thinking if is_growing else texts.thoughts
-        self.button.setText(thoughts if segment.title == "think" else segment.title or texts.details)
+        details = (segment.title or texts.details) + (" …" if is_growing else "")
+        self.button.setText(thoughts if segment.title == "think" else details)
         self.button.setAccessibleName(self.button.text())
         self.set_open(is_open=self.is_open)
         self.button.setIconSize(QSize(theme.body_px, theme.body_px))
@@ -147,7 +176,8 @@ class _TableText(TextView):
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
-        super().paintEvent(event)
+        """The cells, and the lines between those rows that are seen."""
+        QTextBrowser.paintEvent(self, event)  # in cells there are no quotes, lists or rules
         table = table_in(self.document())
         if table is None:
             return
@@ -155,9 +185,16 @@ class _TableText(TextView):
         shift = self.horizontalScrollBar().value()
         layout = self.document().documentLayout()
         right = layout.frameBoundingRect(table).right() - shift
-        for row in range(1, table.rows()):
-            cells = [table.cellAt(row, column).firstCursorPosition().block() for column in range(table.columns())]
-            top = min(layout.blockBoundingRect(block).top() for block in cells) - table.format().cellPadding()
+        padding = table.format().cellPadding()
+
+        def top_of(row: int) -> float:
+            cells = (table.cellAt(row, column).firstCursorPosition().block() for column in range(table.columns()))
+            return min(layout.blockBoundingRect(block).top() for block in cells) - padding
+
+        rows = range(1, table.rows())
+        for row in rows[bisect_left(rows, float(event.rect().top()), key=top_of) :]:
+            if (top := top_of(row)) > event.rect().bottom():
+                break
             painter.setPen(self._theme.colour("control_border" if row == 1 else "border"))
             painter.drawLine(QPointF(-shift, round(top)), QPointF(right, round(top)))
 

@@ -93,7 +93,8 @@ class TextView(QTextBrowser):
 
     def height_for(self, width: int) -> int:
         """Breaks the lines at `width` and returns the height."""
-        self.setLineWrapColumnOrWidth(width)
+        if width != self.lineWrapColumnOrWidth():  # Qt would break all lines again
+            self.setLineWrapColumnOrWidth(width)
         return math.ceil(self.document().size().height())
 
     def wheelEvent(self, event: QWheelEvent) -> None:  # noqa: N802 - Qt's name

@@ -7,13 +7,14 @@ its end, the end is the anchor.
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Final
 
 from PySide6.QtCore import QEvent, QObject, Qt, QTimer, Signal
 from PySide6.QtGui import QKeyEvent, QKeySequence, QResizeEvent
 from PySide6.QtWidgets import QAbstractScrollArea, QApplication, QFrame, QWidget
 
+from answerback_desktop.records import TurnStatus
 from answerback_desktop.ui.chat.blocks import Appearance, Block, BlockKind, BlockSignals, BlockView, TurnBlocks
 from answerback_desktop.ui.chat.code import CodeView
 from answerback_desktop.ui.chat.find import Finder
@@ -21,6 +22,7 @@ from answerback_desktop.ui.chat.footer import FooterView
 from answerback_desktop.ui.chat.prose import FoldView, ProseView, TableView
 from answerback_desktop.ui.chat.question import QuestionView
 from answerback_desktop.ui.chat.selection import Selection
+from answerback_desktop.ui.chat.state_line import state_line
 from answerback_desktop.ui.theme import Theme
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
@@ -221,11 +223,27 @@ class Transcript(QAbstractScrollArea):
 
     def rebuild(self) -> None:
         """Blocks have come or gone: lay all out again."""
+        self._join_failures()
         self._blocks = [block for turn in self._turns.values() for block in turn.blocks]
         self._is_stale = True
         self.arrange(keeps_anchor=False)
         self.selection.show()
         self.finder.refresh()
+
+    def _join_failures(self) -> None:
+        """Turns in a row that failed for one reason have one card, under the last of them."""
+        for reason, group in groupby(self._turns.values(), key=self._failure):
+            turns = list(group)
+            for one in turns:
+                is_last = one is turns[-1]
+                alike = tuple(each.turn for each in turns) if reason and is_last else ()
+                one.tell_failure(alike, is_told_below=bool(reason) and not is_last)
+
+    def _failure(self, turn: TurnBlocks) -> str:
+        """What the card of a failed turn says; empty: it has not failed."""
+        if turn.turn.status is not TurnStatus.FAILED:
+            return ""
+        return state_line(turn.turn, self._appearance.texts, is_online=True).text
 
     def _toggle_fold(self, request_id: str, start: int) -> None:
         self._set_pinned(is_pinned=False)
@@ -325,14 +343,12 @@ class Transcript(QAbstractScrollArea):
         value = bar.maximum()
         if not self._is_pinned:
             value = bar.value()
-            if self._anchor is not None and (at := self._index(self._anchor[0])) is not None:
+            if self._anchor is not None and self._anchor[0] in self._blocks:
+                at = self._blocks.index(self._anchor[0])
                 value = self._ends[at] - self._blocks[at].height + self._anchor[1] + self._pad
         bar.blockSignals(True)
         bar.setValue(value)
         bar.blockSignals(False)
-
-    def _index(self, block: Block) -> int | None:
-        return next((at for at, one in enumerate(self._blocks) if one is block), None)
 
     def _near(self, pages: float) -> list[Block]:
         """The blocks that reach into the viewport or within so many pages of it."""

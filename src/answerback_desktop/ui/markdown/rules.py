@@ -172,6 +172,11 @@ def _math(state: StateInline, silent: bool) -> bool:
     if closer is not None:
         end = src.find(closer, start + 2, state.posMax)
         tex, after = (src[start + 2 : end], end + 2) if end >= 0 else (src[start + 2 :], state.posMax)
+        if end < 0 and not is_open and _is_cut_tex(line := tex.partition("\n")[0]):
+            if not silent:
+                state.pending += opener + line
+            state.pos = start + 2 + len(line)
+            return True
         if (end < 0 and not is_open) or not tex.strip():
             return False
     elif src[start] == "$":
@@ -191,6 +196,13 @@ def _math(state: StateInline, silent: bool) -> bool:
         token.meta = {"is_display": opener in {"\\[", "$$"}}
     state.pos = after
     return True
+
+
+def _is_cut_tex(text: str) -> bool:
+    """Whether it is the beginning of a formula whose end never came: commands and signs, and no words."""
+    return bool(re.search(r"\\[A-Za-z]|[\^_{}]", text)) and not re.search(
+        r"[^\W\d_]{4,}", re.sub(r"\\[A-Za-z]+", "", text)
+    )
 
 
 def _dollar_end(src: str, start: int, limit: int) -> int:

@@ -102,7 +102,7 @@ class Splitter:
         references = self._references if references is None else references
         if text == self._text and is_over == self._is_over and references == self._references:
             return
-        if references != self._references or not text.startswith(self._text) or (self._is_over and not is_over):
+        if references != self._references or not text.startswith(self._text) or self._is_over:
             self._begin()
         self._text, self._is_over, self._references = text, is_over, references
         while (cut := self._long_line()) > self._read:

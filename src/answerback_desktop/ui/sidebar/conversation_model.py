@@ -1,6 +1,6 @@
 """The list of conversations as Qt's model: what a row says, and the fewest changes from one order to the next."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
 from datetime import date, datetime
 from enum import IntEnum
 from typing import Any, Final
@@ -52,6 +52,7 @@ class ConversationListModel(QAbstractListModel):
         self.headings: dict[int, str] = {}
         self._today = date.min
         self._days: dict[int, str] = {}
+        self._sections: list[str] = []
         self.set_texts(texts)
 
     def set_texts(self, texts: Texts) -> None:
@@ -76,29 +77,42 @@ class ConversationListModel(QAbstractListModel):
         self._head()
 
     def _change(self, wanted: list[ConversationViewModel]) -> None:
-        if self._distance(wanted) > _RESET_ABOVE:
+        known = set(map(id, self._rows))
+        gone = known.difference(map(id, wanted))
+        if len(gone) + self._moves(wanted, gone) > _RESET_ABOVE:
             self.beginResetModel()
             self._rows = wanted
             self._index()
             self.endResetModel()
             return
-        keep = set(map(id, wanted))
-        for row in range(len(self._rows) - 1, -1, -1):
-            if id(self._rows[row]) not in keep:
-                self.beginRemoveRows(QModelIndex(), row, row)
-                del self._rows[row]
-                self._index()
-                self.endRemoveRows()
+        if gone:
+            for row in range(len(self._rows) - 1, -1, -1):
+                if id(self._rows[row]) in gone:
+                    self.beginRemoveRows(QModelIndex(), row, row)
+                    del self._rows[row]
+                    self.endRemoveRows()
         for row, conversation in enumerate(wanted):
-            self._place(conversation, row)
+            if row < len(self._rows) and self._rows[row] is conversation:
+                continue
+            if id(conversation) in known:
+                at = self._rows.index(conversation, row)  # below: all above are in place
+                self.beginMoveRows(QModelIndex(), at, at, QModelIndex(), row)
+                self._rows.insert(row, self._rows.pop(at))
+                self.endMoveRows()
+            else:
+                self.beginInsertRows(QModelIndex(), row, row)
+                self._rows.insert(row, conversation)
+                self.endInsertRows()
+        self._index()
 
     def update_rows(self, conversation_ids: Collection[str]) -> None:
         """These say something else now."""
-        for conversation_id in conversation_ids:
-            row = self._row_of.get(conversation_id)
-            if row is not None:
-                index = self.index(row)
-                self.dataChanged.emit(index, index)
+        rows = [row for one in conversation_ids if (row := self._row_of.get(one)) is not None]
+        if any(self._section(self._rows[row]) != self._sections[row] for row in rows):
+            self._head()
+        for row in rows:
+            index = self.index(row)
+            self.dataChanged.emit(index, index)
 
     def touch(self) -> None:
         """Every row says something else now: another day, another language."""
@@ -112,27 +126,19 @@ class ConversationListModel(QAbstractListModel):
     def conversation(self, index: Index) -> ConversationViewModel | None:
         return self._rows[index.row()] if 0 <= index.row() < len(self._rows) else None
 
-    def _distance(self, wanted: list[ConversationViewModel]) -> int:
-        """About how many rows change."""
-        if abs(len(wanted) - len(self._rows)) > _RESET_ABOVE:
-            return _RESET_ABOVE + 1
-        before = set(map(id, self._rows))
-        return sum(id(one) not in before for one in wanted) + abs(len(wanted) - len(self._rows))
-
-    def _place(self, conversation: ConversationViewModel, row: int) -> None:
-        if row < len(self._rows) and self._rows[row] is conversation:
-            return
-        at = self._row_of.get(conversation.conversation_id)
-        if at is None or at >= len(self._rows) or self._rows[at] is not conversation:
-            self.beginInsertRows(QModelIndex(), row, row)
-            self._rows.insert(row, conversation)
-            self._index()
-            self.endInsertRows()
-            return
-        self.beginMoveRows(QModelIndex(), at, at, QModelIndex(), row)  # `at` is below: all above are in place
-        self._rows.insert(row, self._rows.pop(at))
-        self._index()
-        self.endMoveRows()
+    def _moves(self, wanted: list[ConversationViewModel], gone: Container[int]) -> int:
+        """How many rows are inserted, or moved up to their place."""
+        placed = set[int]()
+        rest = iter([one for one in self._rows if id(one) not in gone])
+        below = next(rest, None)
+        for conversation in wanted:
+            while below is not None and id(below) in placed:
+                below = next(rest, None)
+            if conversation is below:
+                below = next(rest, None)
+            else:
+                placed.add(id(conversation))
+        return len(placed)
 
     def _index(self) -> None:
         self._row_of = {conversation.conversation_id: row for row, conversation in enumerate(self._rows)}
@@ -141,12 +147,12 @@ class ConversationListModel(QAbstractListModel):
         """Find the rows over which a heading stands; the view lays out again what changed."""
         if (today := datetime.now().date()) != self._today:
             self._today, self._days = today, {}
-        above, found = "", dict[int, str]()
-        for row, conversation in enumerate(self._rows):
-            section = self._section(conversation)
-            if section and section != above:
-                found[row] = section
-            above = section
+        self._sections = [self._section(conversation) for conversation in self._rows]
+        found = {
+            row: section
+            for row, (section, above) in enumerate(zip(self._sections, ("", *self._sections), strict=False))
+            if section and section != above
+        }
         if found != self.headings:
             self.headings = found
             self.layoutChanged.emit()

@@ -1,6 +1,6 @@
 """The sidebar: a new conversation, the search, the list, and what can be done to one conversation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from PySide6.QtCore import QEvent, QModelIndex, QObject, QPoint, QSize, Qt, QTimer, Signal
@@ -23,7 +23,7 @@ from PySide6.QtWidgets import (
 from answerback_desktop.engine.export import ExportFormat
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.sidebar.conversation_delegate import ConversationDelegate
-from answerback_desktop.ui.sidebar.conversation_model import ConversationListModel
+from answerback_desktop.ui.sidebar.conversation_model import ConversationListModel, Index
 from answerback_desktop.ui.sidebar.search_box import SearchBox
 from answerback_desktop.ui.sidebar.search_results import HitRole, SearchResultDelegate, SearchResultModel
 from answerback_desktop.ui.theme import Icon, Theme, icon
@@ -78,11 +78,11 @@ class Sidebar(QFrame):
         self._day_timer = QTimer(self, interval=_TOUCH_MS)
 
         self._model = ConversationListModel(self._texts, self)
-        self.list = _list()
+        self.list = list_view()
         self.list.setModel(self._model)
         self.list.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
         self._results = SearchResultModel(self._title_of, self._texts, self)
-        self.results = _list()
+        self.results = list_view()
         self.results.setModel(self._results)
         self._empty, self._empty_title, self._empty_hint = _empty()
         self._stack = QStackedWidget()
@@ -418,9 +418,16 @@ class Sidebar(QFrame):
         return True
 
 
-def _list() -> QListView:
-    """Rows of one height where they are; only what is seen is laid out."""
-    view = QListView()
+class _ListView(QListView):
+    """What a row says changes no height, so that nothing is laid out again for it: that takes a frame and more."""
+
+    def dataChanged(self, first: Index, last: Index, roles: Sequence[int] = ()) -> None:  # noqa: N802
+        QAbstractItemView.dataChanged(self, first, last, roles)
+
+
+def list_view() -> QListView:
+    """An empty list, for the conversations and for what a search finds."""
+    view = _ListView()
     view.setFrameShape(QFrame.Shape.NoFrame)
     view.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
     view.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)

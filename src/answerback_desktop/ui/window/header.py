@@ -1,16 +1,19 @@
 """The line above the chat: which conversation, which model, how the connection is."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from PySide6.QtCore import QSize, Qt, Signal
-from PySide6.QtGui import QActionGroup, QFont, QFontMetrics, QPainter, QPaintEvent
+from PySide6.QtGui import QActionGroup, QFont, QFontMetrics, QPainter, QPaintEvent, QResizeEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QMenu, QPushButton, QSizePolicy, QToolButton, QWidget
 
 from answerback_desktop.texts import Texts
+from answerback_desktop.ui.chat import column_in
 from answerback_desktop.ui.theme import Icon, Theme, icon
 from answerback_desktop.ui.window.connection import ConnectionIndicator
 from answerback_desktop.viewmodels import AppViewModel
+
+_NARROW_EM: Final = 40
 
 
 class Header(QFrame):
@@ -74,12 +77,13 @@ class Header(QFrame):
             f"#header {{ background: {theme.colours.surface}; border: none; "
             f"border-bottom: 1px solid {theme.colours.border}; }}"
         )
+        self._fit()
 
     def _margins(self) -> tuple[int, int, int, int]:
         """The title begins where the answers do, unless buttons stand before it."""
         theme = self._theme
         return (
-            theme.space(3 if self.sidebar_button.isVisibleTo(self) else 6),
+            theme.space(3) if self.sidebar_button.isVisibleTo(self) else column_in(self.width(), theme)[0],
             theme.space(2),
             theme.space(3),
             theme.space(2),
@@ -98,6 +102,11 @@ class Header(QFrame):
         self.indicator.set_texts(texts)
         self._models_shown = None
         self.refresh()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
+        super().resizeEvent(event)
+        self._row.setContentsMargins(*self._margins())
+        self._fit()
 
     # --- what is shown
 
@@ -118,12 +127,17 @@ class Header(QFrame):
         self._row.setContentsMargins(*self._margins())
         self.refresh()
 
-    def set_narrow(self, is_narrow: bool) -> None:
-        """Little room: the indicator loses its words, the model its button (it is in the settings too)."""
-        self.indicator.set_short(is_narrow)
-        self._is_narrow = is_narrow
-        self._models_shown = None
-        self._refresh_models()
+    def _fit(self) -> None:
+        """Little room for the title: the indicator loses its words, an only model its button (it is in the settings).
+
+        Large letters need more of it.
+        """
+        is_narrow = self.width() < _NARROW_EM * self._theme.body_px
+        if is_narrow != self._is_narrow:
+            self.indicator.set_short(is_narrow)
+            self._is_narrow = is_narrow
+            self._models_shown = None
+            self._refresh_models()
 
     def _refresh_models(self) -> None:
         """The model of this conversation; its default is that of the settings, or else of the server."""

@@ -418,7 +418,6 @@ class MainWindow(QMainWindow):
         self.sidebar.setVisible(is_list_shown)
         self.right.setVisible(not (self._is_narrow and is_list_shown))
         self.header.set_sidebar_shown(is_list_shown)
-        self.header.set_narrow(self._is_narrow)
 
     def changeEvent(self, event: QEvent) -> None:  # noqa: N802
         """In front or not: only what is in front is read."""

@@ -148,7 +148,7 @@ async def check_stack(history: RunHistory, stores: Stores) -> list[Violation]:
         record = decode_item(item)
         if number_of(item, "position") is not None and record.request_id not in known:
             answer = await stores.requests.answer(record.key)
-            history.add(Stored(request=record.request_id, record=record, answer=answer, has_question=True))
+            history.add(Stored.of(record, answer, has_question=True))
     for day in await stores.users.usage(None):
         history.add(Usage(usage=day))
     if remaining := await stores.turns.pending(limit=1):

@@ -18,6 +18,7 @@ from answerback_desktop.ui.chat.code import CodeView
 from answerback_desktop.ui.chat.footer import FooterView
 from answerback_desktop.ui.chat.prose import ProseView, TableView
 from answerback_desktop.ui.chat.question import QuestionView
+from answerback_desktop.ui.chat.text_view import TextView
 from answerback_desktop.ui.theme import Scheme, Theme
 from answerback_desktop.viewmodels.app import AppViewModel
 from chat_samples import CHAT_KO, HOME, MARKDOWN, Recorder, turn
@@ -69,6 +70,23 @@ def test_an_answer_is_prose_code_and_tables(opened: Opened) -> None:
     shown = pane.transcript.views
     edges = [(view.y(), view.y() + view.height()) for view in shown]
     assert all(before[1] == after[0] for before, after in itertools.pairwise(edges)), "no gap, no overlap"
+
+
+def test_a_growing_table_is_measured_again_for_wider_cells_only(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = "| a | b |\n|---|---|\n" + "".join(f"| {n} | {'**wide** `code` ' * (1 + n // 10)}|\n" for n in range(40))
+    whole, _, _ = opened(turn("r1", "q", rows), height=1_600)
+    (wanted,) = views(whole, TableView)
+    measured = []
+    real = TextView.natural_width
+    monkeypatch.setattr(TextView, "natural_width", lambda self: measured.append(1) or real(self))
+    pane, app, _ = opened(streaming("r1", rows[:25]), height=1_600)
+    for at in range(25, len(rows), 12):
+        append(pane, app, "r1", rows[at : at + 12])
+    (view,) = views(pane, TableView)
+    assert view.text.size() == wanted.text.size()
+    assert len(measured) < len(rows) // 12 // 2
 
 
 def test_only_what_is_near_exists(opened: Opened) -> None:

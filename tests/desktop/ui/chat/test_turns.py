@@ -169,6 +169,46 @@ def test_retry_asks_again_once_the_time_has_come(opened: Opened) -> None:
     assert recorder.named("ask")[0][2:] == ("q", "r1")
 
 
+def test_failures_in_a_row_for_one_reason_have_one_card(opened: Opened) -> None:
+    codes = (FailureCode.TIMEOUT, FailureCode.MODEL_UNAVAILABLE, FailureCode.MODEL_UNAVAILABLE, FailureCode.TIMEOUT)
+    asked = [
+        replace(failed(code, is_retryable=True), request_id=f"r{number}", question=f"q{number}", asked_at_ms=number)
+        for number, code in enumerate(codes)
+    ]
+    pane, app, recorder = opened(*asked[:3])
+
+    def footers() -> list[tuple[str, list[str]]]:
+        return [(view.label.text(), offers(view)) for view in pane.transcript.views if isinstance(view, FooterView)]
+
+    timeout, away = (CHAT_EN.failures[code] for code in codes[:2])
+    told_below = ("Failed, for the reason given below", [])
+    assert footers() == [(timeout, ["Try again"]), told_below, (away, ["Try all 2 again"])]
+    footer_of_last = [view for view in pane.transcript.views if isinstance(view, FooterView)][-1]
+    footer_of_last.retry_button.click()
+    assert [one[2:] for one in recorder.named("ask")] == [("q1", "r1"), ("q2", None)]
+    assert recorder.named("forget_turn") == []
+    pane.apply(app.apply([TurnChanged(asked[3])]))
+    pane.flush()
+    assert footers() == [
+        (timeout, ["Try again"]),
+        told_below,
+        (away, ["Try all 2 again"]),
+        (timeout, ["Try again"]),
+    ]
+    pane.apply(app.apply([TurnChanged(replace(asked[1], status=TurnStatus.COMPLETED, answer="a"))]))
+    pane.flush()
+    assert footers()[2] == (away, ["Try again"])
+
+
+def test_a_question_that_failed_twice_is_asked_once(opened: Opened) -> None:
+    once = failed(FailureCode.TIMEOUT, is_retryable=True)
+    pane, _, recorder = opened(once, replace(once, request_id="r2", asked_at_ms=once.asked_at_ms + 1))
+    last = [view for view in pane.transcript.views if isinstance(view, FooterView)][-1]
+    assert offers(last) == ["Try again"]
+    last.retry_button.click()
+    assert [one[2:] for one in recorder.named("ask")] == [("q", "r1")]
+
+
 def test_a_new_state_is_reported_to_screen_readers(opened: Opened) -> None:
     pane, app, _ = opened(turn("r1", "q", "a", status=TurnStatus.STREAMING))
     pane.apply(app.apply([TurnChanged(failed(FailureCode.TIMEOUT, is_retryable=True))]))

@@ -124,6 +124,9 @@ MORE = {
     "isolates": ("a\u2066b\u2069c", "abc"),
     "a lone bracket": ("see [1] and [x", "see [1] and [x"),
     "nul": ("a\x00b", "a\ufffdb"),
+    "math without its end": (r"Broken: \(\frac{1}{", r"Broken: \(\frac{1}{"),
+    "long math without its end": (r"Cut \[ a_1 * b * c_2 \,d", r"Cut \[ a_1 * b * c_2 \,d"),
+    "brackets that are escaped": (r"\(some words", "(some words"),
 }
 
 

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from answerback_desktop.ui.markdown import Part, Segment, Splitter, chunks, references_of, split
@@ -60,7 +60,9 @@ def test_any_way_of_growing_gives_the_same_segments(text: str, steps: list[int])
 
 
 @given(TEXTS, TEXTS)
+@example("text", "text\n")
 @settings(deadline=None)
+@example("-", "-|-")  # a text that was over and goes on
 def test_a_text_that_restarts_forgets_the_old_one(old: str, new: str) -> None:
     splitter = grown(old, [5, 7])
     splitter.update(new, is_over=True, references=references_of(new))

@@ -6,11 +6,14 @@ from datetime import datetime, timedelta
 
 import pytest
 from PySide6.QtCore import QPersistentModelIndex, Qt
+from PySide6.QtWidgets import QApplication
 
 from answerback_desktop.records import Conversation, Traits, Turn, TurnStatus
 from answerback_desktop.settings import Language
 from answerback_desktop.texts import texts_of
+from answerback_desktop.ui.sidebar.conversation_delegate import ConversationDelegate
 from answerback_desktop.ui.sidebar.conversation_model import ConversationListModel, Role
+from answerback_desktop.ui.sidebar.sidebar import list_view
 from answerback_desktop.viewmodels import ConversationViewModel
 from commands import NotedCommands
 
@@ -125,3 +128,51 @@ def test_days_stand_over_their_first_conversation(model):
     assert model.index(0).data(Role.HEADING) == "Today"
     model.set_texts(texts_of(Language.KOREAN, system_locale="ko-KR"))
     assert model.index(0).data(Role.HEADING) == "오늘"
+
+
+def test_the_day_goes_up_to_a_new_conversation_when_its_first_question_is_kept(model):
+    now_ms = round(datetime.now().timestamp() * 1000)
+    old, new = conversation("old"), ConversationViewModel("new", None, NotedCommands())
+    old.record = dataclasses.replace(old.record, updated_at_ms=now_ms)
+    model.show([new, old])
+    assert [model.index(row).data(Role.HEADING) for row in (0, 1)] == ["", "Today"]
+    new.record = dataclasses.replace(old.record, conversation_id="new")
+    model.update_rows({"new"})
+    assert [model.index(row).data(Role.HEADING) for row in (0, 1)] == ["Today", ""]
+
+
+def test_hundreds_that_change_places_are_one_reset(model):
+    everything = [conversation(str(number)) for number in range(300)]
+    model.show(everything)
+    moved, resets = [], []
+    model.rowsMoved.connect(lambda *_: moved.append(1))
+    model.modelReset.connect(lambda: resets.append(1))
+    model.show(everything[::-1])
+    assert (titles(model)[0], len(moved), len(resets)) == ("299", 0, 1)
+    model.show([everything[0], *everything[:0:-1]])
+    assert (titles(model)[:2], len(moved), len(resets)) == (["0", "299"], 1, 1)
+
+
+def test_a_row_that_says_something_else_lays_out_no_other(model, qtbot, theme):
+    view = list_view()
+    qtbot.addWidget(view)
+    measured = []
+
+    class Delegate(ConversationDelegate):
+        def sizeHint(self, option, index):  # noqa: N802
+            measured.append(index.row())
+            return super().sizeHint(option, index)
+
+    view.setModel(model)
+    view.setItemDelegate(Delegate(theme, TEXTS, view, headed=lambda: model.headings))
+    everything = [conversation(str(number)) for number in range(50)]
+    model.show(everything)
+    view.show()
+    qtbot.waitUntil(lambda: len(measured) >= 50)
+    QApplication.processEvents()
+    measured.clear()
+    everything[1].draft = "a word"
+    model.update_rows({"1"})
+    QApplication.processEvents()
+    assert len(measured) < 50
+    view.close()

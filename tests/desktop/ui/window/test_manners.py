@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from PySide6.QtCore import QSettings, Qt
+from PySide6.QtCore import QPoint, QSettings, Qt
 from PySide6.QtGui import QGuiApplication, QInputMethodEvent, QKeySequence
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import (
@@ -45,6 +45,7 @@ from answerback_desktop.records import (
 from answerback_desktop.settings import AuthMode, Language, Settings
 from answerback_desktop.signin.provider import SignInFailure
 from answerback_desktop.texts import texts_of
+from answerback_desktop.ui.chat.prose import ProseView
 from answerback_desktop.ui.chat.question import QuestionView
 from answerback_desktop.ui.dialogs.conversation_dialog import ConversationDialog
 from answerback_desktop.ui.shortcuts import GROUPS, KEYS, Shortcut
@@ -154,6 +155,22 @@ def test_the_keyboard_reaches_everything(session_controller):
     assert one.commands.of("change_settings")[-1][0].font_size == Settings().font_size + 1
 
 
+@pytest.mark.parametrize("width", [700, 1100, 1700])
+def test_title_answers_and_box_begin_at_one_edge(session_controller, qtbot, width):
+    one = session_controller("b")
+    window = one.window
+    window.resize(width, 700)
+    told = dataclasses.replace(turn(TurnStatus.COMPLETED), answer="An answer.")
+    one.feed(TurnsLoaded(conversation_id="b", turns=(told,), has_more=False))
+    window.chat.flush()
+    prose = next(view for view in window.chat.transcript.views if isinstance(view, ProseView))
+
+    def edges() -> set[int]:
+        return {part.mapTo(window, QPoint(0, 0)).x() for part in (window.header.title, prose, window.chat.composer)}
+
+    qtbot.waitUntil(lambda: len(edges()) == 1)
+
+
 def test_the_keyboard_reaches_the_box_the_answers_and_the_questions(session_controller):
     one = session_controller("b", "c")
     told = [
@@ -251,6 +268,15 @@ def test_a_narrow_window_gives_the_title_the_place_of_a_choice_that_is_none(sess
     for models, is_shown in ((("one",), False), (("one", "two"), True)):
         one.feed(ConnectionChanged(status=ConnectionStatus.ONLINE, models=models))
         assert chip.isVisible() is is_shown
+
+
+def test_large_letters_give_the_title_more_room(session_controller):
+    one = session_controller("a")
+    one.window.resize(1120, 700)
+    one.feed(ConnectionChanged(status=ConnectionStatus.ONLINE, models=("one",)))
+    assert one.window.header.model_button.isVisible()
+    one.window.set_theme(Theme(body_px=28))
+    assert not one.window.header.model_button.isVisible()
 
 
 def test_settings_and_help_open_by_key_and_show_every_shortcut(session_controller, qapp: QApplication):

@@ -1,0 +1,226 @@
+"""Files with questions: byte for byte, whatever happens to connections, servers and the files themselves."""
+
+import asyncio
+import contextlib
+import hashlib
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from answerback.client import (
+    AttachmentMissing,
+    BlockingClient,
+    Client,
+    File,
+    PendingRequest,
+    RequestCancelled,
+    RequestFailed,
+    RequestTimeout,
+    Timing,
+    Uploading,
+)
+from answerback.gateway.app import Gateway
+from answerback.gateway.settings import GatewaySettings
+from answerback.protocol.limits import MAX_ATTACHMENT_BYTES, PIECE_BYTES
+
+QUICK = Timing(backoff_min_s=0.001, backoff_max_s=0.002, call_timeout_s=0.3, silence_s=0.2)
+BYTES = random.Random(1).randbytes(5 * PIECE_BYTES + 17)
+PNG = b"\x89PNG\r\n\x1a\n" + BYTES
+
+
+@pytest.fixture
+async def start(tmp_path):
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(*models: str, **settings: Any):
+            settings = {"models": models or ("python:files_model:make",), "rate_limit": 0, **settings}
+            chosen = GatewaySettings(port=0, admin_port=None, data_dir=tmp_path / "data", grace_s=0.1, **settings)
+            (tmp_path / "data").mkdir(exist_ok=True)
+            return await stack.enter_async_context(Gateway(chosen))
+
+        yield start
+
+
+def told(*files: tuple[str, str, bytes]) -> str:
+    return "".join(f"{name} {media_type} {hashlib.sha256(data).hexdigest()}\n" for name, media_type, data in files)
+
+
+class KeptOutbox:
+    def __init__(self) -> None:
+        self.kept: dict[str, PendingRequest] = {}
+
+    def load(self) -> list[PendingRequest]:
+        return [PendingRequest.from_dict(one.to_dict()) for one in self.kept.values()]
+
+    def save(self, pending: PendingRequest) -> None:
+        self.kept[pending.frame.request_id] = pending
+
+    def ended(self, request_id: str, outcome: object) -> None:
+        self.kept.pop(request_id, None)
+
+
+async def test_files_go_with_a_question_and_stand_in_the_history(start, tmp_path):
+    gateway = await start()
+    note = tmp_path / "메모.md"
+    note.write_text("# 안녕\n" * 20_000)
+    async with Client(gateway.url, user="kim") as app:
+        answer = await app.ask("What is it?", attachments=[note, File(name="a.png", data=PNG)], conversation="c")
+        expected = told(("메모.md", "text/markdown", note.read_bytes()), ("a.png", "image/png", PNG))
+        assert answer.text == expected
+        (turn,) = [turn async for turn in app.history("c")]
+        assert [(one.name, one.size) for one in turn.attachments] == [
+            ("메모.md", note.stat().st_size),
+            ("a.png", len(PNG)),
+        ]
+
+
+async def test_every_piece_is_cut_and_the_bytes_are_exact(start):
+    gateway = await start()
+    async with Client(gateway.url, timing=QUICK) as app:
+        stream = app.stream("What is it?", attachments=[File(name="a.png", data=PNG)])
+        sent = []
+        async for event in stream.events():
+            if isinstance(event, Uploading):
+                sent.append(event.sent_bytes)
+                for link in list(app._driver._links.values()):
+                    link.abort()
+        assert (await stream.answer).text == told(("a.png", "image/png", PNG))
+        assert sent == sorted(sent)
+        assert sent[-1] == len(PNG)
+
+
+async def test_a_file_that_the_server_has_is_not_sent_again(start, monkeypatch):
+    gateway = await start()
+    async with Client(gateway.url, user="kim") as app:
+        await app.ask("one", attachments=[File(name="a.png", data=PNG)])
+    put = []
+    async with Client(gateway.url, user="kim") as app:
+        call = app._call
+
+        async def watched(request_id, frame, kind):
+            put.append(len(frame.data))
+            return await call(request_id, frame, kind)
+
+        monkeypatch.setattr(app, "_call", watched)
+        await app.ask("two", attachments=[File(name="b.png", data=PNG)])
+    assert put == [0]
+
+
+async def test_a_question_with_files_keeps_its_place_in_its_conversation(start):
+    gateway = await start()
+    async with Client(gateway.url) as app:
+        first = app.stream("first", attachments=[File(name="a.png", data=PNG)], conversation="c")
+        second = app.stream("second", conversation="c")
+        await asyncio.gather(first.answer, second.answer)
+        assert [turn.question async for turn in app.history("c")] == ["second", "first"]
+
+
+async def test_a_question_of_an_earlier_run_brings_its_files_again(start, tmp_path):
+    gateway = await start()
+    picture = tmp_path / "a.png"
+    picture.write_bytes(PNG)
+    outbox = KeptOutbox()
+    async with Client("ws://127.0.0.1:9", session="s", offline_start=True, outbox=outbox) as app:
+        app.stream("What is it?", attachments=[picture])
+    assert [one.paths for one in outbox.kept.values()] == [(str(picture),)]
+    async with Client(gateway.url, session="s", outbox=outbox) as app:
+        (stream,) = app.restored
+        assert (await stream.answer).text == told(("a.png", "image/png", PNG))
+    assert outbox.kept == {}
+
+
+@pytest.mark.parametrize("what", ["gone", "changed", "only in memory"])
+async def test_a_file_that_is_not_there_any_more_ends_its_question_in_words(start, tmp_path, what):
+    gateway = await start()
+    picture = tmp_path / "a.png"
+    picture.write_bytes(PNG)
+    outbox = KeptOutbox()
+    async with Client("ws://127.0.0.1:9", session="s", offline_start=True, outbox=outbox) as app:
+        app.stream("?", attachments=[File(name="a.png", data=PNG) if what == "only in memory" else picture])
+    if what == "gone":
+        picture.unlink()
+    elif what == "changed":
+        picture.write_bytes(PNG + b"!")
+    async with Client(gateway.url, session="s", outbox=outbox) as app:
+        (stream,) = app.restored
+        with pytest.raises(AttachmentMissing, match=r"a\.png is not there any more as it was. Attach it again"):
+            await stream.answer
+    assert outbox.kept == {}
+
+
+async def test_cancelling_stops_an_upload(start):
+    gateway = await start()
+    async with Client(gateway.url) as app:
+        stream = app.stream("?", attachments=[File(name="a.png", data=PNG)])
+        stream.cancel()
+        with pytest.raises(RequestCancelled):
+            await stream.answer
+        assert app.pending() == []
+        assert app._sending == {}
+
+
+async def test_an_upload_without_a_server_ends_as_a_time_out(tmp_path):
+    async with Client("ws://127.0.0.1:9", offline_start=True, timing=QUICK) as app:
+        with pytest.raises(RequestTimeout):
+            await app.ask("?", attachments=[File(name="a.png", data=PNG)], timeout=0.5)
+        assert app._sending == {}
+
+
+async def test_what_the_model_cannot_read_is_refused_before_anything_is_billed(start):
+    gateway = await start("echo")
+    async with Client(gateway.url) as app:
+        with pytest.raises(RequestFailed, match="This model takes no files of the type image/png"):
+            await app.ask("?", attachments=[File(name="a.png", data=PNG)])
+        assert app.model_info().attachments == ("text",)
+
+
+def test_files_that_cannot_be_sent_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has 0 bytes"):
+        File(name="empty.txt", data=b"")
+    with pytest.raises(ValueError, match=str(MAX_ATTACHMENT_BYTES)):
+        File(name="big.bin", data=bytes(MAX_ATTACHMENT_BYTES + 1))
+    big = tmp_path / "big.bin"
+    with big.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ValueError, match=r"big\.bin has 1099511627776 bytes"):
+        File.read(big)
+    with pytest.raises(FileNotFoundError):
+        File.read(tmp_path / "none")
+    with pytest.raises(IsADirectoryError):
+        File.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "media_type"),
+    [
+        ("a.txt", "안녕".encode(), "text/plain"),
+        ("a.csv", b"1,2", "text/csv"),
+        ("a.json", b"{}", "application/json"),
+        ("a.png", b"not a picture", "text/plain"),
+        ("photo.txt", PNG, "image/png"),
+        ("a.pdf", b"%PDF-1.4", "application/pdf"),
+        ("a.zip", b"PK\x03\x04\x00", "application/octet-stream"),
+        ("cp949.txt", b"\xb0\xa1\xb3\xaa", "application/octet-stream"),
+    ],
+)
+def test_what_a_file_is_is_seen_from_its_bytes(name: str, data: bytes, media_type: str) -> None:
+    assert File(name=name, data=data).media_type == media_type
+
+
+def test_the_blocking_client_sends_files_too(tmp_path: Path) -> None:
+    chosen = GatewaySettings(
+        port=0, admin_port=None, data_dir=tmp_path, grace_s=0.1, models=("python:files_model:make",), rate_limit=0
+    )
+
+    async def main() -> str:
+        async with Gateway(chosen) as gateway:
+
+            def ask() -> str:
+                with BlockingClient(gateway.url) as app:
+                    return app.ask("?", attachments=[File(name="a.png", data=PNG)]).text
+
+            return await asyncio.to_thread(ask)
+
+    assert asyncio.run(main()) == told(("a.png", "image/png", PNG))

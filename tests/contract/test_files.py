@@ -1,0 +1,171 @@
+"""Files in pieces: what every store of them promises."""
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from answerback.core.uploads import (
+    DAY_MS,
+    MAX_DAILY_BYTES,
+    MAX_OPEN,
+    SWEEP_MARGIN_MS,
+    UNFINISHED_MS,
+    YOUNG_MS,
+    FileKey,
+    Upload,
+)
+from answerback.protocol.frames import Attachment
+from answerback.protocol.limits import MAX_ATTACHMENT_BYTES, PIECE_BYTES
+
+pytestmark = pytest.mark.files
+
+DATA = bytes(range(256)) * 600
+"""Two whole pieces and a rest, of bytes that no text has."""
+
+
+def key_of(data: bytes = DATA, user: str = "ann") -> FileKey:
+    return FileKey(user, hashlib.sha256(data).hexdigest(), len(data))
+
+
+def piece(number: int, data: bytes = DATA) -> bytes:
+    return data[number * PIECE_BYTES : (number + 1) * PIECE_BYTES]
+
+
+async def bring(store: Any, now_ms: int, data: bytes = DATA, *, user: str = "ann", name: str = "") -> Upload:
+    key = key_of(data, user)
+    begun = await store.begin(key, name or f"up-{user}-{key.sha256}", now_ms=now_ms)
+    for number in range(key.pieces):
+        await store.put(key, begun.name, number, piece(number, data))
+    await store.complete(key, begun.name, content="text/plain", now_ms=now_ms)
+    return await store.upload(key)
+
+
+async def test_pieces_come_in_any_order_and_the_first_data_of_each_stay(store):
+    key = key_of()
+    assert await store.upload(key) is None
+    assert await store.read_file(key) is None
+    begun = await store.begin(key, "up", now_ms=1_000)
+    assert begun == Upload(name="up", begun_at_ms=1_000)
+    assert begun.offset(key) == 0
+    await store.put(key, "up", 2, piece(2))
+    assert (await store.upload(key)).offset(key) == 0
+    await store.put(key, "up", 0, piece(0))
+    await store.put(key, "up", 0, b"x" * PIECE_BYTES)
+    assert (await store.upload(key)).offset(key) == PIECE_BYTES
+    assert (await store.upload(key)).have == {0, 2}
+    await store.put(key, "up", 1, piece(1))
+    assert (await store.upload(key)).offset(key) == key.size
+    assert await store.read_file(key) == DATA
+
+
+async def test_an_upload_and_what_it_has_survive_a_restart(backend):
+    if type(backend).__name__ == "MemoryBackend":
+        return
+    store = await backend.open()
+    await store.begin(key_of(), "up", now_ms=1_000)
+    await store.put(key_of(), "up", 1, piece(1))
+    store = await backend.reopen()
+    assert (await store.upload(key_of())).have == {1}
+
+
+async def test_pieces_of_another_upload_and_of_another_user_are_not_kept(store):
+    key = key_of()
+    await store.begin(key, "up", now_ms=1_000)
+    assert (await store.begin(key, "again", now_ms=2_000)).name == "up"
+    await store.put(key, "again", 0, piece(0))
+    await store.put(key_of(user="bob"), "up", 0, piece(0))
+    assert (await store.upload(key)).have == frozenset()
+    assert await store.upload(key_of(user="bob")) is None
+
+
+async def test_a_discarded_upload_begins_anew_and_a_whole_file_is_not_discarded(store):
+    key = key_of()
+    await store.begin(key, "up", now_ms=1_000)
+    await store.put(key, "up", 0, piece(0))
+    await store.discard("up")
+    assert await store.upload(key) is None
+    whole = await bring(store, 2_000, name="second")
+    assert (whole.name, whole.completed_at_ms, whole.content) == ("second", 2_000, "text/plain")
+    await store.discard("second")
+    assert await store.upload(key) == whole
+    assert await store.read_file(key) == DATA
+
+
+async def test_what_a_user_may_begin_is_bounded(store):
+    for number in range(MAX_OPEN):
+        assert await store.begin(key_of(b"%d" % number), f"up-{number}", now_ms=1_000) is not None
+    assert await store.begin(key_of(), "one more", now_ms=1_000) is None
+    assert await store.begin(key_of(user="bob"), "of bob", now_ms=1_000) is not None
+    assert await store.begin(key_of(b"0"), "known", now_ms=1_000) is not None
+    await store.complete(key_of(b"0"), "up-0", content="", now_ms=1_000)
+    assert await store.begin(key_of(), "one more", now_ms=1_000) is not None
+
+
+async def test_what_a_user_may_begin_in_a_day_is_bounded(store):
+    def large(number: int) -> FileKey:
+        return FileKey("ann", f"{number:064x}", MAX_ATTACHMENT_BYTES)
+
+    most = MAX_DAILY_BYTES // MAX_ATTACHMENT_BYTES
+    for number in range(most):
+        assert await store.begin(large(number), f"up-{number}", now_ms=DAY_MS) is not None
+        await store.complete(large(number), f"up-{number}", content="", now_ms=DAY_MS)
+    assert await store.begin(large(most), "more", now_ms=2 * DAY_MS - 1) is None
+    assert await store.begin(large(most), "more", now_ms=2 * DAY_MS) is not None
+
+
+async def test_unfinished_uploads_go_after_a_day(store):
+    await store.begin(key_of(), "up", now_ms=1_000)
+    await store.put(key_of(), "up", 0, piece(0))
+    assert await store.purge_files(now_ms=1_000 + UNFINISHED_MS) == 0
+    assert await store.purge_files(now_ms=1_001 + UNFINISHED_MS) == 1
+    assert await store.upload(key_of()) is None
+    again = await store.begin(key_of(), "up", now_ms=2_000)
+    assert again.have == frozenset()
+
+
+async def test_a_whole_file_lives_longer_than_what_names_it(store, actor):
+    other = b"another file"
+    whole = await bring(store, actor.now_ms)
+    await bring(store, actor.now_ms, other)
+    file = Attachment(sha256=key_of().sha256, size=len(DATA), media_type="text/plain", name="a.txt")
+    await actor.accept("r1", attachments=(file,))
+    question = await store.question(actor.record("r1").key)
+    assert question.attachments == (file,)
+    await actor.claim("r1")
+    await actor.finish("r1")
+    (turn,) = await store.turns("ann", "c1", before=None, limit=9)
+    assert turn.attachments == (file,)
+    late_ms = actor.now_ms + YOUNG_MS + SWEEP_MARGIN_MS
+    assert whole.may_be_named(actor.now_ms + YOUNG_MS - 1)
+    assert not whole.may_be_named(actor.now_ms + YOUNG_MS)
+    assert await store.purge_files(now_ms=late_ms) == 0
+    assert await store.purge_files(now_ms=late_ms + 1) == 1
+    assert await store.upload(key_of(other)) is None
+    await store.purge(ended_before_ms=late_ms, refused_before_ms=0)
+    (turn,) = await store.turns("ann", "c1", before=None, limit=9)
+    assert turn.attachments == (file,)
+    assert await store.purge_files(now_ms=late_ms + 1) == 0
+    assert await store.read_file(key_of()) == DATA
+    await store.update_conversation("ann", "c1", title=None, deleted=True, now_ms=actor.now_ms)
+    await store.purge_deleted(before_ms=late_ms)
+    assert await store.purge_files(now_ms=late_ms + 1) == 1
+    assert await store.read_file(key_of()) is None
+
+
+async def test_an_old_file_that_is_completed_again_is_young_again(store):
+    whole = await bring(store, 1_000)
+    await store.complete(key_of(), whole.name, content="text/plain", now_ms=5_000)
+    assert (await store.upload(key_of())).completed_at_ms == 5_000
+
+
+async def test_files_are_erased_with_their_user(store):
+    await bring(store, 1_000)
+    await bring(store, 1_000, user="bob")
+    await store.begin(key_of(b"half"), "half", now_ms=1_000)
+    assert await store.delete_user("ann")
+    assert await store.upload(key_of()) is None
+    assert await store.upload(key_of(b"half")) is None
+    assert await store.read_file(key_of(user="bob")) == DATA
+    await store.begin(key_of(), "anew", now_ms=1_000)
+    assert (await store.upload(key_of())).have == frozenset()

@@ -1,0 +1,223 @@
+"""The console: what it reads, what protects it, its words, and itself in a real browser."""
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from answerback.client import Client, RequestCancelled, RequestFailed
+from answerback.gateway.app import Gateway
+from answerback.gateway.logging import TextFormatter
+from answerback.gateway.settings import GatewaySettings
+from answerback.texts import words_of
+from browser import PROGRAM, Page, browser
+
+PAGE = files("answerback.gateway").joinpath("console.html").read_text(encoding="utf-8")
+NASTY = "<img/src=x/onerror=alert(1)>\"'&amp;{0}"
+
+
+def gateway_in(folder: Path, **options: Any) -> Gateway:
+    return Gateway(GatewaySettings(**{"port": 0, "admin_port": 0, "data_dir": folder, "models": ("echo",)} | options))
+
+
+def key_in(folder: Path) -> str:
+    return (folder / "admin.key").read_text().strip()
+
+
+async def get(gateway: Gateway, path: str, **headers: str) -> tuple[int, Any, str]:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{gateway.admin_url}{path}", headers=headers) as answer,
+    ):
+        return answer.status, answer.headers, await answer.text()
+
+
+# --- what it reads -------------------------------------------------------------------------------------------
+
+
+async def test_the_overview_has_queues_errors_and_gateways(tmp_path: Path) -> None:
+    models = ("good=echo", "broken=echo:fail=unavailable", "slow=echo:delay_ms=600000&concurrency=1")
+    async with (
+        gateway_in(tmp_path, models=models, rate_limit=7, grace_s=0) as gateway,
+        Client(gateway.url, user="ann") as app,
+    ):
+        await app.ask("one two", model="good")
+        for model in ("broken", "none"):
+            with pytest.raises(RequestFailed):
+                await app.ask("one", model=model)
+        asking = [asyncio.create_task(app.ask("one two", model="slow", conversation=f"c{n}")) for n in range(2)]
+        overview: dict[str, Any] = {}
+        while not overview or overview["models"][2]["waiting"] != 1:
+            overview = json.loads((await get(gateway, "/overview", Authorization=f"Bearer {key_in(tmp_path)}"))[2])
+        for task in asking:
+            task.cancel()
+        await asyncio.wait(asking)
+    good, broken, slow = overview["models"]
+    assert good | {"slots": 0} == {
+        **{"model": "good", "slots": 0, "running": 0, "waiting": 0, "completed": 1, "failed": 0, "cancelled": 0},
+        **{"inputTokens": 2, "outputTokens": 2},
+    }
+    assert (broken["completed"], broken["failed"]) == (0, 1)
+    assert (slow["slots"], slow["running"], slow["waiting"]) == (1, 1, 1)
+    assert overview["errors"] == [
+        {"code": "forbidden", "failed": 0, "refused": 1},
+        {"code": "model_unavailable", "failed": 1, "refused": 0},
+    ]
+    [node] = overview["nodes"]
+    assert (node["name"], node["state"], node["facts"]) == (None, "serving", {"sockets": 1, "running": 1, "waiting": 1})
+    assert (overview["healthy"], overview["rateLimit"]) == (True, 7)
+
+
+# --- what protects it ----------------------------------------------------------------------------------------
+
+
+async def test_the_page_is_open_and_what_it_reads_is_not(tmp_path: Path) -> None:
+    async with gateway_in(tmp_path) as gateway:
+        status, headers, text = await get(gateway, "/console")
+        assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+        policy = headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert not re.search(r"https?:", policy + text)
+        for path in ("/overview", "/requests", "/users"):
+            metrics_key = (tmp_path / "metrics.key").read_text().strip()
+            for shown in ({}, {"Authorization": "Bearer x"}, {"Authorization": f"Bearer {metrics_key}"}):
+                assert (await get(gateway, path, **shown))[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [("{}", 200), ("http://evil.example", 403), ("null", 403), ("https{}", 403), ("{}.evil.example", 403)],
+)
+async def test_only_its_own_origin_may_call(tmp_path: Path, origin: str, status: int) -> None:
+    async with gateway_in(tmp_path) as gateway:
+        shown = {"Authorization": f"Bearer {key_in(tmp_path)}", "Origin": origin.format(gateway.admin_url)}
+        assert (await get(gateway, "/overview", **shown))[0] == status
+
+
+# --- its words -----------------------------------------------------------------------------------------------
+
+
+def test_every_text_of_the_page_has_its_korean_and_no_other() -> None:
+    script = PAGE.partition("<script>\n")[2]
+    shown = {
+        *re.findall(r'data-(?:t|hint)="([^"]+)"', PAGE),
+        *re.findall(r'\bt\("([^"]+)"', script),
+        *re.findall(r': \["([^"]+)", "\w+"\]', script),
+        *re.findall(r'\bt\([^")]*\? "([^"]+)" : "([^"]+)"', script),
+    }
+    assert shown == set(words_of("ko")["console"])
+    for english, korean in words_of("ko")["console"].items():
+        assert re.search("[가-힣]", korean)
+        assert sorted(re.findall(r"\{\d\}", english)) == sorted(re.findall(r"\{\d\}", korean)), english
+
+
+# --- in a real browser ---------------------------------------------------------------------------------------
+
+
+class Operator:
+    """Whoever sits before the page."""
+
+    def __init__(self, page: Page, gateway: Gateway) -> None:
+        self.page = page
+        self._gateway = gateway
+
+    async def enter(self, key: str) -> None:
+        await self.page.open(f"{self._gateway.admin_url}/console")
+        await self.type_key(key)
+
+    async def type_key(self, key: str) -> None:
+        await self.page.click("document.querySelector('#key')")
+        await self.page.type(key)
+
+    async def until_shown(self, place: str, text: str) -> None:
+        await self.page.until(f"document.querySelector({json.dumps(place)})?.innerText.includes({json.dumps(text)})")
+
+    async def press(self, text: str) -> None:
+        """The button with that text in a table, and what confirms it."""
+        await self.page.click(
+            f"[...document.querySelectorAll('td button')].find((one) => one.innerText === {json.dumps(text)})"
+        )
+        await self.page.until("document.querySelector('dialog').open")
+        await self.page.click("document.querySelector('dialog button.danger')")
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    caplog.set_level(logging.INFO)
+    return lambda: [
+        TextFormatter().format(record) for record in caplog.records if record.getMessage().startswith("operator:")
+    ]
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="no Chromium here")
+@pytest.mark.parametrize(
+    ("language", "cancel", "block", "unblock", "refused"),
+    [
+        ("en-US", "Cancel", "Block", "Unblock", "This is not the admin key."),
+        ("ko-KR", "중지", "차단", "차단 해제", "관리자 키가 아니에요."),
+    ],
+)
+async def test_an_operator_cancels_and_blocks(
+    tmp_path: Path,
+    lines: Callable[[], list[str]],
+    language: str,
+    cancel: str,
+    block: str,
+    unblock: str,
+    refused: str,
+) -> None:
+    data = tmp_path / "data"
+    async with (
+        gateway_in(data, models=("slow=echo:delay_ms=600000",)) as gateway,
+        browser(tmp_path / "browser", language=language) as page,
+        Client(gateway.url, user=NASTY) as app,
+    ):
+        asking = asyncio.create_task(app.ask("a secret question"))
+        operator = Operator(page, gateway)
+        await operator.enter("not the key")
+        await operator.until_shown("#refused", refused)
+        await operator.type_key(key_in(data))
+        await operator.until_shown("#live", NASTY)
+
+        await operator.press(cancel)
+        with pytest.raises(RequestCancelled):
+            await asking
+        await operator.until_shown("#users", NASTY)
+        await operator.press(block)
+        await operator.until_shown("#users", unblock)
+        await operator.press(unblock)
+        await operator.until_shown("#users", block)
+        assert "secret" not in await page.run("document.body.innerText")
+        assert await page.run("document.images.length") == 0
+        refusals = [text for text in page.complaints if "403" not in text]
+        assert refusals == []
+    told = lines()
+    for text in ("a request was cancelled", "a user was blocked", "a user was unblocked"):
+        assert len([line for line in told if text in line and "remote=127.0.0.1" in line]) == 1, told
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="no Chromium here")
+async def test_the_language_can_be_chosen_and_the_page_locked(tmp_path: Path) -> None:
+    async with (
+        gateway_in(tmp_path / "data") as gateway,
+        browser(tmp_path / "browser", language="ko-KR") as page,
+    ):
+        operator = Operator(page, gateway)
+        await operator.enter(key_in(tmp_path / "data"))
+        await operator.until_shown("main", "진행 중인 답변이 없어요.")
+        await page.click("document.querySelector('#language')")
+        await operator.until_shown("main", "No answer is under way.")
+        assert not re.search("[가-힣]", await page.run("document.querySelector('main').innerText"))
+        await page.run("location.reload()")
+        await operator.until_shown("main", "No answer is under way.")
+        await page.click("document.querySelector('#leave')")
+        await page.until("document.querySelector('main').hidden")
+        assert await page.run("sessionStorage.length") == 0
