@@ -197,7 +197,7 @@ def test_a_function_gets_what_it_reads_and_nothing_else(name: str, monkeypatch: 
         else:
             use(composition, *USED[name])
         if name == "FrontFunction":
-            composition._make_tokens()  # for `renewToken`
+            composition._make_tokens(names_team=False)  # for `renewToken`
         if name in {"AuthorizerFunction", "ConnectionsFunction"}:
             assert composition.settings.handshake_rules.allow_origins
         if name in QUEUES:

@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
 
 from answerback.clock import epoch_ms
@@ -239,7 +239,8 @@ class Composition:
         """The verifier of tokens; None in a stack that allows anonymous connections."""
         return LazyTokens(self._make_tokens) if self.settings.has_tokens else None
 
-    def _make_tokens(self) -> "JwtTokens":
+    def _make_tokens(self, *, names_team: bool = True) -> "JwtTokens":
+        """`names_team`: the authorizer's say who the team is; of a renewed token only the user is looked at."""
         from answerback.auth import JwtTokens, fetched_keys  # noqa: PLC0415
 
         settings = self.settings
@@ -250,7 +251,7 @@ class Composition:
             issuer=settings.jwt_issuer,
             audience=settings.jwt_audience,
             user_claim=settings.user_claim,
-            team_claim=settings.team_claim,
+            team_claim=settings.team_claim if names_team else None,
         )
 
     @cached_property
@@ -321,7 +322,7 @@ class Composition:
             connections=self.connections,
             history_pages=HistoryPages(history=HistoryInBothForms(self.history), clock=epoch_ms),
             delivery_sender=self.delivery_sender,
-            tokens=self.tokens,
+            tokens=LazyTokens(partial(self._make_tokens, names_team=False)) if self.settings.has_tokens else None,
             clock=epoch_ms,
             is_blocked=self.limits.is_blocked,
             store_id=self.store_id.read,
