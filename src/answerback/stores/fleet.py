@@ -618,7 +618,7 @@ class FleetStore(PostgresStore):
             row: sql.Params = {"user_id": user_id, "created_at_ms": now_ms, "per_minute": change(transaction.state)}
             transaction.run(lambda database: database.execute(sql.SET_LIMIT, row))
 
-        await self._fleet.do(decide, users=(user_id,), accepts=True)
+        await self._fleet.do(decide, users=(user_id,))
 
     async def _store_caps(self, holder: str, now_ms: int, change: Callable[[WriterState], tuple[Budget, ...]]) -> None:
         def decide(transaction: Transaction) -> None:
@@ -642,7 +642,6 @@ class FleetStore(PostgresStore):
             lambda transaction: transaction.state.book.states_of_user(user_id, team, now_ms),
             users=(user_id,),
             teams=() if team is None else (team,),
-            accepts=True,  # for what is known of the user
         )
 
     async def _forget_counters(self, before_ms: int) -> None:
