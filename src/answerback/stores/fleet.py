@@ -38,6 +38,7 @@ from answerback.core.budget import (
 )
 from answerback.core.parts import NOTHING, Content
 from answerback.core.request import Busy, Change, Question, Record, RequestKey, Unknown
+from answerback.core.transitions import State
 from answerback.ports import Accepted, Admission, Bound, Connection, Quota, StoredConversation, Superseded, Unavailable
 from answerback.stores import statements as sql
 from answerback.stores import writes
@@ -155,8 +156,9 @@ class _Rows(Rows):
         """Of users who were counted: see Transaction."""
         self.noted: list[int] = []
         """Numbers of requests of others that were changed."""
+        self.more = self._write_more
 
-    def write_more(self, database: Database) -> None:
+    def _write_more(self, database: Database) -> None:
         if self.counts:
             counts = ((*of_user, user) for user, of_user in sorted(self.counts.items()))
             database.executemany(_COUNT, list(counts))
@@ -174,7 +176,7 @@ class _Rows(Rows):
 
 @dataclass(slots=True, eq=False)
 class _Job(Generic[T]):
-    """A call that waits for a transaction. `accepts`: it may need a number, and needs the limits of its users."""
+    """A call that waits for a transaction. `accepts`: it may need a number."""
 
     decide: "Callable[[Transaction], T]"
     future: "asyncio.Future[T]"
@@ -212,7 +214,7 @@ class Transaction:
         locks: Any = {"keys": sorted(lock_key(f"{self._schema} user {user}") for user in names)}
         of_users: Any = {"users": names}
         of_keys: Any = {"users": [key.user_id for key in keys], "requests": [key.request_id for key in keys]}
-        known = ended = numbers = None
+        ended = numbers = None
         if not names:
             database.begin()
             self._read_budgets(names, teams)
@@ -220,18 +222,18 @@ class Transaction:
         with database.together():
             database.begin()
             database.execute(_LOCK, locks)
-            unfinished = database.execute(_UNFINISHED, of_users)
+            unfinished, known = database.execute(_UNFINISHED, of_users), database.execute(_USERS, of_users)
             if keys:
                 ended = database.execute(_RECORDS, of_keys)
             if accepts:
-                known, numbers = database.execute(_USERS, of_users), database.execute(_NUMBERS, {"count": accepts})
+                numbers = database.execute(_NUMBERS, {"count": accepts})
         for n, user_id, text, record_schema, options, question, home in unfinished.fetchall():
             record = self._decode(user_id, text, record_schema)
             if record is not None:
                 asked = decode_question(options, question, "")
                 self.state.track(record.key, record, asked, n=n, width=0).is_stored = True
                 self.homes[record.key] = home
-        for user_id, per_minute, minute, accepted, before, team, caps in known.fetchall() if known else ():
+        for user_id, per_minute, minute, accepted, before, team, caps in known.fetchall():
             self._users.add(user_id)
             self.state.book.add_user(user_id, team, caps)
             if per_minute is not None:
@@ -618,7 +620,7 @@ class FleetStore(PostgresStore):
             row: sql.Params = {"user_id": user_id, "created_at_ms": now_ms, "per_minute": change(transaction.state)}
             transaction.run(lambda database: database.execute(sql.SET_LIMIT, row))
 
-        await self._fleet.do(decide, users=(user_id,), accepts=True)
+        await self._fleet.do(decide, users=(user_id,))
 
     async def _store_caps(self, holder: str, now_ms: int, change: Callable[[WriterState], tuple[Budget, ...]]) -> None:
         def decide(transaction: Transaction) -> None:
@@ -642,7 +644,6 @@ class FleetStore(PostgresStore):
             lambda transaction: transaction.state.book.states_of_user(user_id, team, now_ms),
             users=(user_id,),
             teams=() if team is None else (team,),
-            accepts=True,  # for what is known of the user
         )
 
     async def _forget_counters(self, before_ms: int) -> None:
@@ -757,12 +758,14 @@ def _change(transaction: Transaction, *, key: RequestKey, change: Change[T], now
     if tracked is None:
         (transaction.refuse if before is None else transaction.rewrite)(step.record)
         return step.outcome, True
-    if step.record.attempt > tracked.record.attempt:  # a claim
-        if transaction.homes[key] != transaction.node:
+    before, runs = tracked.record, step.record.ending is None
+    if step.record.attempt > before.attempt:  # a claim, or an ending without one
+        # Any gateway may end what waits. A claim that finds the attempts spent must not end what runs elsewhere.
+        if transaction.homes[key] != transaction.node and (runs or before.state is State.RUNNING):
             return Unknown(), False
         # What has begun had its turn.
-        is_first = tracked.record.attempt or not transaction.is_behind(tracked.record.ordering_key, tracked.n)
-        if not is_first:
+        is_first = before.attempt or not transaction.is_behind(before.ordering_key, tracked.n)
+        if runs and not is_first:
             return Busy(now_ms + BEHIND_MS), False
     if step.charge:
         step = state.book.charged(step)
