@@ -395,12 +395,13 @@ async def test_closing_waits_for_what_is_being_read(store):
 
     found = soon(store._read(read))
     assert await asyncio.to_thread(reading.wait, 20)
+    threads = [reader._thread for reader in store._readers]
     closing_it = soon(store.close())
     await asyncio.sleep(0)
     goes_on.set()
     await closing_it
     assert await found
-    assert not any("reader" in thread.name for thread in threading.enumerate())
+    assert not any(thread.is_alive() for thread in threads)
 
 
 async def test_what_was_used_is_counted_before_its_row_goes(store, actor):

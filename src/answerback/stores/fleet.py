@@ -156,8 +156,9 @@ class _Rows(Rows):
         """Of users who were counted: see Transaction."""
         self.noted: list[int] = []
         """Numbers of requests of others that were changed."""
+        self.more = self._write_more
 
-    def write_more(self, database: Database) -> None:
+    def _write_more(self, database: Database) -> None:
         if self.counts:
             counts = ((*of_user, user) for user, of_user in sorted(self.counts.items()))
             database.executemany(_COUNT, list(counts))
@@ -175,7 +176,7 @@ class _Rows(Rows):
 
 @dataclass(slots=True, eq=False)
 class _Job(Generic[T]):
-    """A call that waits for a transaction. `accepts`: it may need a number, and needs the limits of its users."""
+    """A call that waits for a transaction. `accepts`: it may need a number."""
 
     decide: "Callable[[Transaction], T]"
     future: "asyncio.Future[T]"
@@ -213,7 +214,7 @@ class Transaction:
         locks: Any = {"keys": sorted(lock_key(f"{self._schema} user {user}") for user in names)}
         of_users: Any = {"users": names}
         of_keys: Any = {"users": [key.user_id for key in keys], "requests": [key.request_id for key in keys]}
-        known = ended = numbers = None
+        ended = numbers = None
         if not names:
             database.begin()
             self._read_budgets(names, teams)
@@ -221,18 +222,18 @@ class Transaction:
         with database.together():
             database.begin()
             database.execute(_LOCK, locks)
-            unfinished = database.execute(_UNFINISHED, of_users)
+            unfinished, known = database.execute(_UNFINISHED, of_users), database.execute(_USERS, of_users)
             if keys:
                 ended = database.execute(_RECORDS, of_keys)
             if accepts:
-                known, numbers = database.execute(_USERS, of_users), database.execute(_NUMBERS, {"count": accepts})
+                numbers = database.execute(_NUMBERS, {"count": accepts})
         for n, user_id, text, record_schema, options, question, home in unfinished.fetchall():
             record = self._decode(user_id, text, record_schema)
             if record is not None:
                 asked = decode_question(options, question, "")
                 self.state.track(record.key, record, asked, n=n, width=0).is_stored = True
                 self.homes[record.key] = home
-        for user_id, per_minute, minute, accepted, before, team, caps in known.fetchall() if known else ():
+        for user_id, per_minute, minute, accepted, before, team, caps in known.fetchall():
             self._users.add(user_id)
             self.state.book.add_user(user_id, team, caps)
             if per_minute is not None:
@@ -619,7 +620,7 @@ class FleetStore(PostgresStore):
             row: sql.Params = {"user_id": user_id, "created_at_ms": now_ms, "per_minute": change(transaction.state)}
             transaction.run(lambda database: database.execute(sql.SET_LIMIT, row))
 
-        await self._fleet.do(decide, users=(user_id,), accepts=True)
+        await self._fleet.do(decide, users=(user_id,))
 
     async def _store_caps(self, holder: str, now_ms: int, change: Callable[[WriterState], tuple[Budget, ...]]) -> None:
         def decide(transaction: Transaction) -> None:
@@ -643,7 +644,6 @@ class FleetStore(PostgresStore):
             lambda transaction: transaction.state.book.states_of_user(user_id, team, now_ms),
             users=(user_id,),
             teams=() if team is None else (team,),
-            accepts=True,  # for what is known of the user
         )
 
     async def _forget_counters(self, before_ms: int) -> None:

@@ -53,6 +53,8 @@ class Rows:
     """
 
     ACCEPT: ClassVar = sql.ACCEPT
+    more: Callable[[Database], None] | None = None
+    """What a kind of store sends with them."""
 
     def __init__(self) -> None:
         self._users: list[tuple[str, int]] = []
@@ -108,9 +110,6 @@ class Rows:
         """Whether an id, or a number, turned out to be taken."""
         return any(tracked.is_taken for tracked in self._accepted)
 
-    def write_more(self, database: Database) -> None:
-        """What a kind of store sends with them."""
-
     def run(self, database: Database) -> None:
         with database.together():
             if self._users:
@@ -122,7 +121,8 @@ class Rows:
             if self._finishes:
                 database.executemany(sql.FINISH, self._finishes)
                 touched = database.executemany(sql.TOUCH, list(self._touches.values()))
-            self.write_more(database)
+            if self.more is not None:
+                self.more(database)
         if self._accepts and accepted.rowcount != len(self._accepts):
             for tracked in self._accepted:
                 tracked.is_taken = not database.execute(sql.SELECT_NUMBER, {"n": tracked.n}).fetchall()
