@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -107,6 +108,12 @@ def _content(file: File) -> dict[str, Any]:
     return {"type": "file", "file": {"filename": file.name, "file_data": url}}
 
 
+def _request(dialect: Dialect, model: str, prompt: Prompt) -> tuple[dict[str, Any], bytes]:
+    """The request, and its bytes. Raises: ModelError: there is nothing to ask."""
+    body = dialect.body(model, prompt)
+    return body, msgspec.json.encode(body)
+
+
 class OpenAIModel:
     """Streams `POST {base_url}/chat/completions`.
 
@@ -192,8 +199,10 @@ class OpenAIModel:
         """
         dialect = self._dialect
         for _ in range(_MAX_DIALECTS):
-            body = dialect.body(self._model, prompt)
-            response = await self._http.post(msgspec.json.encode(body))
+            build = partial(_request, dialect, self._model, prompt)
+            # 16 MB of files take a moment, in which other answers go on.
+            body, data = await asyncio.to_thread(build) if prompt.attachments else build()
+            response = await self._http.post(data)
             if response.status == HTTPStatus.OK:
                 self._dialect = dialect
                 return response
