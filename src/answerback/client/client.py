@@ -238,20 +238,26 @@ class Client:
         """
         total_s = self._request_timeout_s if timeout is None else timeout
         files = files_of(attachments)
-        asked = message
+        asked, invalid = message, None
         while True:
-            frame = self._question(
-                asked,
-                files,
-                stream=False,
-                conversation=conversation,
-                model=model,
-                system=system,
-                max_tokens=max_tokens,
-                replaces=replaces,
-                request_id=request_id,
-                schema=schema if type is None else schema_of(type),
-            )
+            try:
+                frame = self._question(
+                    asked,
+                    files,
+                    stream=False,
+                    conversation=conversation,
+                    model=model,
+                    system=system,
+                    max_tokens=max_tokens,
+                    replaces=replaces,
+                    request_id=request_id,
+                    schema=schema if type is None else schema_of(type),
+                )
+            except MessageTooLarge as exc:
+                if invalid is None:
+                    raise
+                raise invalid from exc  # what was answered and paid for is not lost
+            asked_at = self._driver.now
             timeouts = self._timeouts(frame, None, None) if total_s is None else Timeouts(total_s=total_s)
             async with self._begin(frame, timeouts, files) as stream:
                 answer = await stream.answer
@@ -260,11 +266,13 @@ class Client:
             try:
                 return read_as(type, answer.text)
             except ValueError as exc:
-                why = str(exc)
+                invalid = AnswerInvalid(answer, str(exc))
                 if repair <= 0:
-                    raise AnswerInvalid(answer, why) from exc
+                    raise invalid from exc
             repair -= 1
-            asked, request_id = asked_again(message, answer.text, why), None
+            if total_s is not None:
+                total_s -= self._driver.now - asked_at
+            asked, request_id = asked_again(message, answer.text, invalid.why), None
             replaces = answer.request_id if conversation is not None else None
 
     def stream(
@@ -561,7 +569,7 @@ class Client:
                 stream.push(Uploading(sent_bytes=arrived + sent, total_bytes=total))
 
         try:
-            files = sending.files or read_again(pending.frame.attachments, sending.paths)
+            files = sending.files or await asyncio.to_thread(read_again, pending.frame.attachments, sending.paths)
             for file in files:
                 await bring(file, put, piece_bytes=piece_bytes, progress=progress)
                 arrived += len(file.data)
@@ -600,6 +608,8 @@ class Client:
                     sending.task = self._tasks.start(self._bring(pending, sending), name=f"files of {request_id}")
             case Emit(request_id, event):
                 if isinstance(event, Queued | Started):
+                    if (sending := self._sending.get(request_id)) is not None:
+                        sending.files = ()  # the server has them
                     self._note_accepted(request_id)
                 if isinstance(event, Done):
                     self._end(request_id, event.answer)

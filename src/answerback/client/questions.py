@@ -114,7 +114,7 @@ class Questions:
             self._unaccepted.pop(key, None)
             return
         head = waiting[0]
-        if not self._is_open or head.phase is not Phase.WAITING or head.is_held:
+        if not self._is_open or head.phase is not Phase.WAITING or (head.is_held and not head.is_cancelled):
             return
         if head.resend_at is not None and now < head.resend_at:
             return
