@@ -27,6 +27,7 @@ from answerback.client import (
 from answerback.client.effects import FilesWanted, Send
 from answerback.client.exchange import Timeouts
 from answerback.client.session import Session
+from answerback.client.uploads import PIECES_OUT
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
 from answerback.protocol.frames import CancelMessage, SendMessage
@@ -297,3 +298,36 @@ def test_a_cancelled_question_does_not_wait_for_its_files() -> None:
     session.cancel("r", now=1.0)
     sent = [effect.frame for effect in session.connected(1, now=2.0) if isinstance(effect, Send)]
     assert CancelMessage(request_id="r") in sent
+
+
+async def test_many_questions_bring_their_files_one_after_the_other(start, monkeypatch):
+    gateway = await start()
+    out = most = 0
+    call = Client._call
+
+    async def counted(self: Client, request_id: str, frame: Any, kind: Any) -> Any:
+        nonlocal out, most
+        out, most = out + 1, max(most, out + 1)
+        try:
+            return await call(self, request_id, frame, kind)
+        finally:
+            out -= 1
+
+    monkeypatch.setattr(Client, "_call", counted)
+    async with Client(gateway.url, user="kim") as app:
+        files = [File(name="a.png", data=PNG + bytes([number])) for number in range(20)]
+        answers = await asyncio.gather(*(app.ask("?", attachments=[file]) for file in files))
+    assert [answer.text for answer in answers] == [told(("a.png", "image/png", file.data)) for file in files]
+    assert most == PIECES_OUT
+
+
+def test_a_piece_is_a_sign_for_all_who_wait_for_their_files() -> None:
+    session = Session(timing=Timing())
+    for name in "ab":
+        frame = SendMessage(request_id=name, message="?", attachments=(File(name="a", data=b"x").attachment,))
+        session.ask(frame, Timeouts(total_s=600, silence_s=30, from_call=True), now=0.0)
+    session.bringing(now=29.0)
+    session.tick(now=31.0)
+    assert session.pending == 2
+    session.tick(now=60.0)
+    assert session.pending == 0

@@ -147,6 +147,7 @@ class Client:
         self._session = Session(timing=self._timing, client=client, store=store)
         self._streams: dict[str, AnswerStream] = {}
         self._sending: dict[str, _Sending] = {}
+        self._turn_to_bring = asyncio.Lock()
         self._tasks = Tasks()
         self._replies: dict[str, asyncio.Future[object]] = {}
         self._state: ConnectionState = Connecting(1)
@@ -564,15 +565,16 @@ class Client:
             return self._call(frame.request_id, frame, UploadState)
 
         def progress(sent: int) -> None:
-            self._driver.carry_out(self._session.bringing(request_id, now=self._driver.now))
+            self._driver.carry_out(self._session.bringing(now=self._driver.now))
             if (stream := self._streams.get(request_id)) is not None:
                 stream.push(Uploading(sent_bytes=arrived + sent, total_bytes=total))
 
         try:
-            files = sending.files or await asyncio.to_thread(read_again, pending.frame.attachments, sending.paths)
-            for file in files:
-                await bring(file, put, piece_bytes=piece_bytes, progress=progress)
-                arrived += len(file.data)
+            async with self._turn_to_bring:  # together they would fill the connection, and be too many for the server
+                files = sending.files or await asyncio.to_thread(read_again, pending.frame.attachments, sending.paths)
+                for file in files:
+                    await bring(file, put, piece_bytes=piece_bytes, progress=progress)
+                    arrived += len(file.data)
         except AnswerbackError as error:
             if error.code == ErrorCode.INVALID_FRAME and not self._session.takes_files:  # it does not know the action
                 error = request_failed(ErrorCode.FORBIDDEN, _NO_FILES, request_id=request_id)

@@ -158,10 +158,9 @@ class Session:
         self._hold_or_pump(exchange, now)
         return self._flush()
 
-    def bringing(self, request_id: str, *, now: float) -> list[Effect]:
-        """A piece of a question's files has arrived."""
-        if (exchange := self._questions.get(request_id)) is not None:
-            self._questions.bringing(exchange, now=now)
+    def bringing(self, *, now: float) -> list[Effect]:
+        """A piece of a file has arrived: a sign for all questions whose files are brought, one after the other."""
+        self._questions.bringing(now=now)
         return self._flush()
 
     def brought(self, request_id: str, *, now: float) -> list[Effect]:
