@@ -30,7 +30,9 @@ from answerback.client.session import Session
 from answerback.client.uploads import PIECES_OUT
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
-from answerback.protocol.frames import CancelMessage, SendMessage
+from answerback.protocol.codec import encode
+from answerback.protocol.errors import ErrorCode
+from answerback.protocol.frames import CancelMessage, Error, SendMessage
 from answerback.protocol.limits import MAX_ATTACHMENT_BYTES, PIECE_BYTES
 
 QUICK = Timing(backoff_min_s=0.001, backoff_max_s=0.002, call_timeout_s=0.3, silence_s=0.2)
@@ -331,3 +333,15 @@ def test_a_piece_is_a_sign_for_all_who_wait_for_their_files() -> None:
     assert session.pending == 2
     session.tick(now=60.0)
     assert session.pending == 0
+
+
+def test_what_is_said_twice_is_brought_once() -> None:
+    session = Session(timing=Timing())
+    frame = SendMessage(request_id="r", message="?", attachments=(File(name="a", data=b"x").attachment,))
+    session.connected(1, now=0.0)
+    session.ask(frame, Timeouts(total_s=60), now=0.0)
+    session.brought("r", now=0.0)
+    missing = encode(Error(code=ErrorCode.ATTACHMENT_MISSING, message="?", request_id="r"))
+    told = [effect for _ in range(3) for effect in session.received(1, missing, now=1.0)]
+    assert [type(effect) for effect in told] == [FilesWanted]
+    assert session.pending == 1

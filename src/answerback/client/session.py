@@ -417,6 +417,8 @@ class Session:
             exchange.refusal = error.code
         if exchange is None or (exchange.phase is Phase.ACCEPTED and error.code not in _ENDS_ACCEPTED):
             self._effects.append(Note(f"{error.code}: {error.message}"))
+        elif error.code is ErrorCode.ATTACHMENT_MISSING and exchange.is_held:
+            pass  # said twice, of a frame that was sent twice
         elif error.code is ErrorCode.ATTACHMENT_MISSING and 0 < exchange.brought < _MAX_BROUGHT:
             self._questions.hold(exchange)  # it was there, and is too old by now
         elif ERRORS[error.code].retryable:
