@@ -15,14 +15,13 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from answerback.core.context import told_schema
 from answerback.core.masking import masked
 from answerback.core.uploads import IMAGE, kind_of
 from answerback.model_guard import texts_of
 from answerback.models.documents import DocumentDecoder, decode
 from answerback.models.errors import NO_SYSTEM, TOO_LONG, Complaint, allowed_below, error_of
 from answerback.models.http import TRANSPORT_ERRORS, HttpClient, is_transient
-from answerback.models.prompts import chat_messages, pictures_of, response_format
+from answerback.models.prompts import chat_messages, in_words, pictures_of, response_format
 from answerback.models.reader import DRAIN_TIMEOUT_S, chat_completion, read_answer
 from answerback.ports import File, ModelError, ModelLimits, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
@@ -46,6 +45,9 @@ _MAX_TOKENS: Final = ("max_tokens", "max_completion_tokens")
 """Most servers know the first only; OpenAI's newer models refuse it."""
 
 
+_BAD_SCHEMA: Final = re.compile(r"invalid[\w ]* schema", re.IGNORECASE)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
     """Which of the protocol's members a server takes. `max_tokens_fields`: the next to try first; none is left: none.
@@ -62,8 +64,8 @@ class Dialect:
 
     def body(self, model: str, prompt: Prompt) -> dict[str, Any]:
         """The request. Raises: ModelError: there is nothing to ask."""
-        if prompt.json_schema is not None and not self.has_format:
-            prompt = replace(prompt, system=told_schema(prompt.system, prompt.json_schema), json_schema=None)
+        if not self.has_format:
+            prompt = in_words(prompt)
         system, messages = chat_messages(prompt)
         if system and not self.has_system:
             messages[0]["content"] = f"{system}\n\n{messages[0]['content']}"
@@ -212,6 +214,9 @@ class OpenAIModel:
                 data = data.replace(self._key.encode(), b"KEY")
             document = decode(data)
             complaint = Complaint.of(document if isinstance(document, dict | list) else data.decode("utf-8", "replace"))
+            if prompt.json_schema is not None and dialect.has_format and _BAD_SCHEMA.search(complaint.text):
+                prompt = in_words(prompt)  # this one alone: the server can do others
+                continue
             adapted = None
             if response.status in (400, 422) and not TOO_LONG.search(complaint.text):
                 # Masked: a question that is repeated in the refusal must not name a member.

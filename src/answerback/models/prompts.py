@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, Final
 
 from answerback.core.answer import clean
-from answerback.core.context import Role, is_blank
+from answerback.core.context import Role, is_blank, told_schema
 from answerback.core.uploads import TEXT, kind_of
 from answerback.ports import File, FinalModelError, ModelFault, Prompt
 from answerback.protocol.errors import ErrorCode
@@ -49,6 +50,13 @@ def system_of(prompt: Prompt) -> str:
 def chat_messages(prompt: Prompt) -> tuple[str, list[dict[str, Any]]]:
     """The system text and the messages of the OpenAI protocol. Raises: ModelError: as `turns_of`."""
     return system_of(prompt), [{"role": str(role), "content": "\n\n".join(texts)} for role, texts in turns_of(prompt)]
+
+
+def in_words(prompt: Prompt) -> Prompt:
+    """The prompt, which asks for its typed answer in the system text."""
+    if prompt.json_schema is None:
+        return prompt
+    return replace(prompt, system=told_schema(prompt.system, prompt.json_schema), json_schema=None)
 
 
 def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
