@@ -14,6 +14,7 @@ from typing import Any, Final
 from websockets.asyncio.client import ClientConnection, connect
 
 from answerback.clock import epoch_ms
+from answerback.core.budget import Budget, encode_budgets
 from answerback_aws.emulator.emulator import Emulator
 from counting_proxy import Call, CountingProxy
 
@@ -155,6 +156,11 @@ class Measuring:
             frames = await self._ask(socket, question, stream=stream, conversation=conversation)
             seconds = time.monotonic() - begun
             return await self._counted(frames=frames, sent_frames=1, seconds=seconds)
+
+    def give_budgets(self, user: str, *budgets: Budget) -> None:
+        """Let the user's answers be counted in these."""
+        item = {"userId": {"S": user}, "window": {"S": "budget"}, "caps": {"S": encode_budgets(budgets)}}
+        self._dynamodb.put_item(TableName=self._outputs["RateLimitsTable"], Item=item)
 
     async def turns(self, count: int) -> None:
         """So many short answers of one user in a row, which then wait to be written to Aurora."""

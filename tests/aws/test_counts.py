@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Iterator
 
 import pytest
 
+from answerback.core.budget import Budget, Period, Unit
 from answerback.ports import Finish, Piece
 from answerback_aws.cost.bill import METRICS, deployed
 from answerback_aws.cost.counts import load_counts
@@ -102,6 +103,16 @@ async def test_an_answer_that_is_not_streamed(warm: Measuring, stack: Stack, in_
     assert measured.sqs + 2 == expected["sqs_requests"]
     assert measured.log_bytes == pytest.approx(expected["log_bytes"], rel=0.15)
     assert not [call for call in measured.calls if call.service in {"RDSData", "other"}]
+
+
+@pytest.mark.parametrize("periods", [[Period.MONTH], list(Period)])
+async def test_an_answer_under_budgets(warm: Measuring, stack: Stack, periods: list[Period]) -> None:
+    user = stack.name("user")
+    warm.give_budgets(user, *(Budget(10**9, Unit.TOKENS, period) for period in periods))
+    measured = await warm.answer("a short question", stream=False, user=user)
+    more = len(periods) * COUNTS.budget["write_units"]
+    assert measured.write_units - measured.refused_units == COUNTS.answer["write_units"] + 1 + more
+    assert measured.read_units == COUNTS.answer["read_units"]
 
 
 async def test_the_model_of_the_cost_predicts_a_streamed_answer(warm: Measuring, stack: Stack) -> None:

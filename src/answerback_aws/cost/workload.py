@@ -40,7 +40,8 @@ class Workload:
     """`apps` are open `hours` a day on `days` days a month and ask `requests` questions a day each.
 
     Tokens are of one question (with its context) and one answer. `first_token_s`: the model's wait before it speaks.
-    `cached`: the share of a question's tokens that Bedrock reads from its cache of prompts.
+    `cached`: the share of a question's tokens that Bedrock reads from its cache of prompts. `budgets`: how many an
+    answer is counted in.
     """
 
     apps: int = 1000
@@ -53,6 +54,7 @@ class Workload:
     tokens_per_second: float = 80.0
     first_token_s: float = 0.6
     cached: float = 0.0
+    budgets: int = 0
 
     @property
     def answers(self) -> float:
@@ -166,6 +168,7 @@ def answer_use(workload: Workload, design: Design, counts: UnitCounts) -> Answer
         invocations=a["invocations"],
         busy_ms=a["front_ms"] + a["worker_ms"] + late["busy_ms"] + late["batch_busy_ms"] / late["batch_turns"],
         write_units=a["write_units"]
+        + workload.budgets * counts.budget["write_units"]
         + math.ceil((text_bytes + a["answer_item_bytes"]) / WRITE_BYTES)
         + renewals * counts.renewal["write_units"]
         + workload.tokens_out * design.items_a_token

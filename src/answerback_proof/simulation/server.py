@@ -8,6 +8,7 @@ from random import Random
 from typing import Final, Protocol
 
 from answerback.core.assembly import AnswerPart
+from answerback.core.budget import Tariff, Terms
 from answerback.core.delivery import steady
 from answerback.core.handshake import Rules
 from answerback.core.request import Policy, RequestKey
@@ -48,6 +49,9 @@ POLICY: Final = Policy()
 RULES: Final = Rules()
 WORDS_S: Final = 0.35
 PIECES_S: Final = 0.1
+TARIFF: Final = Tariff(models={"wordy": Terms(max_tokens=64)})
+"""For budgets: the model says a few words, and earlier turns have room."""
+
 THINKING_S: Final = (36.0, 48.0)
 """Longer than a client waits without a sign of life."""
 
@@ -63,14 +67,15 @@ _FAILURES: Final = frozenset(
 class Clocks:
     """The front's clock, and the workers', which is `skew_ms` ahead of it. `front`: another one than the true time."""
 
-    def __init__(self, skew_ms: int = 0, *, front: Callable[[], int] | None = None) -> None:
+    def __init__(self, skew_ms: int = 0, *, front: Callable[[], int] | None = None, start_ms: int = EPOCH_MS) -> None:
         self._loop = asyncio.get_running_loop()
         self._skew_ms = skew_ms
         self._front = front
+        self._start_ms = start_ms
 
     def front(self) -> int:
         """Epoch milliseconds."""
-        return EPOCH_MS + round(self._loop.time() * 1000) if self._front is None else self._front()
+        return self._start_ms + round(self._loop.time() * 1000) if self._front is None else self._front()
 
     def worker(self) -> int:
         """Epoch milliseconds."""
@@ -107,6 +112,8 @@ class GeneratedAnswer:
     parts: tuple[AnswerPart, ...] = ()
     misbehaviour: Misbehaviour | None = None
     may_fail: bool = False
+    billed: int = 0
+    """Tokens that a provider bills for it, whatever becomes of it."""
 
 
 class WordyModel:
@@ -185,6 +192,7 @@ class WordyModel:
 
     async def _say(self, run: GeneratedAnswer) -> AsyncGenerator[Piece, None]:
         run.may_fail = self._injector.occurs(FaultKind.MODEL_FAILS, self._faults.model_fails)
+        run.billed = len(run.prompt.messages)
         words = self._text(run.prompt).split(" ")
         pieces: Iterator[str | Part] = iter([word if number == 0 else f" {word}" for number, word in enumerate(words)])
         if self._faults.parts:
@@ -201,6 +209,7 @@ class WordyModel:
                 await asyncio.sleep(self._injector.stream("thoughts").uniform(*THINKING_S))
             if run.may_fail and number == len(words) // 2:
                 raise ModelError(ErrorCode.MODEL_FAILED)
+            run.billed += 1
             yield piece
             number += 1
         yield Finish(output_tokens=len(words), input_tokens=len(run.prompt.messages))
@@ -246,7 +255,7 @@ class Parts:
         delivery_sender = self._new_delivery_sender()
         settings = FrontSettings(
             models=(model.name,),
-            quota=Quota(per_minute=faults.per_minute, max_pending=1_000),
+            quota=Quota(per_minute=faults.per_minute, max_pending=1_000, tariff=TARIFF),
             policy=self._policy,
             queue_survives=faults.split,
         )
@@ -267,6 +276,7 @@ class Parts:
             tokens=SimulatedTokens(clock=clocks.front, lasts_s=faults.token_s) if faults.token_s else None,
             clock=clocks.front,
             is_blocked=store.is_blocked,
+            budgets_of_user=store.budgets_of_user,
         )
         self.janitor = Janitor(
             settings=JanitorSettings(policy=self._policy, queue_survives=faults.split),

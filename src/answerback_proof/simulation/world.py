@@ -22,7 +22,7 @@ from answerback_proof.simulation.injector import DEATHS, FaultInjector, Faults
 from answerback_proof.simulation.invariants import Evidence, Invariants, broken, check_end
 from answerback_proof.simulation.network import FOR_EVER_S, Link, Network, SimulatedLoop
 from answerback_proof.simulation.process import current, install
-from answerback_proof.simulation.server import WANTED, Clocks, GeneratedAnswer, Parts, Server, WordyModel
+from answerback_proof.simulation.server import EPOCH_MS, WANTED, Clocks, GeneratedAnswer, Parts, Server, WordyModel
 from answerback_proof.simulation.store import FaultyChannel, FaultyStore, WatchedStore
 from answerback_proof.workload import Mix
 
@@ -70,7 +70,9 @@ class World:
         )
         skew_ms = 0 if faults.gateways > 1 else injector.stream("skew").randint(-faults.skew_ms, faults.skew_ms)
         injector.counts[FaultKind.CLOCK_SKEW] += skew_ms != 0
-        self._clocks = clocks = Clocks(skew_ms)
+        # Where there are budgets a day ends while questions run.
+        start_ms = EPOCH_MS - 25_000 if faults.budget else EPOCH_MS
+        self._clocks = clocks = Clocks(skew_ms, start_ms=start_ms)
         self.history = RunHistory(clocks.front)
         self._invariants = Invariants(faults=faults, clocks=clocks, store=lambda: self._store, violate=self._violate)
         self._model = WordyModel(injector, faults, watch=self._model_started)
@@ -100,6 +102,10 @@ class World:
             )
             for number in range(case.apps)
         ]
+        if faults.budget:
+            users = sorted({app.user for app in self._apps})
+            assert isinstance(self._store, FaultyStore)
+            self._store.give_budgets(users, faults.budget, now_ms=clocks.front())
         self._mix = Mix(
             streamed=0.7,
             words=(2,),
