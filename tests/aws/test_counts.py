@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Iterator
 import pytest
 
 from answerback.ports import Finish, Piece
+from answerback.protocol.limits import PIECE_BYTES
 from answerback_aws.cost.bill import METRICS, deployed
 from answerback_aws.cost.counts import load_counts
 from answerback_aws.cost.workload import BYTES_A_TOKEN, FRAME_BYTES, Workload, answer_use, deltas
@@ -102,6 +103,28 @@ async def test_an_answer_that_is_not_streamed(warm: Measuring, stack: Stack, in_
     assert measured.sqs + 2 == expected["sqs_requests"]
     assert measured.log_bytes == pytest.approx(expected["log_bytes"], rel=0.15)
     assert not [call for call in measured.calls if call.service in {"RDSData", "other"}]
+
+
+async def test_a_file_and_its_pieces(warm: Measuring) -> None:
+    """By two files of which one has a piece more, each with a question."""
+    answer = await warm.answer("a short question", stream=False)
+    one, two = await warm.file(b"a" * 1_000), await warm.file(b"b" * (PIECE_BYTES + 1))
+    piece, file = COUNTS.piece, COUNTS.file
+    assert {
+        "invocations": two.invocations - one.invocations,
+        "write_units": two.write_units - two.refused_units - one.write_units + one.refused_units,
+        "read_units": two.read_units - one.read_units,
+        "s3_puts": two.s3["PUT"] - one.s3["PUT"],
+        "s3_gets": two.s3["GET"] - one.s3["GET"],
+    } == {name: piece[name] for name in ("invocations", "write_units", "read_units", "s3_puts", "s3_gets")}
+    assert {
+        "invocations": one.invocations - piece["invocations"] - answer.invocations,
+        "write_units": one.write_units - one.refused_units - piece["write_units"] - answer.write_units,
+        "read_units": one.read_units - piece["read_units"] - answer.read_units,
+        "s3_puts": one.s3["PUT"] - piece["s3_puts"],
+        "s3_gets": one.s3["GET"] - piece["s3_gets"],
+    } == {name: file[name] for name in ("invocations", "write_units", "read_units", "s3_puts", "s3_gets")}
+    assert not answer.s3
 
 
 async def test_the_model_of_the_cost_predicts_a_streamed_answer(warm: Measuring, stack: Stack) -> None:

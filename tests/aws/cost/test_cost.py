@@ -202,3 +202,13 @@ def test_the_page_has_the_figures_that_are_computed():
 def test_an_unknown_model_is_a_usage_error(capsys):
     assert run(["cost", "--model", "gpt"]) == 2
     assert "known are" in capsys.readouterr().err
+
+
+def test_files_are_on_the_bill_of_those_who_send_them_and_of_nobody_else():
+    text, files = (estimate(Workload(files=share), region="us-east-1", model=None) for share in (0.0, 0.1))
+    assert not [line for line in text.lines if line.service == "S3"]
+    assert text.usage.s3_puts == 0
+    a_file = (files.usd - text.usd) / (text.workload.answers * 0.1)
+    assert 0.0001 < a_file < 0.0002
+    larger = estimate(Workload(files=0.1, file_kb=1_000), region="us-east-1", model=None)
+    assert larger.usd > files.usd
