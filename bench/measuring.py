@@ -16,7 +16,7 @@ from typing import Any, Final
 from websockets.asyncio.client import ClientConnection, connect
 
 from answerback.clock import epoch_ms
-from answerback.protocol.limits import PIECE_BYTES
+from answerback.protocol.limits import MAX_FRAME_BYTES, PIECE_BYTES
 from answerback_aws.emulator.emulator import Emulator
 from counting_proxy import Call, CountingProxy
 
@@ -291,7 +291,10 @@ def _metrics(lines: Sequence[str]) -> frozenset[str]:
 
 async def _exchange(socket: ClientConnection, frame: Mapping[str, Any], last: str) -> list[str]:
     """Send a frame, and take frames until the `last` action."""
-    await socket.send(json.dumps(frame))
+    text = json.dumps(frame)
+    # API Gateway takes messages of 128 KB, in frames of 32.
+    parts = [text[start : start + MAX_FRAME_BYTES] for start in range(0, len(text), MAX_FRAME_BYTES)]
+    await socket.send(parts if len(parts) > 1 else text)
     frames = []
     async with asyncio.timeout(_WAIT_S):
         while True:

@@ -110,16 +110,21 @@ async def test_a_file_and_its_pieces(warm: Measuring) -> None:
     answer = await warm.answer("a short question", stream=False)
     one, two = await warm.file(b"a" * 1_000), await warm.file(b"b" * (PIECE_BYTES + 1))
     piece, file = COUNTS.piece, COUNTS.file
+
+    def written(measured: Measured) -> float:
+        """Without the texts: this model says in its answer what stands in the file."""
+        return sum(call.write_units for call in measured.calls if call.operation != "PutItem" and call.status < 400)
+
     assert {
         "invocations": two.invocations - one.invocations,
-        "write_units": two.write_units - two.refused_units - one.write_units + one.refused_units,
+        "write_units": written(two) - written(one),
         "read_units": two.read_units - one.read_units,
         "s3_puts": two.s3["PUT"] - one.s3["PUT"],
         "s3_gets": two.s3["GET"] - one.s3["GET"],
     } == {name: piece[name] for name in ("invocations", "write_units", "read_units", "s3_puts", "s3_gets")}
     assert {
         "invocations": one.invocations - piece["invocations"] - answer.invocations,
-        "write_units": one.write_units - one.refused_units - piece["write_units"] - answer.write_units,
+        "write_units": written(one) - piece["write_units"] - written(answer),
         "read_units": one.read_units - piece["read_units"] - answer.read_units,
         "s3_puts": one.s3["PUT"] - piece["s3_puts"],
         "s3_gets": one.s3["GET"] - piece["s3_gets"],

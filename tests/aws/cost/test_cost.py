@@ -171,6 +171,11 @@ def test_the_page_has_the_figures_that_are_computed():
     for service in ("API Gateway", "DynamoDB", "Aurora"):
         shown[service] = sum(usd for (of, _), usd in usual.items() if of == service)
     shown["the rest"] = stack() - sum(shown.values())
+
+    def a_thousand_files(kb: int) -> str:
+        with_files = replace(workload, files=0.1, file_kb=kb)
+        return f"{(stack(with_files) - stack()) / 100:.2f} USD a thousand of"
+
     silent, plain_usd = replace(workload, stream=False), month(workload, plain(), COUNTS, prices) * million
     wanted = [
         *(f"| {name}{', with the Data API' * (name == 'Aurora')} | {usd:.0f} |" for name, usd in shown.items()),
@@ -193,6 +198,7 @@ def test_the_page_has_the_figures_that_are_computed():
         f"which is {usual['Aurora', 'capacity'] / million:.0f} USD in a month",
         f"get {answer_use(silent, deployed(), COUNTS).frames:.0f} frames instead of {one.frames:.0f}, which saves"
         f" {stack() - stack(silent):.0f} USD",
+        f"{a_thousand_files(500)} 500 KB and {a_thousand_files(4096)} 4 MB",
         f"{730 * 0.5 * prices['aurora_acu_hour'].usd:.0f} USD a month for each half unit",
     ]
     assert [text for text in wanted if text not in page] == []
