@@ -55,6 +55,11 @@ class File:
         return cls(name=place.name, data=place.read_bytes(), path=os.fspath(place.absolute()))
 
     @property
+    def kind(self) -> str | None:
+        """As `ModelInfo.attachments` names the kinds that a model takes; None: no model takes it."""
+        return kind_of(self.media_type)
+
+    @property
     def attachment(self) -> Attachment:
         """How a question names it."""
         digest = hashlib.sha256(self.data).hexdigest()
