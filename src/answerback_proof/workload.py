@@ -15,6 +15,7 @@ from answerback.client import (
     AnswerbackError,
     Client,
     Closed,
+    File,
     PendingRequest,
     ProtocolViolation,
     RequestCancelled,
@@ -45,6 +46,7 @@ class PlannedRequest:
     timeout_s: float | None = None
     cancel_after_s: float | None = None
     is_repeated: bool = False
+    files: tuple[File, ...] = ()
 
     def frame(self) -> SendMessage:
         """The frame that asks it."""
@@ -55,6 +57,7 @@ class PlannedRequest:
             conversation_id=self.conversation,
             model=self.model,
             max_tokens=self.max_tokens,
+            attachments=tuple(file.attachment for file in self.files),
         )
 
 
@@ -161,7 +164,8 @@ class App(ABC, Generic[W]):
                 may_time_out=request.timeout_s is not None,
             )
             self.history.add(asked)
-        self.disk[request_id] = PendingRequest(frame=request.frame())
+        paths = tuple(file.path for file in request.files)
+        self.disk[request_id] = PendingRequest(frame=request.frame(), paths=paths)
         self.results[request_id] = asyncio.get_running_loop().create_future()
         if self.window.is_open:
             self.window.ask(request, f"{self.window.name}, again" if again else self.window.name)
@@ -238,6 +242,7 @@ class Window:
             "request_id": request.request_id,
             "model": request.model,
             "max_tokens": request.max_tokens,
+            "attachments": request.files,
         }
         try:
             if request.stream:
