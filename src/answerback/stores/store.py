@@ -471,7 +471,7 @@ class SqlStore:
         row = {**writes.file_named(key), "upload": name, "content": content, "completed_at_ms": now_ms}
         await self._group.call(lambda database: database.execute(sql.COMPLETE_UPLOAD, row))
 
-    async def discard(self, name: str) -> None:
+    async def discard(self, key: FileKey, name: str) -> None:
         await self._group.call(partial(writes.forget_uploads, name=name))
 
     async def examine(self, key: FileKey) -> str | None:
