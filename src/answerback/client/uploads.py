@@ -42,7 +42,7 @@ class File:
     media_type: str = ""
     path: str | None = None
     """Where it can be read again after a restart of the app."""
-    _sha256: str = field(init=False, repr=False, compare=False)
+    sha256: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         size = len(self.data)
@@ -53,7 +53,7 @@ class File:
         if not name:
             raise ValueError("a file needs a name")
         object.__setattr__(self, "name", name)
-        object.__setattr__(self, "_sha256", hashlib.sha256(self.data).hexdigest())
+        object.__setattr__(self, "sha256", hashlib.sha256(self.data).hexdigest())
         if not self.media_type:
             object.__setattr__(self, "media_type", media_type_of(name, self.data))
 
@@ -65,9 +65,14 @@ class File:
         return cls(name=place.name, data=data, path=os.fspath(place.absolute()))
 
     @property
+    def kind(self) -> str | None:
+        """As `ModelInfo.attachments` names the kinds that a model takes; None: no model takes it."""
+        return kind_of(self.media_type)
+
+    @property
     def attachment(self) -> Attachment:
         """How a question names it."""
-        return Attachment(sha256=self._sha256, size=len(self.data), media_type=self.media_type, name=self.name)
+        return Attachment(sha256=self.sha256, size=len(self.data), media_type=self.media_type, name=self.name)
 
 
 Source: TypeAlias = str | os.PathLike[str] | File
