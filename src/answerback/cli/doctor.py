@@ -122,8 +122,12 @@ async def _local(configuration: Configuration, *, token: str | None, deep: bool)
         yield finding
     if any(finding.what == "packages" and finding.level is not Level.OK for finding in installation):
         return
-    async for finding in check_store(settings):
+    server = await asyncio.to_thread(_server, settings.database) if settings.database else []
+    for finding in server:
         yield finding
+    if all(finding.level is not Level.FAIL for finding in server):  # else the store fails by the same
+        async for finding in check_store(settings):
+            yield finding
     for finding in await asyncio.to_thread(check_files, settings, deep=deep):
         yield finding
     async for finding in check_auth(settings, token=token):
@@ -141,6 +145,12 @@ async def _remote(url: str, *, token: str | None, deep: bool) -> AsyncIterator[F
         found = [failure("gateway", f"nobody is there at {url} ({exc.text})", "start it: answerback serve")]
     for finding in found:
         yield finding
+
+
+def _server(url: str) -> list[Finding]:
+    from answerback.cli.database_checks import check_server  # noqa: PLC0415 - an extra
+
+    return check_server(url)
 
 
 def _port(configuration: Configuration, token: str | None) -> list[Finding]:
