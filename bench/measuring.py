@@ -16,6 +16,7 @@ from typing import Any, Final
 from websockets.asyncio.client import ClientConnection, connect
 
 from answerback.clock import epoch_ms
+from answerback.core.budget import Budget, encode_budgets
 from answerback.protocol.limits import MAX_FRAME_BYTES, PIECE_BYTES
 from answerback_aws.emulator.emulator import Emulator
 from counting_proxy import Call, CountingProxy
@@ -180,6 +181,11 @@ class Measuring:
             file = {"sha256": asked["sha256"], "bytes": len(data), "mediaType": "text/plain", "name": "a.txt"}
             frames = await self._ask(socket, "a short question", stream=False, conversation=None, attachments=[file])
             return await self._counted(frames=frames, sent_frames=2 + len(offsets))
+
+    def give_budgets(self, user: str, *budgets: Budget) -> None:
+        """Let the user's answers be counted in these."""
+        item = {"userId": {"S": user}, "window": {"S": "budget"}, "caps": {"S": encode_budgets(budgets)}}
+        self._dynamodb.put_item(TableName=self._outputs["RateLimitsTable"], Item=item)
 
     async def turns(self, count: int) -> None:
         """So many short answers of one user in a row, which then wait to be written to Aurora."""

@@ -206,7 +206,7 @@ def test_a_function_gets_what_it_reads_and_nothing_else(name: str, monkeypatch: 
         else:
             use(composition, *USED[name])
         if name == "FrontFunction":
-            composition._make_tokens()  # for `renewToken`
+            composition._make_tokens(names_team=False)  # for `renewToken`
         if name in {"AuthorizerFunction", "ConnectionsFunction"}:
             assert composition.settings.handshake_rules.allow_origins
         if name in QUEUES:
@@ -224,6 +224,7 @@ def _sample(variable: str) -> str:
         "TRACE_RATIO": "0.5",
         "LEAST_CLIENT": "1.4",
         "JWT_SECRET": "s" * 32,
+        "SYSTEM_BYTES": "1",
     }
     name = variable.removeprefix("ANSWERBACK_")
     if name in {"JWKS_URL", "SETTINGS_URL"}:

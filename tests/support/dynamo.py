@@ -11,7 +11,10 @@ from answerback.core.parts import Content
 from answerback.core.request import Change, Ending, Question, Record, RequestKey, Step
 from answerback.core.transitions import State
 from answerback.ports import (
+    Budget,
+    BudgetState,
     DailyUsage,
+    Period,
     Quota,
     StoredConversation,
     StoredTurn,
@@ -123,8 +126,20 @@ class DynamoStore(DynamoRequests):
     async def set_limit(self, user_id: str, per_minute: int | None, *, now_ms: int) -> None:
         await self._limits_table.set_own_limit(user_id, per_minute)
 
+    async def set_budget(self, holder: str, period: Period, budget: Budget | None, *, now_ms: int) -> None:
+        await self._limits_table.set_budget(holder, period, budget)
+
+    async def set_team(self, user_id: str, team: str | None, *, now_ms: int) -> None:
+        await self._limits_table.set_team(user_id, team)
+
+    async def budgets(self, holder: str, *, now_ms: int) -> Sequence[BudgetState]:
+        return await self._limits_table.states(holder, now_ms=now_ms)
+
+    async def budgets_of_user(self, user_id: str, team: str | None, *, now_ms: int) -> Sequence[BudgetState]:
+        return await self._limits_table.budgets_of_user(user_id, team, now_ms=now_ms)
+
     async def delete_user(self, user_id: str) -> bool:
-        found = await erase_user(self._tables, user_id)
+        found = await erase_user(self._tables, self, user_id)
         if self._files is not None:
             found = await self._files.erase(user_id) or found
         return await self._aurora.delete_user(user_id) or found

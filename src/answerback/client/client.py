@@ -40,11 +40,14 @@ from answerback.core.answer import clean
 from answerback.protocol.codec import encode
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
+    Budget,
+    BudgetInfo,
     ClientInfo,
     Conversation,
     Conversations,
     ConversationSummary,
     Format,
+    GetBudget,
     GetHistory,
     History,
     ListConversations,
@@ -368,6 +371,13 @@ class Client:
     async def restore(self, conversation: str) -> Conversation:
         """Bring a deleted conversation back."""
         return await self._update(UpdateConversation(request_id=_id(), conversation_id=conversation, deleted=False))
+
+    async def budget(self) -> BudgetInfo | None:
+        """How the user's budget stands now; None: there is none, or the server knows no budgets."""
+        if "budgets" not in self._session.features:
+            return None
+        frame = GetBudget(request_id=_id())
+        return (await self._call(frame.request_id, frame, Budget)).budget
 
     # --- the connection ---------------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ from answerback.core.assembly import AnswerFrame, Broken, Ended, Missing
 from answerback.protocol.codec import Data, FrameError, decode_server, encode
 from answerback.protocol.errors import ERRORS, ErrorCode
 from answerback.protocol.frames import (
+    Budget,
     CancelMessage,
     ClientInfo,
     Conversation,
@@ -95,6 +96,11 @@ class Session:
     def limits(self) -> ServerLimits | None:
         """What the server allows, once it has said so."""
         return None if self._welcome is None else self._welcome.limits
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What the server understands beyond the first edition of the protocol, once it has said so."""
+        return () if self._welcome is None else self._welcome.features
 
     @property
     def server(self) -> ServerInfo | None:
@@ -310,7 +316,7 @@ class Session:
                         self._begin(now)
             case Error():
                 self._take_error(link, frame, now)
-            case History() | Conversations() | Conversation() | UploadState() | TokenRenewed():
+            case History() | Conversations() | Conversation() | UploadState() | TokenRenewed() | Budget():
                 self._effects.extend(self._calls.answered(frame))
             case Pong():
                 if link == self._link:
@@ -397,6 +403,8 @@ class Session:
                     retry_after_ms=None if body is None else body.retry_after_ms,
                     request_id=exchange.request_id,
                     answer=answer,
+                    reason=None if body is None else body.reason,
+                    resets_at=None if body is None else body.resets_at,
                 )
                 self._questions.fail(exchange, error, now=now)
 

@@ -24,6 +24,7 @@ def cost(
     tokens_out: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 400,
     stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Text as it comes, or whole.")] = True,
     speed: Annotated[float, typer.Option(min=1.0, help="Tokens a second that the model writes.")] = 80.0,
+    budgets: Annotated[int, typer.Option(min=0, max=4, help="Budgets that an answer is counted in.")] = 0,
     cached: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the questions' tokens that is read from Bedrock's cache.")
     ] = 0.0,
@@ -60,6 +61,7 @@ def cost(
         cached=cached,
         files=files,
         file_kb=file_kb,
+        budgets=budgets,
     )
     try:
         found = estimate(workload, region=region, model=None if model == "none" else model)

@@ -23,6 +23,7 @@ class UnitCounts:
     connection: Section
     ping: Section
     answer: Section
+    budget: Section
     poll: Section
     renewal: Section
     write_behind: Section

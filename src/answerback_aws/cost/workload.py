@@ -47,8 +47,8 @@ class Workload:
     """`apps` are open `hours` a day on `days` days a month and ask `requests` questions a day each.
 
     Tokens are of one question (with its context) and one answer. `first_token_s`: the model's wait before it speaks.
-    `cached`: the share of a question's tokens that Bedrock reads from its cache of prompts. `files`: how many new files
-    a question comes with, of `file_kb` each.
+    `cached`: the share of a question's tokens that Bedrock reads from its cache of prompts. `budgets`: how many an
+    answer is counted in. `files`: how many new files a question comes with, of `file_kb` each.
     """
 
     apps: int = 1000
@@ -63,6 +63,7 @@ class Workload:
     cached: float = 0.0
     files: float = 0.0
     file_kb: int = 500
+    budgets: int = 0
 
     @property
     def answers(self) -> float:
@@ -179,6 +180,7 @@ def answer_use(workload: Workload, design: Design, counts: UnitCounts) -> Answer
         invocations=a["invocations"],
         busy_ms=a["front_ms"] + a["worker_ms"] + late["busy_ms"] + late["batch_busy_ms"] / late["batch_turns"],
         write_units=a["write_units"]
+        + workload.budgets * counts.budget["write_units"]
         + math.ceil((text_bytes + a["answer_item_bytes"]) / WRITE_BYTES)
         + renewals * counts.renewal["write_units"]
         + workload.tokens_out * design.items_a_token

@@ -9,8 +9,8 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
 
 from answerback.clock import epoch_ms
@@ -257,7 +257,8 @@ class Composition:
         """The verifier of tokens; None in a stack that allows anonymous connections."""
         return LazyTokens(self._make_tokens) if self.settings.has_tokens else None
 
-    def _make_tokens(self) -> "JwtTokens":
+    def _make_tokens(self, *, names_team: bool = True) -> "JwtTokens":
+        """`names_team`: the authorizer's say who the team is; of a renewed token only the user is looked at."""
         from answerback.auth import JwtTokens, fetched_keys  # noqa: PLC0415
 
         settings = self.settings
@@ -268,6 +269,7 @@ class Composition:
             issuer=settings.jwt_issuer,
             audience=settings.jwt_audience,
             user_claim=settings.user_claim,
+            team_claim=settings.team_claim if names_team else None,
         )
 
     @cached_property
@@ -316,7 +318,7 @@ class Composition:
         settings = FrontSettings(
             models=tuple(self.settings.model_limits),
             model_limits=self.settings.model_limits,
-            quota=self.settings.quota,
+            quota=replace(self.settings.quota, tariff=self.settings.tariff),
             policy=self.settings.policy,
             max_tokens=self.settings.max_tokens,
             lock_system=self.settings.lock_system,
@@ -339,11 +341,12 @@ class Composition:
             connections=self.connections,
             history_pages=HistoryPages(history=HistoryInBothForms(self.history), clock=epoch_ms),
             delivery_sender=self.delivery_sender,
-            tokens=self.tokens,
+            tokens=LazyTokens(partial(self._make_tokens, names_team=False)) if self.settings.has_tokens else None,
             clock=epoch_ms,
             is_blocked=self.limits.is_blocked,
             store_id=self.store_id.read,
             uploads=self.uploads,
+            budgets_of_user=self.limits.budgets_of_user,
         )
 
     @cached_property

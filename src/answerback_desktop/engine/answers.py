@@ -40,6 +40,7 @@ from answerback_desktop.engine.events import (
     TurnsRemoved,
 )
 from answerback_desktop.engine.outbox import StoredOutbox
+from answerback_desktop.engine.parts import WANTED, Writer
 from answerback_desktop.records import Conversation, Turn, TurnStatus
 from answerback_desktop.settings import Settings
 from answerback_desktop.store.store import AccountStore
@@ -114,6 +115,7 @@ class Answers:
             system=system,
             max_tokens=settings.max_tokens,
             replaces=replaces,
+            parts=WANTED,
         )
         try:
             stream = None if client is None else _begin(client, frame)
@@ -204,6 +206,7 @@ def _begin(client: Client, frame: SendMessage) -> AnswerStream | None:
             max_tokens=frame.max_tokens,
             replaces=frame.replaces,
             request_id=frame.request_id,
+            parts=frame.parts or (),
             total_timeout=WAIT_S,
         )
     except MessageTooLarge:
@@ -225,6 +228,7 @@ class LiveAnswer:
         self._turn = turn
         self._parts = [turn.answer]
         self._length = len(turn.answer)
+        self._writer = Writer()
         self.is_unsaved = False
 
     @property
@@ -251,10 +255,11 @@ class LiveAnswer:
                 return self._become(TurnStatus.STREAMING, attempt=attempt)
             case Started(attempt) | Restarted(attempt):
                 self._set_text("")
+                self._writer = Writer()
                 return self._become(TurnStatus.STREAMING, attempt=attempt)
-            case Text():
-                return self._take_text(event)
-            case Thinking() | Uploading() | PartStarted() | PartText():
+            case Text() | PartStarted() | PartText():
+                return self._take_text(self._writer.length, self._writer.take(event))
+            case Thinking() | Uploading():
                 return None
 
     def _become(self, status: TurnStatus, *, position: int | None = None, attempt: int = 0) -> TurnChanged:
@@ -262,16 +267,15 @@ class LiveAnswer:
         self.is_unsaved = True
         return TurnChanged(self.turn)
 
-    def _take_text(self, event: Text) -> TurnChanged | TextAppended | None:
-        delta = event.delta
-        if event.offset != self._length:
-            shown = self.text[event.offset : event.offset + len(delta)]
-            if event.offset > self._length or not delta.startswith(shown):
-                self._set_text(event.snapshot)
+    def _take_text(self, offset: int, delta: str) -> TurnChanged | TextAppended | None:
+        if offset != self._length:
+            shown = self.text[offset : offset + len(delta)]
+            if offset > self._length or not delta.startswith(shown):
+                self._set_text(self._writer.text)
                 return self._become(TurnStatus.STREAMING)
             delta = delta[len(shown) :]
-            if not delta:
-                return None
+        if not delta:
+            return None
         offset = self._length
         self._parts.append(delta)
         self._length += len(delta)

@@ -4,12 +4,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from answerback.clock import epoch_ms
 from answerback.core.admission import is_locked, locked, unlocked
-from answerback.core.request import Record, cancel
+from answerback.core.budget import Budget, BudgetState, Period, encode_budgets
+from answerback.core.request import Record, RequestKey, cancel, erase
 from answerback.ports import DailyUsage, Requests, StoredUser
 from answerback.stores import statements as sql
 from answerback.stores.encoding import user_of
 from answerback.stores.statements import Params
+from answerback.stores.store import caps_row
 from answerback.stores.user_data import line_of
 from answerback_aws.runtime.aurora import operations
 from answerback_aws.runtime.aurora.data_api import DataApi, Statements
@@ -112,9 +115,32 @@ class AwsUsers:
             statement = sql.SET_CONVERSATION_RETENTION
         return (await self._api.write(lambda statements: statements.execute(statement, row))).changed > 0
 
-    async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
+    async def set_budget(self, holder: str, period: Period, budget: Budget | None, *, now_ms: int) -> None:
+        """Set it on DynamoDB, where acceptance looks, then show it in Aurora. The same command again repairs either."""
+        budgets = await self._limits.set_budget(holder, period, budget)
+        statement, row = caps_row(holder, now_ms)
+        row["caps"] = encode_budgets(budgets)
+        await self._api.write(lambda statements: statements.execute(statement, row))
+
+    async def set_team(self, user_id: str, team: str | None, *, now_ms: int) -> None:
+        row: Params = {"user_id": user_id, "team": team, "created_at_ms": now_ms}
+        await self._limits.set_team(user_id, team)
+        await self._api.write(lambda statements: statements.execute(sql.SET_TEAM, row))
+
+    async def budgets(self, holder: str, *, now_ms: int) -> Sequence[BudgetState]:
+        return await self._limits.states(holder, now_ms=now_ms)
+
+    async def teams(self) -> Sequence[str]:
+        found = await self._api.read(lambda statements: statements.execute(sql.SELECT_TEAMS))
+        return [team for team, _ in found.rows]
+
+    async def usage(
+        self, user_id: str | None, *, since_day: str | None = None, by_model: bool = False
+    ) -> Sequence[DailyUsage]:
         await self._write_behind.flush(user_id)
-        return await self._api.read(lambda statements: operations.usage(statements, user_id, since_day=since_day))
+        return await self._api.read(
+            lambda statements: operations.usage(statements, user_id, since_day=since_day, by_model=by_model)
+        )
 
     async def export(self, user_id: str) -> AsyncIterator[bytes]:
         """What Aurora has, then every item of DynamoDB, then files. A turn of the last three months is in both."""
@@ -152,7 +178,7 @@ class AwsUsers:
             await operations.lock_users(statements, [user_id])
             return await operations.delete_user(statements, user_id)
 
-        was_here = await erase_user(self._database, user_id)
+        was_here = await erase_user(self._database, self._requests, user_id)
         if self._files is not None:
             was_here = await self._files.erase(user_id) or was_here
         was_there = await self._api.write(erase)
@@ -186,10 +212,10 @@ async def forget_connections(database: Database, user_id: str) -> list[str]:
     return open_now
 
 
-async def erase_user(database: Database, user_id: str) -> bool:
+async def erase_user(database: Database, requests: Requests, user_id: str) -> bool:
     """Delete every item of the user but a lock-out, for good; whether there was any. May be repeated.
 
-    Raises: Unavailable.
+    A request that holds some of a team's budget ends first, and so gives it back. Raises: Unavailable.
 
     erase     records ──► texts and turns ──► minutes and limit ──► sessions and their connections
                       ▲
@@ -204,10 +230,13 @@ async def erase_user(database: Database, user_id: str) -> bool:
             table,
             "userId = :u",
             {":u": user_id},
-            ProjectionExpression="#s, connectionId, perMinute",
-            ExpressionAttributeNames={"#s": sort_key},
+            ProjectionExpression="#s, connectionId, perMinute, #hold",
+            ExpressionAttributeNames={"#s": sort_key, "#hold": "hold"},
             ConsistentRead=True,
         )
+        for item in items:
+            if "hold" in item:
+                await requests.change(RequestKey(user_id, item[sort_key]["S"]), partial(erase, now_ms=epoch_ms()))
         keys: list[dict[str, Value]] = [
             {"userId": user_id, sort_key: item[sort_key]["S"]}
             for item in items

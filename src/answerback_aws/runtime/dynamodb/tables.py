@@ -5,7 +5,9 @@
     Sessions       userId          sessionId   which connection is the address of the session, with its generation
     Requests       userId          requestId   the record that decides about a request
     Conversations  userId          item        a text of a request, an ended turn, the mark of a deletion, or an upload
-    RateLimits     userId          window      how often the user asked in a minute, the user's own limit, begun uploads
+    RateLimits     userId          window      how often the user asked in a minute, the user's own limit, what uploads
+                                               were begun, budgets and their counters; a team's are under `team NAME`,
+                                               which no user id is
 
 Everything of a user stands in the user's own partitions, so that erasing a user is one query a table and costs no
 index. Two indexes are sparse: an item is in them only while it has the sort key.
