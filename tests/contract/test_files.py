@@ -182,3 +182,14 @@ async def test_files_are_erased_with_their_user(store):
     assert await store.read_file(key_of(user="bob")) == DATA
     await store.begin(key_of(), "anew", now_ms=NOW_MS)
     assert (await store.upload(key_of())).have == frozenset()
+
+
+async def test_a_piece_that_came_as_its_upload_was_deleted_goes_with_the_next_sweep(backend):
+    store = await backend.make()
+    orphan = {"upload": "gone", "piece": 0, "data": b"x"}
+    insert = "INSERT INTO pieces (upload, piece, data) VALUES (:upload, :piece, :data)"
+    await store._group.call(lambda database: database.execute(insert, orphan))
+    kept = await bring(store, 1_000)
+    await store.purge_files(now_ms=2_000)
+    rows = await store._rows("SELECT DISTINCT upload FROM pieces")
+    assert rows == [(kept.name,)]

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from answerback.core.request import Claimed, Ended, RequestKey, cancel, expire
+from answerback.core.uploads import MAX_OPEN, FileKey
 from answerback.ports import Accepted, Bound, Connection, Existing, Limited, Superseded, Unavailable
 from answerback.protocol.errors import ErrorCode
 from answerback.stores import StoreError
@@ -186,6 +187,13 @@ async def test_what_is_taken_over_stands_before_what_was_accepted_later(actors):
     assert [record.request_id for record in records] == ["r1", "r2", "r3"]
     assert not isinstance(await b.claim("r2"), Claimed)
     assert isinstance(await b.claim("r1"), Claimed)
+
+
+async def test_what_a_user_may_begin_is_bounded_over_both(stores):
+    keys = [FileKey("ann", f"{number:064x}", 10) for number in range(4 * MAX_OPEN)]
+    await asyncio.gather(*(stores[n % 2].begin(key, key.sha256, now_ms=1_000) for n, key in enumerate(keys)))
+    rows = await stores[0]._rows("SELECT count(*) FROM uploads")
+    assert rows == [(MAX_OPEN,)]
 
 
 async def test_a_gateway_goes_on_beside_a_newer_one_whose_tables_have_more(actors, postgres_server, schema):

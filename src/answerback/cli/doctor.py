@@ -63,7 +63,9 @@ def doctor(
     url: Annotated[
         str | None, typer.Option(metavar="URL", help="Look at this gateway only, as an app would.", show_default=False)
     ] = None,
-    deep: Annotated[bool, typer.Option("--deep", help="Also load the model and ask it something.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also read every page of the store, and ask the model something.")
+    ] = False,
     config: ConfigFile = None,
     data_dir: DataDir = None,
     database: DatabaseUrl = None,

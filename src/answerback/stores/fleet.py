@@ -39,7 +39,7 @@ from answerback.core.budget import (
 from answerback.core.parts import NOTHING, Content
 from answerback.core.request import Busy, Change, Question, Record, RequestKey, Unknown
 from answerback.core.transitions import State
-from answerback.ports import Accepted, Admission, Bound, Connection, Quota, StoredConversation, Superseded, Unavailable
+from answerback.ports import Accepted, Admission, Bound, Connection, Quota, Superseded, Unavailable
 from answerback.stores import statements as sql
 from answerback.stores import writes
 from answerback.stores.database import Connection as Thread
@@ -597,18 +597,8 @@ class FleetStore(PostgresStore):
 
     # --- users and conversations: under the lock of their user
 
-    async def update_conversation(
-        self, user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
-    ) -> StoredConversation | None:
-        update = partial(
-            writes.update_conversation,
-            user_id=user_id,
-            conversation_id=conversation_id,
-            title=title,
-            deleted=deleted,
-            now_ms=now_ms,
-        )
-        return await self._fleet.do(lambda transaction: transaction.run(update), users=(user_id,))
+    async def _write_of(self, user_id: str, function: Callable[[Database], T]) -> T:
+        return await self._fleet.do(lambda transaction: transaction.run(function), users=(user_id,))
 
     async def _expire(self, rows: Sequence[sql.Row]) -> int:
         expire = partial(writes.expire, rows=rows)
