@@ -165,6 +165,11 @@ class Measuring:
             seconds = time.monotonic() - begun
             return await self._counted(frames=frames, sent_frames=1, seconds=seconds)
 
+    def give_budgets(self, user: str, *budgets: Budget) -> None:
+        """Let the user's answers be counted in these."""
+        item = {"userId": {"S": user}, "window": {"S": "budget"}, "caps": {"S": encode_budgets(budgets)}}
+        self._dynamodb.put_item(TableName=self._outputs["RateLimitsTable"], Item=item)
+
     async def file(self, data: bytes) -> Measured:
         """A new file, asked for, brought, and named by a question whose answer is not streamed."""
         asked = {"action": "putPiece", "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
@@ -181,11 +186,6 @@ class Measuring:
             file = {"sha256": asked["sha256"], "bytes": len(data), "mediaType": "text/plain", "name": "a.txt"}
             frames = await self._ask(socket, "a short question", stream=False, conversation=None, attachments=[file])
             return await self._counted(frames=frames, sent_frames=2 + len(offsets))
-
-    def give_budgets(self, user: str, *budgets: Budget) -> None:
-        """Let the user's answers be counted in these."""
-        item = {"userId": {"S": user}, "window": {"S": "budget"}, "caps": {"S": encode_budgets(budgets)}}
-        self._dynamodb.put_item(TableName=self._outputs["RateLimitsTable"], Item=item)
 
     async def turns(self, count: int) -> None:
         """So many short answers of one user in a row, which then wait to be written to Aurora."""

@@ -106,6 +106,16 @@ async def test_an_answer_that_is_not_streamed(warm: Measuring, stack: Stack, in_
     assert not [call for call in measured.calls if call.service in {"RDSData", "other"}]
 
 
+@pytest.mark.parametrize("periods", [[Period.MONTH], list(Period)])
+async def test_an_answer_under_budgets(warm: Measuring, stack: Stack, periods: list[Period]) -> None:
+    user = stack.name("user")
+    warm.give_budgets(user, *(Budget(10**9, Unit.TOKENS, period) for period in periods))
+    measured = await warm.answer("a short question", stream=False, user=user)
+    more = len(periods) * COUNTS.budget["write_units"]
+    assert measured.write_units - measured.refused_units == COUNTS.answer["write_units"] + 1 + more
+    assert measured.read_units == COUNTS.answer["read_units"]
+
+
 async def test_a_file_and_its_pieces(warm: Measuring) -> None:
     """By two files of which one has a piece more, each with a question."""
     answer = await warm.answer("a short question", stream=False)
@@ -131,16 +141,6 @@ async def test_a_file_and_its_pieces(warm: Measuring) -> None:
         "s3_gets": one.s3["GET"] - piece["s3_gets"],
     } == {name: file[name] for name in ("invocations", "write_units", "read_units", "s3_puts", "s3_gets")}
     assert not answer.s3
-
-
-@pytest.mark.parametrize("periods", [[Period.MONTH], list(Period)])
-async def test_an_answer_under_budgets(warm: Measuring, stack: Stack, periods: list[Period]) -> None:
-    user = stack.name("user")
-    warm.give_budgets(user, *(Budget(10**9, Unit.TOKENS, period) for period in periods))
-    measured = await warm.answer("a short question", stream=False, user=user)
-    more = len(periods) * COUNTS.budget["write_units"]
-    assert measured.write_units - measured.refused_units == COUNTS.answer["write_units"] + 1 + more
-    assert measured.read_units == COUNTS.answer["read_units"]
 
 
 async def test_the_model_of_the_cost_predicts_a_streamed_answer(warm: Measuring, stack: Stack) -> None:

@@ -19,13 +19,14 @@ SEEDS = {
     "parts-quiet": 60,
     "aws-parts": 60,
     "aws-parts-quiet": 60,
+    "uploads": 60,
     "thinking": 60,
     "aws-thinking": 60,
     "fleet": 120,
     "fleet-quiet": 200,
     "fleet-limits": 60,
 }
-"""1,300 in all, a tenth of them in every run of the tests; `answerback simulate --seeds 100000` for more."""
+"""1,360 in all, a tenth of them in every run of the tests; `answerback simulate --seeds 100000` for more."""
 
 
 @pytest.fixture(autouse=True)

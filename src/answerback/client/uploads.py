@@ -65,6 +65,11 @@ class File:
         return cls(name=place.name, data=data, path=os.fspath(place.absolute()))
 
     @property
+    def kind(self) -> str | None:
+        """As `ModelInfo.attachments` names the kinds that a model takes; None: no model takes it."""
+        return kind_of(self.media_type)
+
+    @property
     def attachment(self) -> Attachment:
         """How a question names it."""
         return Attachment(sha256=self.sha256, size=len(self.data), media_type=self.media_type, name=self.name)

@@ -59,9 +59,9 @@ def cost(
         stream=stream,
         tokens_per_second=speed,
         cached=cached,
+        budgets=budgets,
         files=files,
         file_kb=file_kb,
-        budgets=budgets,
     )
     try:
         found = estimate(workload, region=region, model=None if model == "none" else model)

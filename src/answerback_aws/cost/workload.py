@@ -61,9 +61,9 @@ class Workload:
     tokens_per_second: float = 80.0
     first_token_s: float = 0.6
     cached: float = 0.0
+    budgets: int = 0
     files: float = 0.0
     file_kb: int = 500
-    budgets: int = 0
 
     @property
     def answers(self) -> float:

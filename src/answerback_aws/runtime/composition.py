@@ -345,8 +345,8 @@ class Composition:
             clock=epoch_ms,
             is_blocked=self.limits.is_blocked,
             store_id=self.store_id.read,
-            uploads=self.uploads,
             budgets_of_user=self.limits.budgets_of_user,
+            uploads=self.uploads,
         )
 
     @cached_property

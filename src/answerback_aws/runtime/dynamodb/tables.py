@@ -5,8 +5,8 @@
     Sessions       userId          sessionId   which connection is the address of the session, with its generation
     Requests       userId          requestId   the record that decides about a request
     Conversations  userId          item        a text of a request, an ended turn, the mark of a deletion, or an upload
-    RateLimits     userId          window      how often the user asked in a minute, the user's own limit, what uploads
-                                               were begun, budgets and their counters; a team's are under `team NAME`,
+    RateLimits     userId          window      how often the user asked in a minute, the user's own limit, begun
+                                               uploads, budgets and their counters; a team's are under `team NAME`,
                                                which no user id is
 
 Everything of a user stands in the user's own partitions, so that erasing a user is one query a table and costs no

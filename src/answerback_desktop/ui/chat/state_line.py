@@ -39,6 +39,8 @@ def state_line(
     """The line of a turn. `titles`: of models that have one."""
     retry, titles = turn.retry_in_s, titles or {}
     match turn.status:
+        case TurnStatus.OUTBOX if is_online and turn.sent_percent is not None:
+            return StateLine(tone=Tone.WAITING, text=texts.sending_files.format(percent=turn.sent_percent))
         case TurnStatus.OUTBOX:
             return StateLine(tone=Tone.WAITING, text=texts.outbox)
         case TurnStatus.QUEUED | TurnStatus.STREAMING if not is_online:
@@ -55,6 +57,8 @@ def state_line(
             reason = "" if turn.failure is None else texts.failures[turn.failure.code]
             if turn.failure is not None and turn.failure.code is FailureCode.MODEL_FAILED and not turn.length:
                 reason = texts.no_answer
+            if turn.failure is not None and turn.failure.code is FailureCode.FORBIDDEN and turn.attachments:
+                reason = texts.files_refused
             return StateLine(tone=Tone.FAILED, text=reason, retry_in_s=retry)
         case TurnStatus.COMPLETED if not turn.length:
             text = texts.empty_cut if turn.is_cut else texts.empty_answer
