@@ -203,16 +203,18 @@ async def model_server(*, word_ms: int) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def litellm(upstream: str) -> AsyncIterator[ServerProcess]:
-    """LiteLLM's proxy before a model server; its URL is of HTTP. Raises: ProcessFailed."""
-    port = str(free_ports(1)[0])
-    words = [str(LITELLM_PROGRAM), "--config", str(PEERS / "litellm.yaml"), "--host", "127.0.0.1", "--port", port]
+async def litellm(
+    upstream: str, *, config: Path = PEERS / "litellm.yaml", port: int | None = None
+) -> AsyncIterator[ServerProcess]:
+    """LiteLLM's proxy before a model server; its URL is of HTTP. `port` None: a free one. Raises: ProcessFailed."""
+    at = str(port or free_ports(1)[0])
+    words = [str(LITELLM_PROGRAM), "--config", str(config), "--host", "127.0.0.1", "--port", at]
     nowhere = asyncio.subprocess.DEVNULL
     # No key: the gateway asks for none here either. And no call of the internet at the start.
     local = {"LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     environment = dict(os.environ) | local | {"UPSTREAM": f"{upstream}/v1"}
     started = await asyncio.create_subprocess_exec(*words, stdout=nowhere, stderr=nowhere, env=environment)
-    process = ServerProcess(url=f"http://127.0.0.1:{port}", process=started)
+    process = ServerProcess(url=f"http://127.0.0.1:{at}", process=started)
     try:
         async with asyncio.timeout(_TIME_LIMIT_S), aiohttp.ClientSession() as session:
             while True:

@@ -21,11 +21,13 @@ from answerback.protocol.codec import encode
 from answerback.protocol.errors import ERRORS
 from answerback.protocol.frames import (
     VISIBLE,
+    Budget,
     CancelMessage,
     ClientFrame,
     Conversation,
     Conversations,
     Error,
+    GetBudget,
     GetHistory,
     GoAway,
     Hello,
@@ -69,6 +71,7 @@ REPLIES: Final[Mapping[Frame, Sequence[Frame]]] = MappingProxyType(
         UpdateConversation: (Conversation, Error),
         PutPiece: (UploadState, Error),
         RenewToken: (TokenRenewed, Error),
+        GetBudget: (Budget, Error),
         Ping: (Pong,),
     }
 )

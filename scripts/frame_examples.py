@@ -120,6 +120,7 @@ def _from_client() -> Sequence[Example]:
             "a fresh token",
             frames.RenewToken(request_id="renew-1", token="eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl"),  # noqa: S106
         ),
+        Example("how does the budget stand", frames.GetBudget(request_id="budget-1")),
         Example("sign of life", frames.Ping()),
     )
 
@@ -195,6 +196,19 @@ def _from_server() -> Sequence[Example]:
         ),
         Example(
             "the fresh token counts", frames.TokenRenewed(request_id="renew-1", expires_at="2026-01-01T01:00:00.000Z")
+        ),
+        Example(
+            "how a budget stands",
+            frames.Budget(
+                request_id="budget-1",
+                budget=frames.BudgetInfo(
+                    unit="microUsd",
+                    limit=20_000_000,
+                    used=3_120_400,
+                    reserved=52_000,
+                    resets_at="2026-02-01T00:00:00.000Z",
+                ),
+            ),
         ),
         Example("answer to ping", frames.Pong()),
         Example(

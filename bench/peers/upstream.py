@@ -1,6 +1,7 @@
 """A model server of the OpenAI protocol that answers with the question, a word a chunk.
 
-Usage: upstream.py WORD_MS    the time for a word; GET /streams counts those that are open and those that were cut off
+Usage: upstream.py WORD_MS    the time for a word; GET /streams counts those that are open, those that were cut off, and
+                              the tokens that a provider would bill: a word is one, and what was sent is paid for
 """
 
 import asyncio
@@ -13,7 +14,7 @@ import uvloop
 from aiohttp import web
 
 WORD_S = float(sys.argv[1]) / 1000
-STREAMS = {"open": 0, "stopped": 0, "last_stopped_at": 0.0}
+STREAMS = {"open": 0, "stopped": 0, "last_stopped_at": 0.0, "billed": 0}
 
 
 def event(delta: dict[str, str], finish_reason: str | None = None) -> bytes:
@@ -23,7 +24,10 @@ def event(delta: dict[str, str], finish_reason: str | None = None) -> bytes:
 
 
 async def complete(request: web.Request) -> web.StreamResponse:
-    question = (await request.json())["messages"][-1]["content"]
+    asked = await request.json()
+    question = asked["messages"][-1]["content"]
+    sent, taken = 0, sum(len(message["content"].split()) for message in asked["messages"])
+    STREAMS["billed"] += taken
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     STREAMS["open"] += 1
     try:
@@ -31,8 +35,14 @@ async def complete(request: web.Request) -> web.StreamResponse:
         for word in re.findall(r"\S+\s*", question):
             if WORD_S:
                 await asyncio.sleep(WORD_S)
+            sent, STREAMS["billed"] = sent + 1, STREAMS["billed"] + 1
             await response.write(event({"content": word}))
-        await response.write(event({}, "stop") + b"data: [DONE]\n\n")
+        await response.write(event({}, "stop"))
+        if (asked.get("stream_options") or {}).get("include_usage"):
+            usage = {"prompt_tokens": taken, "completion_tokens": sent, "total_tokens": taken + sent}
+            chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "echo", "choices": []}
+            await response.write(b"data: " + json.dumps({**chunk, "usage": usage}).encode() + b"\n\n")
+        await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
     except (ConnectionError, asyncio.CancelledError):
         STREAMS["stopped"] += 1

@@ -9,6 +9,7 @@ from harness.assembly import assembly
 from harness.codec import client_frames, server_frames
 from harness.listener import handshake, listener
 from harness.model_reader import model_reader
+from harness.parts import parts
 from harness.service import front
 from harness.session import session
 from harness.sse import sse
@@ -22,6 +23,7 @@ TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = MappingProxyType(
             server_frames,
             session,
             assembly,
+            parts,
             sse,
             model_reader,
             front,

@@ -78,6 +78,7 @@ class JwtTokens:
         issuer: str | None = None,
         audience: str | None = None,
         user_claim: str = defaults.USER_CLAIM,
+        team_claim: str | None = None,
         leeway_s: int = defaults.LEEWAY_S,
     ) -> None:
         if (secret is None) == (keys is None):
@@ -87,6 +88,7 @@ class JwtTokens:
         self._issuer = issuer
         self._audience = audience
         self._user_claim = user_claim
+        self._team_claim = team_claim
         self._leeway_s = leeway_s
 
     async def identify(self, token: str) -> Identity:
@@ -147,7 +149,14 @@ class JwtTokens:
         # PyJWT takes whatever Python can make an integer of.
         if isinstance(exp, bool) or not isinstance(exp, int | float) or exp >= 2**53:
             raise TokenRefused("the claim exp is not a time")
-        return Identity(normal_id(user_id), (int(exp) + self._leeway_s) * 1000)
+        team = None if self._team_claim is None else claims.get(self._team_claim)
+        if team is not None and not is_id(team):
+            raise TokenRefused(f"the claim {self._team_claim} is not a team")
+        return Identity(
+            normal_id(user_id),
+            (int(exp) + self._leeway_s) * 1000,
+            team=None if team is None else normal_id(team),
+        )
 
 
 _CHECKS: Final[Options] = {"require": ["exp"], "verify_iat": False, "verify_sub": False, "verify_jti": False}

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from answerback.core import defaults
 from answerback.core.admission import Accepted, Admission, Blocked, Existing, Full, Limited, Quota
+from answerback.core.budget import Budget, BudgetState, OverBudget, Period, Price
 from answerback.core.context import TOKENS_PER_BYTE, Message
 from answerback.core.parts import Content, Mark, visible
 from answerback.core.request import Change, Question, Record, RequestKey
@@ -23,6 +24,8 @@ __all__ = [
     "Admission",
     "Blocked",
     "Bound",
+    "Budget",
+    "BudgetState",
     "Connection",
     "Connections",
     "DailyUsage",
@@ -39,8 +42,11 @@ __all__ = [
     "ModelError",
     "ModelFault",
     "ModelLimits",
+    "OverBudget",
     "Part",
+    "Period",
     "Piece",
+    "Price",
     "Prompt",
     "Queue",
     "Quota",
@@ -226,7 +232,7 @@ class Files(Protocol):
     async def complete(self, key: FileKey, name: str, *, content: str, now_ms: int) -> None:
         """The file is whole, or is young again: it may be named by questions from now on."""
 
-    async def discard(self, name: str) -> None:
+    async def discard(self, key: FileKey, name: str) -> None:
         """Forget an unfinished upload: together its pieces are another file."""
 
     async def examine(self, key: FileKey) -> str | None:
@@ -250,18 +256,20 @@ class StoredUser:
     conversations: int
     turns: int
     blocked: bool = False
+    team: str | None = None
     keep_days: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DailyUsage:
-    """What a user used on one day (UTC, `YYYY-MM-DD`)."""
+    """What a user used on one day (UTC, `YYYY-MM-DD`). `model`: with that one; None: with all, or nobody knows."""
 
     user_id: str
     day: str
     requests: int
     input_tokens: int
     output_tokens: int
+    model: str | None = None
 
 
 class Users(Protocol):
@@ -287,8 +295,22 @@ class Users(Protocol):
         Creates the user if there is none. Returns false if there is no such conversation.
         """
 
-    async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
-        """By day and user, ascending; all users if `user_id` is None."""
+    async def set_budget(self, holder: str, period: Period, budget: Budget | None, *, now_ms: int) -> None:
+        """Set what a user or a team (`core.budget.team_holder`) may use in each `period`; None: no budget."""
+
+    async def set_team(self, user_id: str, team: str | None, *, now_ms: int) -> None:
+        """Put the user into a team; None: into none. Creates the user if there is none."""
+
+    async def budgets(self, holder: str, *, now_ms: int) -> Sequence[BudgetState]:
+        """The budgets of a user or a team, and how they stand."""
+
+    async def teams(self) -> Sequence[str]:
+        """The teams that have a budget, ascending."""
+
+    async def usage(
+        self, user_id: str | None, *, since_day: str | None = None, by_model: bool = False
+    ) -> Sequence[DailyUsage]:
+        """By day and user, ascending; all users if `user_id` is None. `by_model`: a row for each model."""
 
     def export(self, user_id: str) -> AsyncIterator[bytes]:
         """Everything that is stored about the user and that `delete_user` erases, each thing a line of JSON."""
@@ -305,7 +327,8 @@ class Connection:
     """One open socket. `user_id` None: not known yet (no auth, and no frame has named it).
 
     `generation` None: the connection is not its session's address yet; that comes with its first frame.
-    Instants are epoch milliseconds. `token_expires_at_ms` None: no token, or one that does not expire.
+    `team`: of the user, if the token has it. Instants are epoch milliseconds. `token_expires_at_ms` None: no token, or
+    one that does not expire.
     """
 
     connection_id: str
@@ -316,6 +339,7 @@ class Connection:
     authenticated: bool = False
     token_expires_at_ms: int | None = None
     generation: int | None = None
+    team: str | None = None
     source_ip: str = ""
     user_agent: str = ""
 
@@ -546,10 +570,15 @@ class ModelLimits:
     `attachments`: the kinds of files that it takes besides text (`core.uploads`). `parts`: the kinds of parts that it
     is known to give besides text.
     `format`: whether it takes `Prompt.json_schema`; another one is told in its system text.
+    `context_reserve`: tokens that a budget reserves for earlier turns. `price`: for budgets in money. `stops_billing`:
+    an answer that is given up costs no more than what came.
     """
 
     answer_timeout_s: int | None = None
     max_tokens: int | None = None
+    context_reserve: int | None = None
+    price: Price | None = None
+    stops_billing: bool = False
     tokens_per_byte: float = TOKENS_PER_BYTE
     languages: tuple[str, ...] = ()
     demo: bool = False
@@ -584,11 +613,12 @@ class Identity:
     """Who a token speaks for, and until when.
 
     `expires_at_ms`: the instant from which the token is not accepted any more, leeway included (epoch milliseconds;
-    None: it does not expire).
+    None: it does not expire). `team`: whose budget counts for the user, if the operator lets the token say so.
     """
 
     user_id: str
     expires_at_ms: int | None
+    team: str | None = None
 
 
 class TokenRefused(Exception):

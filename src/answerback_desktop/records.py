@@ -27,7 +27,10 @@ _OVER: Final = frozenset({TurnStatus.COMPLETED, TurnStatus.FAILED, TurnStatus.CA
 
 
 class FailureCode(StrEnum):
-    """Why a question failed. The protocol's codes, and `protocol_violation`: the server contradicted itself."""
+    """Why a question failed. The protocol's codes, and `protocol_violation`: the server contradicted itself.
+
+    `over_budget`: what is `rate_limited` because a budget has no room.
+    """
 
     INVALID_FRAME = "invalid_frame"
     MESSAGE_TOO_LARGE = "message_too_large"
@@ -46,6 +49,7 @@ class FailureCode(StrEnum):
     UNAVAILABLE = "unavailable"
     INTERNAL = "internal"
     ATTACHMENT_MISSING = "attachment_missing"
+    OVER_BUDGET = "over_budget"
     PROTOCOL_VIOLATION = "protocol_violation"
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+from answerback.core.assembly import AnswerPart
 from answerback.core.request import Policy
 from answerback.core.transitions import State
 from answerback.protocol.errors import ErrorCode
@@ -138,25 +139,40 @@ class _Facts:
         self.turns = [event for event in events if isinstance(event, Turn)]
         self.usage = [event.usage for event in events if isinstance(event, Usage)]
         self.deaths = [at for at, e in history.events if isinstance(e, Fault) and e.name in visible.deaths]
-        self._generated = {(run.request, run.attempt): run.text for run in self.runs if run.text is not None}
+        self._generated = {(run.request, run.attempt): run for run in self.runs if run.text is not None}
         self._owners = {asked.answer: request for request, asked in self.asked.items() if asked.answer}
-        self._owners |= {text: request for (request, _), text in self._generated.items()}
+        self._owners |= {run.text: request for (request, _), run in self._generated.items() if run.text}
         self._owners |= {stored.answer: request for request, stored in self.stored.items() if stored.answer}
 
     def text(self, request: str, attempt: int) -> str | None:
         """The whole answer of an attempt, if it is known: from the model, the question, or the store."""
         if (generated := self._generated.get((request, attempt))) is not None:
-            return generated
+            return generated.text
         if (asked := self.asked.get(request)) is not None and asked.answer is not None:
             return asked.answer
         stored = self.stored.get(request)
         is_whole = stored is not None and stored.record.state is State.COMPLETED and stored.record.attempt == attempt
         return stored.answer if stored is not None and is_whole else None
 
+    def content(self, request: str, attempt: int) -> str | None:
+        """All that an attempt said, if it is known: the whole answer with its parts."""
+        if (generated := self._generated.get((request, attempt))) is not None and generated.parts:
+            return "".join(text for _, _, text in generated.parts)
+        asked, stored = self.asked.get(request), self.stored.get(request)
+        if asked is None or not asked.parts or not asked.stream:
+            return self.text(request, attempt)
+        is_whole = stored is not None and stored.record.state is State.COMPLETED and stored.record.attempt == attempt
+        return stored.whole if stored is not None and is_whole else None
+
+    def parts(self, request: str, attempt: int) -> tuple[AnswerPart, ...] | None:
+        """The parts that an attempt said, if they are known."""
+        generated = self._generated.get((request, attempt))
+        return generated.parts if generated is not None and generated.parts else None
+
     def kept(self, request: str) -> str | None:
-        """The answer as the server keeps it, if it is completed."""
+        """The answer as the server keeps it, all parts of it, if it is completed."""
         if (stored := self.stored.get(request)) is not None:
-            return stored.answer if stored.record.state is State.COMPLETED else None
+            return stored.whole if stored.record.state is State.COMPLETED else None
         return next((t.turn.answer for t in self.turns if t.request == request and _is_completed(t)), None)
 
     def begins(self, request: str, text: str) -> bool:
@@ -301,12 +317,12 @@ def _sent_text(facts: _Facts) -> _Found:
             continue
         match event.frame:
             case MessageDelta(attempt=attempt, offset=offset, delta=delta):
-                whole = facts.text(event.request, attempt)
+                whole = facts.content(event.request, attempt)
                 if whole is not None and not whole.startswith(delta, offset):
                     detail = f"text at {offset} of attempt {attempt} on the wire is not its own"
                     yield ViolationKind.FOREIGN, event.request, detail
             case MessageResponse(status=Status.COMPLETED, attempt=attempt, response=response, length=length):
-                whole = facts.text(event.request, attempt)
+                whole = facts.content(event.request, attempt)
                 if whole is not None and response not in (None, whole):
                     yield facts.wrong(event.request, response or "", "the response on the wire")
                 elif whole is not None and length != len(whole):
@@ -348,8 +364,8 @@ def _whole_on_the_wire(facts: _Facts) -> _Found:
             continue
         text, flaw = texts[event.connection, event.request], None
         match event.frame:
-            case MessageDelta(attempt=attempt, offset=offset, delta=delta):
-                flaw = text.add(attempt, offset, delta)
+            case MessageDelta(attempt=attempt, offset=offset, delta=delta, part=part, kind=kind, name=name):
+                flaw = text.add(attempt, offset, delta, part=part, kind=kind, name=name)
             case MessageResponse(attempt=attempt, length=length, response=response):
                 flaw = text.end(attempt, length, response)
                 kept = facts.kept(event.request)
@@ -402,7 +418,7 @@ def _answers(facts: _Facts) -> _Found:
             is_whole = seen.result is Result.COMPLETED
             if is_whole and facts.text(request, seen.attempt) not in (None, seen.text):
                 yield facts.wrong(request, seen.text, "what its app got")
-            if is_whole and turn is not None and turn.answer != seen.text:
+            if is_whole and turn is not None and turn.visible != seen.text:
                 yield facts.wrong(request, seen.text, "what its app got, beside its turn,")
             if stored is None or stored.record.ending is None or seen.result is Result.TIMED_OUT:
                 continue
@@ -411,6 +427,8 @@ def _answers(facts: _Facts) -> _Found:
                 yield ViolationKind.DIFFERENT, request, detail
             if seen.text != stored.answer and (seen.text or asked.stream or is_whole):
                 yield facts.wrong(request, seen.text, "what its app got, beside the stored answer,")
+            if asked.stream and seen.attempt and seen.parts != stored.parts:
+                yield ViolationKind.DIFFERENT, request, f"its app has the parts {seen.parts}, the store {stored.parts}"
 
 
 def _stored_text(facts: _Facts) -> _Found:
@@ -422,14 +440,16 @@ def _stored_text(facts: _Facts) -> _Found:
             is_whole and facts.text(request, record.attempt) not in (None, stored.answer)
         ):
             yield facts.wrong(request, stored.answer, "the stored answer")
-        if ending is not None and ending.length != len(stored.answer):
-            detail = f"the store says {ending.length} code points, and has {len(stored.answer)}"
+        if is_whole and facts.parts(request, record.attempt) not in (None, stored.parts):
+            yield ViolationKind.DIFFERENT, request, f"the store has the parts {stored.parts}"
+        if ending is not None and ending.length != len(stored.whole):
+            detail = f"the store says {ending.length} code points, and has {len(stored.whole)}"
             yield ViolationKind.DIFFERENT, request, detail
     for turn in facts.turns:
         asked, kept = facts.asked.get(turn.request), facts.stored.get(turn.request)
         if asked is not None and turn.turn.question != asked.text:
             yield ViolationKind.DIFFERENT, turn.request, "its turn has another question"
-        if kept is not None and turn.turn.answer != kept.answer:
+        if kept is not None and turn.turn.answer != kept.whole:
             yield facts.wrong(turn.request, turn.turn.answer, "the answer of its turn")
 
 

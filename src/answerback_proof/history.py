@@ -14,7 +14,8 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from answerback.clock import epoch_ms
-from answerback.core.parts import Content, Mark
+from answerback.core.assembly import AnswerPart
+from answerback.core.parts import Content, stretches, visible
 from answerback.core.request import Question, Record, RequestKey
 from answerback.ports import DailyUsage, History, Requests, StoredTurn
 from answerback.protocol.frames import (
@@ -64,6 +65,13 @@ class Result(StrEnum):
     TIMED_OUT = "timed out"
 
 
+def parts_in(content: Content) -> tuple[AnswerPart, ...]:
+    """What an answer is made of; nothing if that is text alone."""
+    text, marks = content
+    found = stretches(marks, 0, len(text))
+    return tuple(AnswerPart(one.mark.kind, one.mark.name, text[one.start : one.end]) for one in found)
+
+
 # --- events
 
 
@@ -79,7 +87,7 @@ class _OnConnection(_AboutRequest, frozen=True, kw_only=True):
 class Asked(_AboutRequest, frozen=True, kw_only=True):
     """An app asks. `text`: the question. `answer`: the whole answer, where the model is known to echo.
 
-    `may_time_out`: the app's client gives up after a while.
+    `parts`: the kinds of parts that it wants besides. `may_time_out`: the app's client gives up after a while.
     """
 
     user: str
@@ -88,6 +96,7 @@ class Asked(_AboutRequest, frozen=True, kw_only=True):
     text: str
     answer: str | None = None
     stream: bool = True
+    parts: tuple[str, ...] = ()
     may_time_out: bool = False
 
 
@@ -117,6 +126,7 @@ class Ended(_AboutRequest, frozen=True, kw_only=True):
     text: str = ""
     attempt: int = 0
     code: str = ""
+    parts: tuple[AnswerPart, ...] = ()
 
 
 class ToServer(_OnConnection, frozen=True, kw_only=True):
@@ -139,10 +149,14 @@ class ToApp(_OnConnection, frozen=True, kw_only=True):
 
 
 class ModelRun(_AboutRequest, frozen=True, kw_only=True):
-    """The model begins an attempt. `text`: all that it says in it, if that is known before."""
+    """The model begins an attempt. `text`: all of the answer that it says in it, if that is known before.
+
+    `parts`: all that it says in it of the kinds that the app wants, if that is more than the text.
+    """
 
     attempt: int
     text: str | None = None
+    parts: tuple[AnswerPart, ...] = ()
 
 
 class Fault(Struct, frozen=True, kw_only=True):
@@ -152,18 +166,33 @@ class Fault(Struct, frozen=True, kw_only=True):
 
 
 class Stored(_AboutRequest, frozen=True, kw_only=True):
-    """What the store has of a request at the end. `has_question`: it was accepted, and not refused."""
+    """What the store has of a request at the end. `has_question`: it was accepted, and not refused.
+
+    `answer` is the text for the person, `content` all that was said, if that is more, and `parts` what it is made of.
+    """
 
     record: Record
     answer: str
     has_question: bool
-    marks: tuple[Mark, ...] = ()
+    content: str | None = None
+    parts: tuple[AnswerPart, ...] = ()
 
     @classmethod
-    def of(cls, record: Record, content: Content, *, has_question: bool) -> "Stored":
+    def of(cls, record: Record, content: Content, *, has_question: bool, prefix: str = "") -> "Stored":
         """The request whose record this is."""
-        answer, marks = content
-        return cls(request=record.request_id, record=record, answer=answer, marks=marks, has_question=has_question)
+        return cls(
+            request=prefix + record.request_id,
+            record=record,
+            answer=visible(content),
+            content=content.text,
+            parts=parts_in(content),
+            has_question=has_question,
+        )
+
+    @property
+    def whole(self) -> str:
+        """All that was said."""
+        return self.answer if self.content is None else self.content
 
 
 class Turn(_AboutRequest, frozen=True, kw_only=True):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final, Generic, TypeVar
 
+from msgspec import structs
+
 from answerback.client import (
     Answer,
     AnswerbackError,
@@ -30,6 +32,8 @@ from answerback_proof.history import Asked, Cancelled, Cleared, Ended, Result, R
 
 _WORDS: Final = ("word", "단어", "слово", "語", "🙂", "é", "\n")
 
+PARTS_SHARE: Final = 0.6
+
 # --- what is asked
 
 
@@ -46,6 +50,7 @@ class PlannedRequest:
     timeout_s: float | None = None
     cancel_after_s: float | None = None
     is_repeated: bool = False
+    parts: tuple[str, ...] = ()
     files: tuple[File, ...] = ()
 
     def frame(self) -> SendMessage:
@@ -57,6 +62,7 @@ class PlannedRequest:
             conversation_id=self.conversation,
             model=self.model,
             max_tokens=self.max_tokens,
+            parts=self.parts if self.stream else (),
             attachments=tuple(file.attachment for file in self.files),
         )
 
@@ -66,6 +72,7 @@ class Mix:
     """How the requests of a run differ. `streamed`, `cancelled`, `timed` and `repeated` are shares of them.
 
     `words`: lengths of questions. `cancel_within_s`: of asking. `timeouts_s`: the least and the most of those timed.
+    `parts`: kinds of parts that some of them want.
     """
 
     streamed: float
@@ -75,6 +82,7 @@ class Mix:
     timed: float = 0.0
     timeouts_s: tuple[float, float] = (0.0, 0.0)
     repeated: float = 0.0
+    parts: tuple[str, ...] = ()
 
     def draw(self, rng: Random, request_id: str, conversations: Sequence[str | None]) -> PlannedRequest:
         """The next request of an app."""
@@ -83,6 +91,7 @@ class Mix:
             text=question(request_id, rng.choice(self.words), rng),
             conversation=rng.choice(conversations),
             stream=rng.random() < self.streamed,
+            parts=self.parts if self.parts and rng.random() < PARTS_SHARE else (),
             timeout_s=rng.uniform(*self.timeouts_s) if rng.random() < self.timed else None,
             cancel_after_s=rng.uniform(0, self.cancel_within_s) if rng.random() < self.cancelled else None,
             is_repeated=rng.random() < self.repeated,
@@ -161,6 +170,7 @@ class App(ABC, Generic[W]):
                 text=request.text,
                 answer=request.text if self.is_echo else None,
                 stream=request.stream,
+                parts=request.parts,
                 may_time_out=request.timeout_s is not None,
             )
             self.history.add(asked)
@@ -246,7 +256,9 @@ class Window:
         }
         try:
             if request.stream:
-                stream = self.client.stream(request.text, total_timeout=request.timeout_s, **options)
+                stream = self.client.stream(
+                    request.text, total_timeout=request.timeout_s, parts=request.parts, **options
+                )
                 await self._read(request.request_id, observer, stream)
             else:
                 answer = await self.client.ask(request.text, timeout=request.timeout_s, **options)
@@ -302,5 +314,7 @@ def ending(request: str, observer: str, outcome: Answer | AnswerbackError) -> En
             return Ended(request=request, observer=observer, result=Result.TIMED_OUT, text=outcome.text)
         case _:
             result, answer, code = Result.FAILED, getattr(outcome, "answer", None), outcome.code
-    text, attempt = ("", 0) if answer is None else (answer.text, answer.attempt)
-    return Ended(request=request, observer=observer, result=result, text=text, attempt=attempt, code=code)
+    ended = Ended(request=request, observer=observer, result=result, code=code)
+    if answer is None:
+        return ended
+    return structs.replace(ended, text=answer.text, attempt=answer.attempt, parts=answer.parts)

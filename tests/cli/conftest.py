@@ -48,3 +48,4 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         gateway.process.wait(STOP_TIMEOUT_S)
         assert gateway.process.stdout is not None
         gateway.process.stdout.close()
+        print(gateway.log.read_text())  # shown where the test has failed

@@ -38,7 +38,8 @@ def test_every_setting_reaches_its_place_in_the_gateway() -> None:
         "data_dir": "d", "database": "postgresql://x/y", "retention_days": 5, "history_days": 26, "standby": True,
         "node": "n", "drain": "24s", "lb_grace": "25s",
         "auth_secret": "s" * 32, "jwks_url": "u",
-        "jwks_file": "f", "issuer": "i", "audience": "a", "user_claim": "uid", "leeway": "6s", "rate_limit": 7,
+        "jwks_file": "f", "issuer": "i", "audience": "a", "user_claim": "uid",
+        "team_claim": "t", "leeway": "6s", "rate_limit": 7,
         "max_connections": 8, "max_connections_per_user": 9, "max_pending_per_user": 10, "max_frames_per_second": 11,
         "max_frames_burst": 12, "max_message_bytes": 2000, "write_buffer_bytes": 3000, "answer_timeout": "13s",
         "queue_timeout": "14s", "lease": "15s", "max_attempts": 16, "idle_timeout": "17s", "handshake_timeout": "18s",
@@ -58,7 +59,8 @@ def test_every_setting_reaches_its_place_in_the_gateway() -> None:
         grace_s=21, janitor_interval_s=22, coalesce_ms=23, ca_file=Path("ca"),
         otlp_endpoint="http://collector:4318",
         auth=AuthSettings(
-            secret="s" * 32, jwks_url="u", jwks_file=Path("f"), issuer="i", audience="a", user_claim="uid", leeway_s=6
+            secret="s" * 32, jwks_url="u", jwks_file=Path("f"), issuer="i", audience="a", user_claim="uid",
+            team_claim="t", leeway_s=6
         ),
         caps=Caps(
             connections=8, connections_per_user=9, pending_per_user=10, frames_per_second=11, frames_burst=12,

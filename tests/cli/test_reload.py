@@ -6,7 +6,8 @@ import pty
 import signal
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -180,9 +181,20 @@ def test_a_secret_in_another_file_counts(serve: Serve, tmp_path: Path, run: Run)
     assert (let_in(gateway, OLD), let_in(gateway, NEW)) == (False, True)
 
 
+@contextmanager
+def hangups(kept: signal.Handlers) -> Iterator[None]:
+    """What is started in here inherits this; these tests themselves may have been started with nohup."""
+    before = signal.signal(signal.SIGHUP, kept)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_closed_terminal_stops_gracefully(serve: Serve) -> None:
     keyboard, terminal = pty.openpty()
-    gateway = serve(terminal=terminal)
+    with hangups(signal.SIG_DFL):
+        gateway = serve(terminal=terminal)
     os.close(terminal)
     with connect(gateway.url, proxy=None) as app:
         assert answers(app, "r1")
@@ -196,11 +208,8 @@ def test_a_closed_terminal_stops_gracefully(serve: Serve) -> None:
 
 def test_nohup_outlives_its_terminal(serve: Serve) -> None:
     keyboard, terminal = pty.openpty()
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
+    with hangups(signal.SIG_IGN):
         gateway = serve(terminal=terminal)
-    finally:
-        signal.signal(signal.SIGHUP, before)
     os.close(terminal)
     os.close(keyboard)
     with connect(gateway.url, proxy=None) as app:

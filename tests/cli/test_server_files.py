@@ -212,6 +212,53 @@ def test_prometheus_takes_the_alerts_and_each_rings(tmp_path: Path) -> None:
     assert rung == {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
 
 
+def test_the_alert_rings_when_all_answers_of_a_gateway_fail(serve: Serve, tmp_path: Path) -> None:
+    """With what a real gateway has told of three answers, as if it had failed so many each minute."""
+    if not PROMTOOL.is_file():
+        pytest.skip("no promtool here")
+    gateway = serve("--model", "broken=echo:fail=unavailable")
+    with connect(f"{gateway.url}/?userId=u&sessionId=s", proxy=None) as app:
+        for number in range(3):
+            app.send(json.dumps({"action": "sendMessage", "requestId": f"r{number}", "message": "hello there"}))
+            while json.loads(app.recv(timeout=60)).get("status") != "failed":
+                pass
+    told = re.findall(r"^(answerback_\w+_total)\{(.*)\} (\d+)", read_metrics(gateway, "metrics.key"), re.MULTILINE)
+    series = [
+        {"series": f'{name}{{instance="a",{labels}}}', "values": f"0+{count}x40"}
+        for name, labels, count in told
+        if int(count)
+    ]
+    labels = {"AnswerbackAnswersFail": {}, "AnswerbackModelUnavailable": {"model": "broken"}}
+    written = {
+        rule["alert"]: rule for rule in yaml.safe_load((SERVER / "alerts.yml").read_text())["groups"][0]["rules"]
+    }
+    tests = [
+        {
+            "alertname": name,
+            "eval_time": "30m",
+            "exp_alerts": [
+                {
+                    "exp_labels": {"severity": "page", "instance": "a", **more},
+                    "exp_annotations": {
+                        "summary": written[name]["annotations"]["summary"]
+                        .replace("{{ $labels.instance }}", "a")
+                        .replace("{{ $labels.model }}", "broken")
+                    },
+                }
+            ],
+        }
+        for name, more in labels.items()
+    ]
+    shutil.copy(SERVER / "alerts.yml", tmp_path)
+    whole = {"rule_files": ["alerts.yml"], "evaluation_interval": "1m"}
+    whole["tests"] = [{"interval": "1m", "input_series": series, "alert_rule_test": tests}]
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(whole))
+    done = subprocess.run(
+        [PROMTOOL, "test", "rules", "test.yml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 # --- keys and health -----------------------------------------------------------------------------------------
 
 

@@ -328,12 +328,12 @@ def test_who_asks_in_a_language_that_the_model_does_not_know_is_told_at_once() -
 
 
 def test_who_has_a_lower_version_than_the_gateway_wants_is_told() -> None:
-    korean = {"LC_ALL": "ko_KR.UTF-8", "PYTHONUTF8": "1"}
+    korean = {**os.environ, "LC_ALL": "ko_KR.UTF-8"}
     with hostile_server("completed") as url:
         asked = ran("ask", "hello", "--url", url).stderr.decode()
         assert asked.startswith("answerback: this gateway wants version 999.1")
         assert asked.splitlines()[0].endswith(f"or a later one, this is {__version__}; update it")
-        assert "answerback 999.1" in ran("ask", "hello", "--url", url, environment=korean).stderr.decode()
+        assert "answerback 999.1" in ran("ask", "hello", "--url", url, env=korean).stderr.decode()
         chat = ran("chat", "--url", url, input=b"hello\nhello\n").stderr.decode()
         assert chat.count("(this gateway wants version 999.1") == 1
 

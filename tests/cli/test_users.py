@@ -159,3 +159,37 @@ def test_no_database_is_reported(run: Run, tmp_path: Path) -> None:
     assert result.code == 1
     assert "there is no database" in result.err
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_budgets_and_teams(users: Callable[..., Result]) -> None:
+    assert json.loads(users("budgets", "alice", "--json").out) == []
+    set_to = json.loads(users("set-budget", "alice", "20usd/month", "--json").out)
+    assert [(row["period"], row["unit"], row["limit"], row["used"]) for row in set_to] == [
+        ("month", "microUsd", 20_000_000, 0)
+    ]
+    assert json.loads(users("set-budget", "alice", "5000 tokens/day", "--json").out)[0]["unit"] == "tokens"
+    assert users("set-team", "alice", "design").out == "alice: team design\n"
+    assert json.loads(users("show", "alice", "--json").out)["team"] == "design"
+    assert "20 USD a month" in users("budgets", "alice").out
+    assert users("set-budget", "alice", "off").out == "alice: no budget\n"
+    assert users("set-team", "alice", "none").code == 0
+    assert "team" not in json.loads(users("show", "alice", "--json").out)
+
+
+@pytest.mark.parametrize("said", ["20", "usd/month", "5.5tokens/day", "1e3usd/day", "20eur/month", "1usd/week"])
+def test_an_amount_that_is_none_is_refused(users: Callable[..., Result], said: str) -> None:
+    refused = users("set-budget", "alice", said)
+    assert refused.code == 2
+    assert "20usd/month" in refused.err
+
+
+def test_usage_is_summed_up(users: Callable[..., Result]) -> None:
+    users("set-team", "alice", "design")
+    assert users("usage", "--by", "model", "--csv").out.splitlines() == [
+        "model,requests,input tokens,output tokens", "echo,2,4,4", "total,2,4,4",
+    ]  # fmt: skip
+    by_team = json.loads(users("usage", "--by", "team", "--json").out)
+    assert [(row["team"], row["requests"], row["inputTokens"]) for row in by_team] == [
+        ("-", 1, 2), ("design", 1, 2), ("total", 2, 4),
+    ]  # fmt: skip
+    assert users("usage", "--by", "colour").code == 2

@@ -7,7 +7,7 @@ import pytest
 
 from answerback.client import Client, Closed, Connected, Connecting, Disconnected, SessionReplaced, Stopped, Timing
 
-QUICK = Timing(backoff_min_s=0.001, backoff_max_s=0.002, close_s=0.5)
+QUICK = Timing(backoff_min_s=0.001, backoff_max_s=0.002, close_s=0.5, stay_s=0.0)
 
 
 async def test_cut_in_mid_answer_it_goes_on_at_the_very_character(gateway):
@@ -101,6 +101,20 @@ async def test_an_old_connection_is_rolled_over_without_a_break(gateway):
         assert isinstance(app.state, Connected)
 
 
+@pytest.mark.parametrize("says", ["goAway", "maxConnectionMs"])
+async def test_a_server_that_sends_every_connection_away_is_not_asked_without_a_pause(gateway, says):
+    async with Client(gateway.url, timing=Timing(stay_s=0.2)) as app:
+        began = time.monotonic()
+        for _ in range(4):
+            peer = await gateway.peer()
+            if says == "goAway":
+                await peer.send({"action": "goAway", "deadlineMs": 0})
+            await peer.welcome({"helloId": "any"}, **({} if says == "goAway" else {"maxConnectionMs": 0}))
+        await gateway.peer()
+        assert time.monotonic() - began >= 4 * 0.1
+        assert isinstance(app.state, Connected)
+
+
 async def test_a_server_that_leaves_is_left_when_the_new_connection_is_there(gateway):
     async with Client(gateway.url, timing=QUICK) as app:
         old = await gateway.peer()
@@ -121,7 +135,7 @@ async def test_a_server_that_leaves_is_left_when_the_new_connection_is_there(gat
 
 async def test_a_roll_over_that_fails_is_tried_again_soon(gateway):
     """With the pauses of a lost connection, which grow from a quarter of a second; once it was 30 s at once."""
-    timing = Timing(backoff_min_s=0.001, backoff_max_s=3600)
+    timing = Timing(backoff_min_s=0.001, backoff_max_s=3600, stay_s=0.0)
     async with Client(gateway.url, timing=timing) as app:
         old = await gateway.peer()
         gateway.refuse = [503, 502, 503]

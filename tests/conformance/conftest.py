@@ -1,5 +1,6 @@
 """Real gateway processes for the cases, one of each kind for the whole folder."""
 
+import asyncio
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from answerback.cli.main import run as run_command
+from answerback.core.budget import Budget, Period, Unit
+from answerback.stores import open_store
 from answerback_proof.conformance import load_models
 from cli_process import STOP_TIMEOUT_S, GatewayProcess, Result, Run, start_gateway
 
@@ -59,6 +62,26 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Ga
 def gateway(serve: Callable[..., GatewayProcess]) -> GatewayProcess:
     """Without tokens and without a rate limit."""
     return serve("--rate-limit", "0")
+
+
+@pytest.fixture(scope="session")
+def gateway_with_a_budget(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    """Asks for tokens, and the user `conform` has a budget."""
+    folder = tmp_path_factory.mktemp("budget")
+    (folder / "data").mkdir()
+    asyncio.run(_set_budget(folder / "data"))
+    models = [flag for need in load_models().values() for flag in ("--model", need.spec)]
+    secret = ("--rate-limit", "0", "--auth-secret", SECRET)
+    started = start_gateway(*models, *secret, data_dir=folder / "data", log=folder / "log")
+    with started.process:
+        yield started
+        started.process.kill()
+
+
+async def _set_budget(folder: Path) -> None:
+    store = await open_store(None, folder)
+    await store.set_budget("conform", Period.DAY, Budget(2_500, Unit.TOKENS, Period.DAY), now_ms=0)
+    await store.close()
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ def test_every_case_passes_on_one_gateway_or_another(
     gateway: GatewayProcess,
     gateway_with_tokens: GatewayProcess,
     gateway_with_small_limits: GatewayProcess,
+    gateway_with_a_budget: GatewayProcess,
 ) -> None:
     monkeypatch.setenv("ANSWERBACK_AUTH_SECRET", SECRET)
     token = run("token", "--user", "conform").out.strip()
@@ -37,6 +38,7 @@ def test_every_case_passes_on_one_gateway_or_another(
         (gateway.url,),
         (gateway_with_tokens.url, "--token", token, "--case", "11-tokens", "--case", "06-resuming"),
         (gateway_with_small_limits.url, "--case", "12-limits"),
+        (gateway_with_a_budget.url, "--token", token, "--case", "14-budgets"),
     ):
         code, found = report(run, *arguments)
         assert of(found, "failed") == {}

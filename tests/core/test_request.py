@@ -88,6 +88,8 @@ def apply(event: Event, record: Record | None, *, now_ms: int = T0 + 10, owner: 
             return changes.queued(record, queue_no=4)
         case Event.RECOVER:
             return changes.recover(record)
+        case Event.ERASE:
+            return changes.erase(record, now_ms=now_ms)
 
 
 def test_the_stored_name_of_the_target_stays() -> None:
@@ -155,6 +157,8 @@ EXPECTED = {
     (State.RUNNING, Event.QUEUED): (NO, type(None)),
     (State.ACCEPTED, Event.RECOVER): (State.ACCEPTED, type(None)),
     (State.RUNNING, Event.RECOVER): (State.RUNNING, type(None)),
+    (State.ACCEPTED, Event.ERASE): (State.CANCELLED, Ended),
+    (State.RUNNING, Event.ERASE): (State.CANCELLED, Ended),
 }
 for terminal in (State.COMPLETED, State.FAILED, State.CANCELLED):
     EXPECTED |= {
@@ -168,6 +172,7 @@ for terminal in (State.COMPLETED, State.FAILED, State.CANCELLED):
         (terminal, Event.EXPIRE): (NO, Ended),
         (terminal, Event.QUEUED): (NO, type(None)),
         (terminal, Event.RECOVER): (NO, type(None)),
+        (terminal, Event.ERASE): (NO, Ended),
     }
 
 

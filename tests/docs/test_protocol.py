@@ -17,6 +17,8 @@ from answerback.protocol.limits import MAX_ID_LENGTH
 CLIENT = get_args(ClientFrame)
 SERVER = get_args(ServerFrame)
 PARTS = (
+    "BudgetInfo",
+    "Cost",
     "ResumePoint",
     "ClientInfo",
     "Attachment",

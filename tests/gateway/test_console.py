@@ -142,10 +142,10 @@ class Operator:
 
     async def press(self, text: str) -> None:
         """The button with that text in a table, and what confirms it."""
-        await self.page.click(
-            f"[...document.querySelectorAll('td button')].find((one) => one.innerText === {json.dumps(text)})"
-        )
-        await self.page.until("document.querySelector('dialog').open")
+        button = f"[...document.querySelectorAll('td button')].find((one) => one.innerText === {json.dumps(text)})"
+        # The page may have moved it while the mouse was on its way.
+        while not await self.page.run("document.querySelector('dialog').open"):
+            await self.page.click(button)
         await self.page.click("document.querySelector('dialog button.danger')")
 
 
@@ -176,7 +176,7 @@ async def test_an_operator_cancels_and_blocks(
 ) -> None:
     data = tmp_path / "data"
     async with (
-        gateway_in(data, models=("slow=echo:delay_ms=600000",)) as gateway,
+        gateway_in(data, models=("slow=echo:delay_ms=600000",), grace_s=0) as gateway,
         browser(tmp_path / "browser", language=language) as page,
         Client(gateway.url, user=NASTY) as app,
     ):

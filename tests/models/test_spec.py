@@ -141,7 +141,7 @@ def test_specs(text: str, spec: ModelSpec) -> None:
         ("openai:http://x/v1?max_tokens_field=tokens#m", "one of max_tokens, max_completion_tokens, none"),
         ("openai:http://x/v1?stream_options=yes#m", "1 (yes) or 0 (no)"),
         ("openai:http://x/v1?system_role=developer#m", "one of system, user"),
-        ("python:a:b?speed=9", "answer_timeout, max_tokens, parts, attachments and format"),
+        ("python:a:b?speed=9", "answer_timeout, max_tokens, context_reserve"),
         ("python:a:b?parts=thoughts", "some of citation, reasoning, result, status, tool"),
         ("echo:parts=tool", "1 (yes) or 0 (no)"),
         ("bedrock:", "bedrock: needs a model's id"),

@@ -57,7 +57,7 @@ async def compare_with_store(answers: dict[tuple[int, int], Answer], database: s
             record = await store.read(key)
             assert record is not None
             assert record.state is State.COMPLETED
-            assert answer.text == question(app, number) == await store.answer(key)
+            assert answer.text == question(app, number) == (await store.answer(key)).text
             assert record.ending is not None
             assert record.ending.attempt == answer.attempt
     finally:

@@ -16,6 +16,9 @@ SEEDS = {
     "limits": 60,
     "gateway-hostile": 60,
     "aws-hostile": 60,
+    "parts-quiet": 60,
+    "aws-parts": 60,
+    "aws-parts-quiet": 60,
     "uploads": 60,
     "thinking": 60,
     "aws-thinking": 60,
@@ -23,7 +26,7 @@ SEEDS = {
     "fleet-quiet": 200,
     "fleet-limits": 60,
 }
-"""1,180 in all, a tenth of them in every run of the tests; `answerback simulate --seeds 100000` for more."""
+"""1,360 in all, a tenth of them in every run of the tests; `answerback simulate --seeds 100000` for more."""
 
 
 @pytest.fixture(autouse=True)

@@ -2,13 +2,20 @@
 
 import asyncio
 from collections import Counter
+from functools import partial
 
+import psycopg
 import pytest
 
-from answerback.core.request import Claimed, RequestKey
+from answerback.core.request import Claimed, Ended, RequestKey, cancel, expire
+from answerback.core.uploads import MAX_OPEN, FileKey
 from answerback.ports import Accepted, Bound, Connection, Existing, Limited, Superseded, Unavailable
-from answerback.stores.fleet import FleetStore
+from answerback.protocol.errors import ErrorCode
+from answerback.stores import StoreError
+from answerback.stores.fleet import Changed, FleetStore
 from asking import Actor
+
+NONE = {"is_alive": lambda _: False, "is_here": lambda _: False}
 
 pytestmark = [pytest.mark.postgres, pytest.mark.timeout(60)]
 
@@ -69,9 +76,7 @@ async def test_of_two_that_take_over_at_once_one_gets_each_request(actors, postg
     for n in range(60):
         await Actor(dead).accept(f"r{n}", user=f"u{n % 7}", conversation=f"c{n}")
     await dead.close()
-    taken = await asyncio.gather(
-        *(actor.store.take_over(["dead"], is_alive=lambda _: False) for actor in actors for _ in range(3))
-    )
+    taken = await asyncio.gather(*(actor.store.take_over(["dead"], **NONE) for actor in actors for _ in range(3)))
     counts = Counter(record.key for records in taken for record in records)
     assert len(counts) == 60
     assert set(counts.values()) == {1}
@@ -116,10 +121,27 @@ async def test_a_user_who_is_blocked_at_one_is_blocked_at_the_other(stores):
 async def test_the_old_home_may_not_claim_what_was_taken_over(actors):
     a, b = actors
     await a.accept("r")
-    await b.store.take_over(["a"], is_alive=lambda _: False)
+    await b.store.take_over(["a"], **NONE)
     assert not isinstance(await a.claim("r"), Claimed)
     assert isinstance(await b.claim("r", owner="w2"), Claimed)
     assert [record.key for record in await a.store.changed([RequestKey("ann", "r")])] == [RequestKey("ann", "r")]
+
+
+@pytest.mark.parametrize("by", [0, 1], ids=["at home", "elsewhere"])
+async def test_what_waits_behind_another_may_be_cancelled_and_expire(actors, by):
+    a, by = actors[0], actors[by]
+    told = []
+    by.store.on_effects = told.extend
+    for name in ("r1", "r2", "r3"):
+        await a.accept(name)
+    await a.claim("r1")
+    stop = partial(cancel, refusal_record=a.record("r2"), now_ms=a.now_ms)
+    give_up = partial(expire, now_ms=a.now_ms, code=ErrorCode.TIMEOUT)
+    for name, change in (("r2", stop), ("r3", give_up)):
+        assert isinstance(await by.store.change(RequestKey("ann", name), change), Ended)
+    assert [record.request_id for record in await a.store.unfinished()] == ["r1"]
+    ended = [Changed("a", RequestKey("ann", name)) for name in ("r2", "r3")]
+    assert [one for one in told if isinstance(one, Changed)] == ([] if by is a else ended)
 
 
 async def test_a_gateway_that_starts_again_takes_up_what_it_left(actors, postgres_server, schema):
@@ -131,7 +153,7 @@ async def test_a_gateway_that_starts_again_takes_up_what_it_left(actors, postgre
     again = FleetStore(postgres_server.url, node="a", schema=schema)
     await again.open()
     async with asyncio.timeout(20):
-        records = await again.take_over(["a"], is_alive=lambda _: False)
+        records = await again.take_over(["a"], **NONE)
     assert len(records) == 60
     await again.close()
 
@@ -146,22 +168,51 @@ async def test_what_was_taken_over_while_the_database_failed_is_not_forgotten(ac
         nonlocal calls
         calls += 1
         outcome = await do(*args, **more)
-        if calls == 2:
+        if calls == 1:
             raise Unavailable("the answer of the COMMIT was lost")
         return outcome
 
     monkeypatch.setattr(b.store._fleet, "do", fails_later)
     with pytest.raises(Unavailable):
-        await b.store.take_over(["a"], is_alive=lambda _: False)
-    assert len(await b.store.take_over([], is_alive=lambda _: False)) == 60
-    assert not await b.store.take_over(["b"], is_alive=lambda _: False)  # all that is known to be here
+        await b.store.take_over(["a"], **NONE)
+    assert len(await b.store.take_over(["a", "b"], **NONE)) == 60
+    assert not await b.store.take_over(["b"], is_alive=lambda _: False, is_here=lambda _: True)
 
 
 async def test_what_is_taken_over_stands_before_what_was_accepted_later(actors):
     a, b = actors
     for actor, request_id in ((a, "r1"), (b, "r2"), (a, "r3")):
         await actor.accept(request_id)
-    records = await b.store.take_over(["a"], is_alive=lambda _: False)
+    records = await b.store.take_over(["a"], **NONE)
     assert [record.request_id for record in records] == ["r1", "r2", "r3"]
     assert not isinstance(await b.claim("r2"), Claimed)
     assert isinstance(await b.claim("r1"), Claimed)
+
+
+async def test_what_a_user_may_begin_is_bounded_over_both(stores):
+    keys = [FileKey("ann", f"{number:064x}", 10) for number in range(4 * MAX_OPEN)]
+    await asyncio.gather(*(stores[n % 2].begin(key, key.sha256, now_ms=1_000) for n, key in enumerate(keys)))
+    rows = await stores[0]._rows("SELECT count(*) FROM uploads")
+    assert rows == [(MAX_OPEN,)]
+
+
+async def test_a_gateway_goes_on_beside_a_newer_one_whose_tables_have_more(actors, postgres_server, schema):
+    """As in a rolling upgrade: the newer gateway migrates first, and then even the database restarts."""
+    a, b = actors
+    await a.accept("r1")
+    with psycopg.connect(postgres_server.url, autocommit=True) as newer:
+        newer.execute(f"SET search_path = {schema}")
+        newer.execute("ALTER TABLE requests ADD COLUMN of_the_future text")
+        newer.execute("ALTER TABLE sessions ADD COLUMN of_the_future text")
+        newer.execute("INSERT INTO schema_migrations SELECT max(version) + 1, 'future', 0 FROM schema_migrations")
+        newer.execute("UPDATE marks SET value = CAST(CAST(value AS integer) + 1 AS text) WHERE name = 'fleet'")
+        ends = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'answerback'"
+        newer.execute(ends)
+    assert isinstance(await a.accept("r2"), Accepted)
+    assert isinstance(await a.claim("r1"), Claimed)
+    await a.finish("r1")
+    assert [turn.request_id for turn in await b.store.recent_turns("ann", "c1", limit=5)] == ["r1"]
+    assert isinstance(await b.store.bind(connection(1, "b", at_ms=1_000), "ann"), Bound)
+    older = FleetStore(postgres_server.url, node="c", schema=schema)
+    with pytest.raises(StoreError, match="Upgrade"):  # one that starts now has to be upgraded
+        await older.open()

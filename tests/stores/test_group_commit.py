@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from answerback.core.budget import Budget, Period, Unit
 from answerback.core.request import Claimed, Ended, Fenced, Question, RequestKey, Step, cancel, claim, recover, refuse
 from answerback.core.transitions import State
 from answerback.ports import Accepted, Existing, Limited, Quota, Unavailable
@@ -190,6 +191,18 @@ async def test_the_id_of_an_ended_request_is_found_by_the_database_and_leaves_no
     assert isinstance(await actor.accept("r5", per_minute=4), Limited)
     assert [r.request_id for r in await store.unfinished()] == ["r2", "r3", "r4"]
     assert [t.question for t in await store.turns("ann", "c1", before=None, limit=9)] == ["What is it?"]
+
+
+async def test_an_id_that_turns_out_to_be_taken_reserves_nothing(store, actor):
+    await actor.turn("r1")
+    await store.set_budget("ann", Period.DAY, Budget(10**6, Unit.TOKENS, Period.DAY), now_ms=actor.now_ms)
+    outcomes = await asyncio.gather(*(actor.accept(name, conversation=None) for name in ("r1", "r2", "r1")))
+    assert [type(outcome) for outcome in outcomes] == [Existing, Accepted, Existing]
+    (state,) = await store.budgets("ann", now_ms=actor.now_ms)
+    assert state.counter == (outcomes[1].hold.max_in + 7, outcomes[1].hold.max_in + 7)
+    await store.close()
+    await store.open()
+    assert await store.budgets("ann", now_ms=actor.now_ms) == [state], "on the disk as in memory"
 
 
 async def test_nobody_is_refused_for_a_place_that_a_taken_id_gives_back(actor):
@@ -382,12 +395,13 @@ async def test_closing_waits_for_what_is_being_read(store):
 
     found = soon(store._read(read))
     assert await asyncio.to_thread(reading.wait, 20)
+    threads = [reader._thread for reader in store._readers]
     closing_it = soon(store.close())
     await asyncio.sleep(0)
     goes_on.set()
     await closing_it
     assert await found
-    assert not any("reader" in thread.name for thread in threading.enumerate())
+    assert not any(thread.is_alive() for thread in threads)
 
 
 async def test_what_was_used_is_counted_before_its_row_goes(store, actor):

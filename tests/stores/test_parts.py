@@ -14,6 +14,8 @@ from answerback.stores.statements import to_psycopg
 from answerback.stores.writer_state import Tracked, WriterState
 from answerback_aws.runtime.dynamodb import items
 
+QUESTION = Question(message="What is it?", model="echo")
+
 NOW_MS = 1_750_000_000_000
 
 # --- parameters ---------------------------------------------------------------------------------------------
@@ -88,16 +90,20 @@ def test_the_writer_state_knows_what_admission_asks_for(asker):
     new, of_bob = asker.record("new"), asker.record("new", "bob")
     queue = first.record.ordering_key
     assert (state.position(queue, first.n), state.position(queue, second.n)) == (0, 1)
-    assert isinstance(state.admit(new, TWO_PENDING, now_ms), Full)
-    assert isinstance(state.admit(new, ONE_A_MINUTE, now_ms), Limited)
-    assert state.admit(new, ONE_A_MINUTE, now_ms + 60_000) == Accepted(2)
-    assert state.admit(of_bob, ONE_A_MINUTE, now_ms) == state.admit(of_bob, TWO_PENDING, now_ms) == Accepted(0)
+    assert isinstance(state.admit(new, QUESTION, TWO_PENDING, now_ms), Full)
+    assert isinstance(state.admit(new, QUESTION, ONE_A_MINUTE, now_ms), Limited)
+    assert state.admit(new, QUESTION, ONE_A_MINUTE, now_ms + 60_000) == Accepted(2)
+    assert (
+        state.admit(of_bob, QUESTION, ONE_A_MINUTE, now_ms)
+        == state.admit(of_bob, QUESTION, TWO_PENDING, now_ms)
+        == Accepted(0)
+    )
     for _ in range(2):  # twice is the same as once
         state.release(first)
     assert state.position(queue, second.n) == 0
-    assert state.admit(new, TWO_PENDING, now_ms) == Accepted(1)
+    assert state.admit(new, QUESTION, TWO_PENDING, now_ms) == Accepted(1)
     state.forget_user("ann")
-    assert state.admit(new, ONE_A_MINUTE, now_ms) == Accepted(0)
+    assert state.admit(new, QUESTION, ONE_A_MINUTE, now_ms) == Accepted(0)
     assert state.tracked == {}
 
 
@@ -106,7 +112,7 @@ def test_old_windows_are_forgotten(asker):
     for minute in range(100):
         state.count("ann", minute * 60_000)
     assert len(state._windows) <= 3
-    assert isinstance(state.admit(asker.record("new"), ONE_A_MINUTE, 99 * 60_000), Limited)
+    assert isinstance(state.admit(asker.record("new"), QUESTION, ONE_A_MINUTE, 99 * 60_000), Limited)
 
 
 def test_the_questions_in_memory_are_bounded_by_the_length_of_their_texts(asker):
@@ -137,7 +143,9 @@ async def test_the_writer_state_of_some_users_is_read_inside_a_transaction(tmp_p
     assert sorted(key.user_id for key in state.tracked) == ["bob", "cem"]
     assert state.limits == {"bob": 9}
     state.limits.clear()
-    asked = [state.admit(asker.record("r2", user), ONE_A_MINUTE, asker.now_ms) for user in ("ann", "bob", "cem")]
+    asked = [
+        state.admit(asker.record("r2", user), QUESTION, ONE_A_MINUTE, asker.now_ms) for user in ("ann", "bob", "cem")
+    ]
     assert [isinstance(one, Limited) for one in asked] == [False, True, True]
     assert state.next_n() == 4
     assert WriterState.load(database_of(tmp_path), user_ids=[]).tracked == {}

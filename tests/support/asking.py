@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+from answerback.core.budget import Counted, Tariff
 from answerback.core.keys import ordering_key
 from answerback.core.parts import Content, Mark
 from answerback.core.request import Ending, Policy, Question, Record, RequestKey, claim, finish
@@ -43,6 +44,8 @@ class Actor:
         max_pending: int = 10_000,
         system: str | None = None,
         replaces: str | None = None,
+        tariff: Tariff | None = None,
+        team: str | None = None,
         attachments: tuple[Attachment, ...] = (),
         **fields: Any,
     ) -> Admission:
@@ -52,7 +55,7 @@ class Actor:
         return await self.store.accept(
             self.record(request_id, user=user, conversation=conversation, **fields),
             question,
-            Quota(per_minute=per_minute, max_pending=max_pending),
+            Quota(per_minute=per_minute, max_pending=max_pending, tariff=tariff or Tariff(), team=team),
             now_ms=self.now_ms,
         )
 
@@ -71,6 +74,7 @@ class Actor:
         attempt: int = 1,
         status: Status = Status.COMPLETED,
         tokens: tuple[int, int] | None = None,
+        counted: Counted | None = None,
     ) -> Any:
         ending = Ending(
             status=status,
@@ -82,7 +86,8 @@ class Actor:
             input_tokens=None if tokens is None else tokens[0],
             output_tokens=None if tokens is None else tokens[1],
         )
-        step = partial(finish, owner=owner, attempt=attempt, ending=ending, content=Content(text, marks))
+        content = Content(text, marks)
+        step = partial(finish, owner=owner, attempt=attempt, ending=ending, content=content, counted=counted)
         return await self.store.change(RequestKey(user, request_id), step)
 
     async def turn(

@@ -46,7 +46,8 @@ class Page:
         for domain in ("Runtime", "Log", "Page"):
             await self.call(f"{domain}.enable")
         await self.call("Page.navigate", url=url)
-        await self.until("document.readyState === 'complete'")
+        # Until then `about:blank` may be there, which is complete, too.
+        await self.until(f"location.href === {json.dumps(url)} && document.readyState === 'complete'")
 
     async def run(self, script: str) -> Any:
         """The value of an expression in the page."""
@@ -62,7 +63,7 @@ class Page:
 
     async def click(self, element: str) -> None:
         """Press what the expression finds with the mouse, as a person would."""
-        await self.until(f"!!({element})")
+        await self.until(f"({element})?.getClientRects().length > 0")
         place = await self.run(
             f"(() => {{ const found = {element}; found.scrollIntoView({{block: 'center'}}); "
             "const at = found.getBoundingClientRect(); return [at.x + at.width / 2, at.y + at.height / 2]; })()"

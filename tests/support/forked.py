@@ -12,18 +12,24 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import termios
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from functools import cache
-from select import select
+from threading import Lock
 from typing import Any, Final
 
-_IGNORABLE: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-_MAX_BYTES: Final = 200_000
-"""Of an order: a socket of whole messages takes so much at once."""
+_HANDLERS: Final = {
+    signal.SIGHUP: signal.SIG_DFL,
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+}
+"""Of a new interpreter, where its parent does not ignore the signal."""
+_NUMBER: Final = struct.Struct("i")
+"""What is said of a process: its id, and then its exit code."""
 
 
 class Command(subprocess.Popen[Any]):
@@ -53,28 +59,32 @@ class Command(subprocess.Popen[Any]):
             "environment": dict(asked["env"] or os.environ),
             "folder": os.path.abspath(asked["cwd"] or "."),
             "streams": list(streams),
-            "ignored": [number for number in _IGNORABLE if signal.getsignal(number) is signal.SIG_IGN],
+            "ignored": [number for number in _HANDLERS if signal.getsignal(number) is signal.SIG_IGN],
             "session": asked["start_new_session"],
             "terminal": self._terminal is not None,
         }
-        self._status, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        self._status, theirs = socket.socketpair()
         with theirs:
             passed = [theirs.fileno(), *streams.values(), *([] if self._terminal is None else [self._terminal])]
-            socket.send_fds(_server(), [json.dumps(order).encode()], passed)
-        self.pid = int(self._status.recv(16))
+            with _ORDERING:
+                socket.send_fds(_server(), [json.dumps(order).encode() + b"\n"], passed)
+        (self.pid,) = _NUMBER.unpack(self._status.recv(_NUMBER.size))
         self._close_pipe_fds(*pipes)
 
     def poll(self) -> int | None:
-        if self.returncode is None and select([self._status], [], [], 0)[0]:
-            self.wait()
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(0)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
         if self.returncode is None:
-            if not select([self._status], [], [], timeout)[0]:
-                raise subprocess.TimeoutExpired(self.args, timeout or 0)
-            with self._status:
-                self.returncode = int(self._status.recv(16))
+            self._status.settimeout(timeout)
+            try:
+                said = self._status.recv(_NUMBER.size)
+            except (TimeoutError, BlockingIOError):
+                raise subprocess.TimeoutExpired(self.args, timeout or 0) from None
+            self._status.close()
+            (self.returncode,) = _NUMBER.unpack(said)
         return self.returncode
 
 
@@ -93,10 +103,13 @@ def run(
     return subprocess.CompletedProcess(process.args, process.wait(), out, err)
 
 
+_ORDERING: Final = Lock()
+
+
 @cache
 def _server() -> socket.socket:
     """What the process that forks takes orders from. It ends with this one."""
-    ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+    ours, theirs = socket.socketpair()
     with theirs:
         process = subprocess.Popen(
             [sys.executable, __file__, str(theirs.fileno())],
@@ -124,20 +137,22 @@ def _fork_by_order(orders: socket.socket) -> None:
     def reap(*_: object) -> None:
         while running and (ended := os.waitpid(-1, os.WNOHANG))[0]:
             with running.pop(ended[0]) as status, suppress(ConnectionError):
-                status.send(b"%d" % os.waitstatus_to_exitcode(ended[1]))
+                status.send(_NUMBER.pack(os.waitstatus_to_exitcode(ended[1])))
 
     signal.signal(signal.SIGCHLD, reap)
     while True:
-        message, passed, _, _ = socket.recv_fds(orders, _MAX_BYTES, 5)
+        message, passed, _, _ = socket.recv_fds(orders, 1 << 16, 5)
         if not message:
             sys.exit()
+        while not message.endswith(b"\n"):
+            message += orders.recv(1 << 16)
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
         pid = os.fork()
         if not pid:
             _become(json.loads(message), passed[1:])
             return
         running[pid] = socket.socket(fileno=passed[0])
-        running[pid].send(b"%d" % pid)
+        running[pid].send(_NUMBER.pack(pid))
         for descriptor in passed[1:]:
             os.close(descriptor)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
@@ -147,8 +162,8 @@ def _become(order: dict[str, Any], passed: list[int]) -> None:
     """Make this process what a new interpreter with these streams and settings would be."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
-    for number in order["ignored"]:
-        signal.signal(number, signal.SIG_IGN)
+    for number, handler in _HANDLERS.items():
+        signal.signal(number, signal.SIG_IGN if number in order["ignored"] else handler)
     if order["session"]:
         os.setsid()
     terminal = passed.pop() if order["terminal"] else None

@@ -13,6 +13,7 @@ import msgspec
 from answerback.cli.options import Json, StoreOptions, with_options
 from answerback.cli.output import CliError, ExitCode, note, say, say_json
 from answerback.cli.settings import Configuration, load
+from answerback.core.budget import Budget, BudgetState, Counter, Period, Unit
 from answerback.core.camel import snake
 from answerback.ports import DailyUsage, StoredUser
 
@@ -107,8 +108,39 @@ class AdminUsers:
         body = {"keepDays": keep_days, **({} if conversation_id is None else {"conversationId": conversation_id})}
         return self._call("PUT", f"/users/{quote(user_id, safe='')}/retention", body) is not None
 
-    async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
-        query = {name: value for name, value in (("user", user_id), ("since", since_day)) if value is not None}
+    async def set_budget(self, holder: str, period: Period, budget: Budget | None, *, now_ms: int) -> None:
+        """Set it at the gateway's own instant; `now_ms` is not used."""
+        del now_ms
+        given = None if budget is None else {"limit": budget.limit, "unit": budget.unit.value}
+        self._call("PUT", f"/budgets/{quote(holder, safe='')}", {"period": period.value, "budget": given})
+
+    async def set_team(self, user_id: str, team: str | None, *, now_ms: int) -> None:
+        """Set it at the gateway's own instant; `now_ms` is not used."""
+        del now_ms
+        self._call("PUT", f"/users/{quote(user_id, safe='')}/team", {"team": team})
+
+    async def budgets(self, holder: str, *, now_ms: int) -> Sequence[BudgetState]:
+        """As they stand at the gateway's own instant; `now_ms` is not used."""
+        del now_ms
+        found = self._call("GET", f"/budgets/{quote(holder, safe='')}")["budgets"]
+        return [
+            BudgetState(
+                Budget(row["limit"], Unit(row["unit"]), Period(row["period"])),
+                Counter(row["used"], row["reserved"]),
+                row["opensAtMs"],
+            )
+            for row in found
+        ]
+
+    async def teams(self) -> Sequence[str]:
+        teams: list[str] = self._call("GET", "/teams")["teams"]
+        return teams
+
+    async def usage(
+        self, user_id: str | None, *, since_day: str | None = None, by_model: bool = False
+    ) -> Sequence[DailyUsage]:
+        asked = (("user", user_id), ("since", since_day), ("by", "model" if by_model else None))
+        query = {name: value for name, value in asked if value is not None}
         return _rows(self._call("GET", f"/usage?{urlencode(query)}")["usage"], DailyUsage)
 
     async def export(self, user_id: str) -> AsyncIterator[bytes]:

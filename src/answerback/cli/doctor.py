@@ -10,7 +10,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -29,6 +29,8 @@ from answerback.gateway.checks import check_settings, make_tokens, tls_context
 from answerback.gateway.settings import GatewaySettings, SettingsError
 from answerback.models import ModelSpecError, build_model, open_model
 from answerback.models.local import WEIGHTS_SHA256, find_weights
+from answerback.models.prices import prices_of
+from answerback.models.spec import parse_model_specs
 from answerback.ports import ModelError, Prompt, TokenRefused, Unavailable
 from answerback.stores import FILE_NAME, StoreError, StoreInUse, open_store
 from answerback.texts import spoken
@@ -61,7 +63,9 @@ def doctor(
     url: Annotated[
         str | None, typer.Option(metavar="URL", help="Look at this gateway only, as an app would.", show_default=False)
     ] = None,
-    deep: Annotated[bool, typer.Option("--deep", help="Also load the model and ask it something.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also read every page of the store, and ask the model something.")
+    ] = False,
     config: ConfigFile = None,
     data_dir: DataDir = None,
     database: DatabaseUrl = None,
@@ -290,10 +294,18 @@ async def check_store(settings: GatewaySettings) -> AsyncIterator[Finding]:
     try:
         started = time.perf_counter()
         waiting = len(await store.unfinished())
+        has_money_budgets = await store.has_money_budgets()
         elapsed_ms = (time.perf_counter() - started) * 1000
     finally:
         await store.close()
     yield ok("store", f"{name} opens; {waiting} unfinished requests, read in {elapsed_ms:.1f} ms")
+    if has_money_budgets:
+        for model in _unpriced(settings):
+            yield warning(
+                "budgets",
+                f"no price is known of the model {model}, so budgets in money refuse it",
+                "name the price in its spec: price=INPUT/OUTPUT",
+            )
 
 
 def check_files(settings: GatewaySettings, *, deep: bool) -> list[Finding]:
@@ -419,6 +431,13 @@ async def check_models(settings: GatewaySettings, *, deep: bool) -> AsyncIterato
             yield failure("model", f"{model.name} does not answer", exc.detail or "see the gateway's log")
         finally:
             await model.close()
+
+
+def _unpriced(settings: GatewaySettings) -> list[str]:
+    """Models whose price nobody has named; those whose specs are wrong are another check's."""
+    with suppress(ModelSpecError):
+        return [name for name, price in prices_of(parse_model_specs(settings.models)).items() if price is None]
+    return []
 
 
 def _kind(spec: str) -> str:

@@ -40,7 +40,10 @@ COMMANDS: Final = {
     "set-retention": ("Set how long a user's conversations are kept.", "answerback.cli.users:set_retention"),
     "block": ("Lock a user out.", "answerback.cli.users:block"),
     "unblock": ("Let a user in again.", "answerback.cli.users:unblock"),
-    "usage": ("Show requests and tokens by day (UTC).", "answerback.cli.users:usage"),
+    "set-budget": ("Set what a user may use in a day or a month.", "answerback.cli.budgets:set_user_budget"),
+    "set-team": ("Put a user into a team.", "answerback.cli.budgets:set_team"),
+    "budgets": ("Show a user's budgets and how they stand.", "answerback.cli.budgets:show_budgets"),
+    "usage": ("Show requests and tokens by day (UTC).", "answerback.cli.budgets:usage"),
     "export": ("Write all that is stored about a user into a file.", "answerback.cli.users:export"),
     "delete": ("Erase everything about a user, for good.", "answerback.cli.users:delete"),
 }
@@ -49,7 +52,7 @@ _LIMIT: Final = whole(1, 1_000_000)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Place(StoreOptions, AwsOptions):
+class Place(StoreOptions, AwsOptions):
     """Whose users: those of a gateway, or those of a stack on AWS."""
 
     stack: Annotated[
@@ -67,13 +70,13 @@ class _Place(StoreOptions, AwsOptions):
         return {"region": self.region, "profile": self.profile, "endpoint": self.endpoint_url}
 
 
-_UserId: TypeAlias = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
+UserId: TypeAlias = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
 
 
 @with_options
 def list_users(
     *,
-    place: _Place,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """List all users."""
@@ -84,9 +87,9 @@ def list_users(
             found.extend(page)
         return found
 
-    found = _run(everyone, place)
+    found = run(everyone, place)
     if as_json:
-        say_json([_as_json(user) for user in found])
+        say_json([row_as_json(user) for user in found])
     elif not found:
         say("No users yet: a user appears with the first request.")
     else:
@@ -96,16 +99,16 @@ def list_users(
 @with_options
 def show(
     *,
-    user: _UserId,
-    place: _Place,
+    user: UserId,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """Show one user."""
-    found = _run(lambda users: users.user(user), place)
+    found = run(lambda users: users.user(user), place)
     if found is None:
         raise _no_such(user)
     if as_json:
-        say_json(_as_json(found))
+        say_json(row_as_json(found))
     else:
         say_table(_HEADERS, [_row(found)])
 
@@ -113,9 +116,9 @@ def show(
 @with_options
 def set_limit(
     *,
-    user: _UserId,
+    user: UserId,
     limit: Annotated[str, typer.Argument(metavar="N|off|default", help="Requests a minute.")],
-    place: _Place,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """Set a user's own rate limit: requests a minute, `off` for no limit, `default` for the gateway's."""
@@ -124,7 +127,7 @@ def set_limit(
     async def change(users: Users) -> None:
         await users.set_limit(user, per_minute, now_ms=epoch_ms())
 
-    _run(change, place)
+    run(change, place)
     if as_json:
         say_json({"userId": user, "perMinute": per_minute})
     else:
@@ -134,12 +137,12 @@ def set_limit(
 @with_options
 def set_retention(
     *,
-    user: _UserId,
+    user: UserId,
     days: Annotated[str, typer.Argument(metavar="Nd|forever|default", help="Days after the last turn.")],
     conversation: Annotated[
         str | None, typer.Option(metavar="ID", help="Of this conversation alone.", show_default=False)
     ] = None,
-    place: _Place,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """Set for how long conversations are kept after their last turn: a user's, or one of them.
@@ -150,7 +153,7 @@ def set_retention(
     if not is_id(user):
         raise usage_error(f"{user!r} cannot be a user id", "it is 1 to 128 visible characters")
     keep_days = _read_keep_days(days)
-    if not _run(
+    if not run(
         lambda users: users.set_retention(user, keep_days, now_ms=epoch_ms(), conversation_id=conversation), place
     ):
         raise CliError(f"{user} has no conversation {conversation}")
@@ -161,7 +164,7 @@ def set_retention(
 
 
 @with_options
-def block(*, user: _UserId, place: _Place, as_json: Json = False) -> None:
+def block(*, user: UserId, place: Place, as_json: Json = False) -> None:
     """Lock a user out: no connections, no questions. What runs for the user is cancelled, open sockets are closed.
 
     Nothing is erased, and a token that is still valid does not help. `unblock` lets the user in again.
@@ -170,15 +173,15 @@ def block(*, user: _UserId, place: _Place, as_json: Json = False) -> None:
 
 
 @with_options
-def unblock(*, user: _UserId, place: _Place, as_json: Json = False) -> None:
+def unblock(*, user: UserId, place: Place, as_json: Json = False) -> None:
     """Let a blocked user in again, with the limit that they had."""
     _set_blocked(user, place, blocked=False, as_json=as_json)
 
 
-def _set_blocked(user: str, place: _Place, *, blocked: bool, as_json: bool) -> None:
+def _set_blocked(user: str, place: Place, *, blocked: bool, as_json: bool) -> None:
     if not is_id(user):
         raise usage_error(f"{user!r} cannot be a user id", "it is 1 to 128 visible characters")
-    _run(lambda users: users.set_blocked(user, blocked=blocked, now_ms=epoch_ms()), place)
+    run(lambda users: users.set_blocked(user, blocked=blocked, now_ms=epoch_ms()), place)
     if as_json:
         say_json({"userId": user, "blocked": blocked})
     else:
@@ -186,33 +189,11 @@ def _set_blocked(user: str, place: _Place, *, blocked: bool, as_json: bool) -> N
 
 
 @with_options
-def usage(
-    *,
-    user: Annotated[str | None, typer.Argument(metavar="[USER]", help="One user; everyone without it.")] = None,
-    since: Annotated[
-        str | None, typer.Option(metavar="DAY|Nd", help="From a day on, as in 2026-01-31 or 30d.", show_default=False)
-    ] = None,
-    place: _Place,
-    as_json: Json = False,
-) -> None:
-    """Show requests and tokens by day (UTC)."""
-    since_day = None if since is None else _read_day(since)
-    found = _run(lambda users: users.usage(user, since_day=since_day), place)
-    if as_json:
-        say_json([_as_json(day) for day in found])
-    elif not found:
-        say("Nothing was used.")
-    else:
-        rows = [(day.day, day.user_id, day.requests, day.input_tokens, day.output_tokens) for day in found]
-        say_table(("day", "user", "requests", "input tokens", "output tokens"), rows)
-
-
-@with_options
 def export(
     *,
-    user: _UserId,
+    user: UserId,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file.")],
-    place: _Place,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """Write all that is stored about a user into a new file: requests, answers, conversations, usage, limit.
@@ -230,7 +211,7 @@ def export(
                 opened.write(json.dumps(header, ensure_ascii=False).encode() + b"\n")
                 return sum([opened.write(line) > 0 async for line in users.export(user)])
 
-            lines = _run(write, place)
+            lines = run(write, place)
         if not lines:
             raise _no_such(user)
         part.rename(file)
@@ -247,15 +228,15 @@ def export(
 @with_options
 def delete(
     *,
-    user: _UserId,
+    user: UserId,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    place: _Place,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """Erase everything about a user, for good: requests, answers, conversations, usage, limit. A block stays."""
     if not yes:
         confirm(f"Erase everything about {user}? This cannot be undone.")
-    if not _run(lambda users: users.delete_user(user), place):
+    if not run(lambda users: users.delete_user(user), place):
         raise _no_such(user)
     if as_json:
         say_json({"userId": user, "deleted": True})
@@ -263,21 +244,23 @@ def delete(
         say(f"{user} is erased.")
 
 
-def _run(work: Callable[[Users], Awaitable[T]], place: _Place) -> T:
-    async def run() -> T:
+def run(work: Callable[[Users], Awaitable[T]], place: Place) -> T:
+    """Do something with the users there. Raises: CliError: what to do."""
+
+    async def work_there() -> T:
         async with _users(place) as users:
             # A gateway looks under both forms itself.
             return await work(users if isinstance(users, AdminUsers) else UsersInBothForms(users))
 
     try:
-        return asyncio.run(run())
+        return asyncio.run(work_there())
     except Unavailable as exc:
         raise CliError(
             "the store cannot be used now", "see `answerback doctor`", exit_code=ExitCode.CANNOT_CONNECT
         ) from exc
 
 
-def _users(place: _Place) -> AbstractAsyncContextManager[Users]:
+def _users(place: Place) -> AbstractAsyncContextManager[Users]:
     if place.stack is None:
         if any(place.of_aws.values()):
             raise usage_error("--region, --profile and --endpoint-url are about a stack", "name it with --stack")
@@ -323,9 +306,10 @@ def _row(user: StoredUser) -> Sequence[object]:
     )
 
 
-def _as_json(row: StoredUser | DailyUsage) -> dict[str, Any]:
-    unset = (("blocked", False), ("keep_days", None))
-    shown = {name: value for name, value in asdict(row).items() if (name, value) not in unset}
+def row_as_json(row: StoredUser | DailyUsage) -> dict[str, Any]:
+    """For `--json`."""
+    left_out = {"blocked": False, "team": None, "model": None, "keep_days": None}
+    shown = {name: value for name, value in asdict(row).items() if left_out.get(name, row) != value}
     return {camel(name): value for name, value in shown.items()}
 
 
@@ -370,7 +354,8 @@ def _read_limit(text: str) -> int | None:
     return number
 
 
-def _read_day(text: str) -> str:
+def read_day(text: str) -> str:
+    """A day of `--since`. Raises: CliError."""
     if match := re.fullmatch(r"(\d{1,4})d", text):
         return (datetime.now(UTC) - timedelta(days=int(match[1]))).date().isoformat()
     try:

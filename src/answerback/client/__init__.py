@@ -58,6 +58,7 @@ from answerback.core.context import title_of
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
     Attachment,
+    BudgetInfo,
     Conversation,
     ConversationSummary,
     ModelInfo,
@@ -91,6 +92,7 @@ __all__ = [
     "AttachmentMissing",
     "BlockingAnswerStream",
     "BlockingClient",
+    "BudgetInfo",
     "CannotConnect",
     "Client",
     "Closed",

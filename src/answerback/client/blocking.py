@@ -19,7 +19,7 @@ from answerback.client.stream import AnswerStream
 from answerback.client.timing import Timing
 from answerback.client.tokens import Token
 from answerback.client.uploads import Source
-from answerback.protocol.frames import Conversation, ConversationSummary, ModelInfo, Turn
+from answerback.protocol.frames import BudgetInfo, Conversation, ConversationSummary, ModelInfo, Turn
 
 T = TypeVar("T")
 
@@ -336,6 +336,10 @@ class BlockingClient:
     def restore(self, conversation: str) -> Conversation:
         """Bring a deleted conversation back."""
         return self._thread.run(self._client.restore(conversation))
+
+    def budget(self) -> BudgetInfo | None:
+        """How the user's budget stands now; None: there is none, or the server knows no budgets."""
+        return self._thread.run(self._client.budget())
 
     def ping(self) -> float:
         """The round trip to the server and back, in seconds."""

@@ -9,10 +9,12 @@ from answerback.client.errors import AnswerbackError, RequestTimeout, request_fa
 from answerback.client.timing import Timing
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
+    Budget,
     CancelMessage,
     Conversation,
     Conversations,
     Error,
+    GetBudget,
     GetHistory,
     History,
     ListConversations,
@@ -24,8 +26,8 @@ from answerback.protocol.frames import (
     UploadState,
 )
 
-CallFrame: TypeAlias = ListConversations | GetHistory | UpdateConversation | PutPiece | RenewToken
-ReplyFrame: TypeAlias = History | Conversations | Conversation | UploadState | TokenRenewed
+CallFrame: TypeAlias = ListConversations | GetHistory | UpdateConversation | PutPiece | RenewToken | GetBudget
+ReplyFrame: TypeAlias = History | Conversations | Conversation | UploadState | TokenRenewed | Budget
 
 _STOP_TRIES: Final = 4
 

@@ -230,6 +230,7 @@ class Driver:
         self._reason, self._obstacle = "", None
         age_s = self._rng.uniform(self._timing.rollover_min_s, self._timing.rollover_max_s)
         link.rollover_at = self.now + age_s
+        link.stays_until = self.now + self._timing.stay_s
         self._tasks.start(link.run(), name=f"answerback-link-{link.number}")
         self.carry_out(self._session.connected(link.number, now=self.now))
 
@@ -246,8 +247,12 @@ class Driver:
     def _replace(self, within_s: float) -> None:
         """The server leaves: move at a random instant of the first half, so that not all go at once."""
         if self._link is not None:
-            self._link.rollover_at = self.now + self._rng.uniform(0, within_s / 2)
-            self._link.news.set()
+            self._replace_at(self._link, self.now + self._rng.uniform(0, within_s / 2))
+
+    def _replace_at(self, link: Link, instant: float) -> None:
+        """Not at once if the connection is new: what sent this one away may send the next one away, too."""
+        link.rollover_at = max(instant, link.stays_until)
+        link.news.set()
 
     async def _roll_over(self, old: Link) -> None:
         """The new connection first, then the old one goes: nothing is interrupted."""
@@ -285,8 +290,7 @@ class Driver:
         link = self._link
         if link is not None and welcome.limits.max_connection_ms is not None and link.rollover_at is not None:
             latest = self.now + welcome.limits.max_connection_ms / 1000 * self._rng.uniform(0.8, 0.95)
-            link.rollover_at = min(link.rollover_at, latest)
-            link.news.set()
+            self._replace_at(link, min(link.rollover_at, latest))
         if self._first is not None and not self._first.done():
             self._first.set_result(None)
         for old in [other for other in self._links.values() if other is not link]:

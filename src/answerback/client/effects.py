@@ -6,6 +6,7 @@ from typing import TypeAlias
 from answerback.client.errors import AnswerbackError
 from answerback.client.events import Event
 from answerback.protocol.frames import (
+    Budget,
     ClientFrame,
     Conversation,
     Conversations,
@@ -55,7 +56,7 @@ class Reply:
     """What a call (history, renewal of a token) was answered with."""
 
     request_id: str
-    frame: History | Conversations | Conversation | UploadState | TokenRenewed
+    frame: History | Conversations | Conversation | UploadState | TokenRenewed | Budget
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@
     ├── AnswerRestarted             request_id: text that was already given out is void
     ├── RequestTimeout              request_id, timeout_s, text, cause_code   (also a TimeoutError)
     ├── RequestCancelled            answer: what there was until then
-    └── RequestFailed               message, retry_after_ms, answer
-        ├── RateLimited
+    └── RequestFailed               message, retry_after_ms, answer, reason, resets_at
+        ├── RateLimited             reason "budget": a budget has no room until resets_at
         ├── Overloaded
         ├── AttachmentMissing       a file of the question is not there to be sent
         └── RequestConflict
@@ -272,7 +272,10 @@ class RequestCancelled(AnswerbackError):
 
 
 class RequestFailed(AnswerbackError):
-    """The server ended the request without a whole answer. `answer`, if any, has what there was until then."""
+    """The server ended the request without a whole answer. `answer`, if any, has what there was until then.
+
+    `reason` `budget`: a budget of the user has no room, until `resets_at` (ISO 8601) at the latest, if that is told.
+    """
 
     def __init__(
         self,
@@ -283,6 +286,8 @@ class RequestFailed(AnswerbackError):
         retry_after_ms: int | None = None,
         request_id: str = "",
         answer: "Answer | None" = None,
+        reason: str | None = None,
+        resets_at: str | None = None,
     ) -> None:
         super().__init__(code, message)
         self.code = code
@@ -291,6 +296,8 @@ class RequestFailed(AnswerbackError):
         self.retry_after_ms = retry_after_ms
         self.request_id = request_id
         self.answer = answer
+        self.reason = reason
+        self.resets_at = resets_at
 
     def __str__(self) -> str:
         wait = "" if self.retry_after_ms is None else f" Try again in {self.retry_after_ms / 1000:.1f} s."
@@ -298,7 +305,10 @@ class RequestFailed(AnswerbackError):
 
 
 class RateLimited(RequestFailed):
-    """The user's requests of this minute are used up; `retry_after_ms` says when the next minute begins."""
+    """The user's requests of this minute are used up; `retry_after_ms` says when the next minute begins.
+
+    With the `reason` `budget` a budget is: what it may use of a day or a month.
+    """
 
 
 class Overloaded(RequestFailed):
@@ -339,6 +349,8 @@ def request_failed(
     retry_after_ms: int | None = None,
     request_id: str = "",
     answer: "Answer | None" = None,
+    reason: str | None = None,
+    resets_at: str | None = None,
 ) -> RequestFailed:
     """The error of the class that belongs to a code."""
     info = ERRORS[code]
@@ -349,4 +361,6 @@ def request_failed(
         retry_after_ms=retry_after_ms,
         request_id=request_id,
         answer=answer,
+        reason=reason,
+        resets_at=resets_at,
     )

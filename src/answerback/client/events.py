@@ -34,7 +34,7 @@ class Answer:
 
     `conversation_id`: where the turn is kept. `timing`: milliseconds on the server. `finish_reason`: `stop`, `length`
     (cut at a limit), `content_filter`, `tool_calls` or `other`. `parts`: what the model said of the kinds asked
-    for, text too, in order; empty if that is text alone.
+    for, text too, in order; empty if that is text alone. `cost_micro_usd`: what a budget was charged.
     """
 
     text: str
@@ -47,6 +47,7 @@ class Answer:
     usage: Usage | None = None
     timing: Timing | None = None
     parts: tuple[AnswerPart, ...] = ()
+    cost_micro_usd: int | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -66,6 +67,7 @@ def answer_of(ended: Ended, conversation_id: str | None) -> Answer:
         model=response.model,
         usage=response.usage,
         timing=response.timing,
+        cost_micro_usd=None if response.cost is None else response.cost.micro_usd,
     )
 
 

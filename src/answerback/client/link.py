@@ -121,7 +121,8 @@ async def open_socket(
 class Link:
     """An open connection. Frames leave in the order given; `run` reads until the connection ends.
 
-    `rollover_at`: when it is too old. `news` is set when that changed, and when the connection was lost.
+    `rollover_at`: when it is too old. `stays_until`: no sooner is it replaced, whatever the server says. `news` is set
+    when that changed, and when the connection was lost.
     """
 
     def __init__(
@@ -134,6 +135,7 @@ class Link:
     ) -> None:
         self.number = number
         self.rollover_at: float | None = None
+        self.stays_until = 0.0
         self._socket = socket
         self._on_message = on_message
         self._on_lost = on_lost

@@ -34,6 +34,7 @@ from answerback.core.assembly import AnswerFrame, Broken, Ended, Missing
 from answerback.protocol.codec import Data, FrameError, decode_server, encode
 from answerback.protocol.errors import ERRORS, ErrorCode
 from answerback.protocol.frames import (
+    Budget,
     CancelMessage,
     ClientInfo,
     Conversation,
@@ -97,6 +98,11 @@ class Session:
         return None if self._welcome is None else self._welcome.limits
 
     @property
+    def features(self) -> tuple[str, ...]:
+        """What the server understands beyond the first edition of the protocol, once it has said so."""
+        return () if self._welcome is None else self._welcome.features
+
+    @property
     def server(self) -> ServerInfo | None:
         """What the server has said of itself."""
         return None if self._welcome is None else self._welcome.server
@@ -158,10 +164,9 @@ class Session:
         self._hold_or_pump(exchange, now)
         return self._flush()
 
-    def bringing(self, request_id: str, *, now: float) -> list[Effect]:
-        """A piece of a question's files has arrived."""
-        if (exchange := self._questions.get(request_id)) is not None:
-            self._questions.bringing(exchange, now=now)
+    def bringing(self, *, now: float) -> list[Effect]:
+        """A piece of a file has arrived: a sign for all questions whose files are brought, one after the other."""
+        self._questions.bringing(now=now)
         return self._flush()
 
     def brought(self, request_id: str, *, now: float) -> list[Effect]:
@@ -310,7 +315,7 @@ class Session:
                         self._begin(now)
             case Error():
                 self._take_error(link, frame, now)
-            case History() | Conversations() | Conversation() | UploadState() | TokenRenewed():
+            case History() | Conversations() | Conversation() | UploadState() | TokenRenewed() | Budget():
                 self._effects.extend(self._calls.answered(frame))
             case Pong():
                 if link == self._link:
@@ -397,6 +402,8 @@ class Session:
                     retry_after_ms=None if body is None else body.retry_after_ms,
                     request_id=exchange.request_id,
                     answer=answer,
+                    reason=None if body is None else body.reason,
+                    resets_at=None if body is None else body.resets_at,
                 )
                 self._questions.fail(exchange, error, now=now)
 
@@ -418,6 +425,8 @@ class Session:
             exchange.refusal = error.code
         if exchange is None or (exchange.phase is Phase.ACCEPTED and error.code not in _ENDS_ACCEPTED):
             self._effects.append(Note(f"{error.code}: {error.message}"))
+        elif error.code is ErrorCode.ATTACHMENT_MISSING and exchange.is_held:
+            pass  # said twice, of a frame that was sent twice
         elif error.code is ErrorCode.ATTACHMENT_MISSING and 0 < exchange.brought < _MAX_BROUGHT:
             self._questions.hold(exchange)  # it was there, and is too old by now
         elif ERRORS[error.code].retryable:

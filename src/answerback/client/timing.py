@@ -35,6 +35,8 @@ class Timing:
     rollover_min_s: float = 6_000.0
     """A connection is replaced at a random age between the two (API Gateway closes it after 2 hours)."""
     rollover_max_s: float = 6_900.0
+    stay_s: float = 2.0
+    """A new connection is not replaced sooner, even if the server leaves at once."""
     renew_before_s: float = 60.0
     """A token is renewed so long before it expires."""
     keepalive_s: float = 20.0

@@ -1,20 +1,31 @@
 """Admission: whether a new request may be stored. The rate counts calendar minutes."""
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from answerback.core.request import Record
+from answerback.core import budget
+from answerback.core.budget import Budget, Counters, Hold, OverBudget, Tariff, bound
+from answerback.core.context import told_schema
+from answerback.core.request import Question, Record
+from answerback.core.uploads import bound_of
 
 WINDOW_MS: Final = 60_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """Limits that acceptance checks. `per_minute` is the default; a user's own limit in the store wins. 0 = none."""
+    """Limits that acceptance checks. `per_minute` is the default; a user's own limit in the store wins. 0 = none.
+
+    `tariff`: what a reservation rests on, for users who have a budget. `team`: of the user, as the token has it; it
+    wins over the one in the store.
+    """
 
     per_minute: int
     max_pending: int
+    tariff: Tariff = field(default_factory=Tariff)
+    team: str | None = None
 
     def limit_of(self, own_limit: int | None) -> int:
         """Requests that a user with this limit of their own may ask in a minute. 0 = any number."""
@@ -24,11 +35,12 @@ class Quota:
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """Stored and counted. `position`: unfinished requests of the same ordering key accepted before it. `is_behind`: one
-    of those is another gateway's, so this one was stored without its claim.
+    of those is another gateway's, so this one was stored without its claim. `hold`: what it holds of budgets.
     """
 
     position: int
     is_behind: bool = False
+    hold: Hold | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +68,7 @@ class Blocked:
     """The operator has locked the user out; nothing was stored."""
 
 
-Admission: TypeAlias = Accepted | Existing | Limited | Full | Blocked
+Admission: TypeAlias = Accepted | Existing | Limited | Full | Blocked | OverBudget
 
 
 # A locked-out user is stored as a limit below zero that keeps their own: no table has to change for it, and a program
@@ -91,13 +103,16 @@ def admit(
     own_limit: int | None,
     quota: Quota,
     now_ms: int,
+    hold: Hold | OverBudget | None = None,
+    user_id: str = "",
+    counters: Counters | None = None,
 ) -> Admission:
     """Decide about a new request. Every store gives the facts, and writes what this says.
 
     `existing`: the record of its id, if there is one. `position`: unfinished requests of its ordering key accepted
     before it (or before `existing`). `pending`: the user's unfinished requests. `counted`: the user's requests that
-    were accepted in this minute. `own_limit`: as it is stored. An id that exists is free; only then come the pending
-    cap and the rate.
+    were accepted in this minute. `own_limit`: as it is stored. `hold`: what the request has to hold of budgets, whose
+    `counters` stand so. An id that exists is free; only then come the pending cap, the rate and the budgets.
     """
     if existing is not None:
         return admit_again(existing, position=position)
@@ -108,7 +123,38 @@ def admit(
     limit = quota.limit_of(own_limit)
     if limit and counted >= limit:
         return Limited(retry_after_ms(now_ms))
-    return Accepted(position)
+    if hold is None:
+        return Accepted(position)
+    if isinstance(hold, OverBudget):
+        return hold
+    return budget.fits(hold, user_id, counters or {}, now_ms=now_ms) or Accepted(position, hold=hold)
+
+
+def hold_of(
+    record: Record,
+    question: Question,
+    quota: Quota,
+    *,
+    own: Sequence[Budget],
+    team: str | None,
+    of_team: Sequence[Budget],
+    now_ms: int,
+) -> Hold | OverBudget | None:
+    """What a new request has to hold of the budgets of its user and of the user's team; None: there are none."""
+    windows = budget.windows_of(own, now_ms, of_team=False) + budget.windows_of(of_team, now_ms, of_team=True)
+    if not windows:
+        return None
+    schema = None if question.format is None else told_schema(None, question.format.json_schema)
+    return quota.tariff.hold(
+        model=record.model,
+        extra_tokens=bound(schema) + sum(bound_of(one.media_type, one.size) for one in question.attachments),
+        message=question.message,
+        system=question.system,
+        max_tokens=question.max_tokens,
+        has_context=not record.standalone,
+        windows=windows,
+        team=team if of_team else None,
+    )
 
 
 def admit_again(existing: Record, *, position: int) -> Existing:

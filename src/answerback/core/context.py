@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from answerback.core.answer import clean
+from answerback.core.budget import bound
 
 TURN_OVERHEAD_TOKENS: Final = 8
 """What a message costs besides its text: its role, and the marks of the model's template."""
@@ -88,6 +89,14 @@ def choose(
         chosen.append((asked, answered))
     chosen.reverse()
     return (*_messages(chosen), Message(Role.USER, question))
+
+
+def within(messages: Sequence[Message], most_tokens: int) -> tuple[Message, ...]:
+    """The newest turns and the question that no tokenizer makes more than `most_tokens` of; the question at least."""
+    start, last = 0, len(messages) - 1
+    while start < last and bound(*(message.text for message in messages[start:])) > most_tokens:
+        start += 2
+    return tuple(messages[start:])
 
 
 def shortened(messages: Sequence[Message]) -> tuple[Message, ...]:

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from answerback.core.answer import Answer, cut
+from answerback.core.instants import iso
 from answerback.core.parts import TEXT, Mark
 from answerback.core.request import DeliveryTarget, Ending, Record
 from answerback.protocol.errors import ERRORS, ErrorCode
 from answerback.protocol.frames import (
+    Cost,
     ErrorBody,
     MessageDelta,
     MessageProgress,
@@ -88,6 +90,7 @@ def response_frame(record: Record, text: str) -> MessageResponse:
         usage=usage_of(ending, tells_more=record.parts is not None),
         model=ending.model,
         timing=Timing(queued_ms=ending.queued_ms, first_text_ms=ending.first_text_ms, total_ms=ending.total_ms),
+        cost=None if ending.cost_micro_usd is None else Cost(micro_usd=ending.cost_micro_usd),
     )
 
 
@@ -114,6 +117,8 @@ def error_body(ending: Ending) -> ErrorBody | None:
         message=ending.error_detail or info.message,
         retryable=info.retryable if ending.retryable is None else ending.retryable,
         retry_after_ms=ending.retry_after_ms,
+        reason=ending.error_reason,
+        resets_at=None if ending.opens_at_ms is None else iso(ending.opens_at_ms),
     )
 
 

@@ -17,6 +17,8 @@ from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from answerback.core import budget
+from answerback.core.budget import Counted, Entry, Hold
 from answerback.core.instants import LeaptSince, no_leaps
 from answerback.core.parts import NOTHING, Content
 from answerback.core.transitions import TRANSITIONS, Effect, Event, Guard, If, State
@@ -49,7 +51,8 @@ class DeliveryTarget(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Ending(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How a request ended; its text is kept apart. Times in milliseconds, `ended_at_ms` since the epoch.
 
-    `error_detail` and `retryable` replace what the table of errors says for `error_code`.
+    `error_detail` and `retryable` replace what the table of errors says for `error_code`. `error_reason`: which limit
+    it was, where a code has several, and `opens_at_ms` when that one opens. `cost_micro_usd`: of all attempts.
     """
 
     status: Status
@@ -61,6 +64,9 @@ class Ending(Struct, frozen=True, kw_only=True, omit_defaults=True):
     error_detail: str | None = None
     retryable: bool | None = None
     retry_after_ms: int | None = None
+    error_reason: str | None = None
+    opens_at_ms: int | None = None
+    cost_micro_usd: int | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
     cached_tokens: int | None = None
@@ -89,7 +95,7 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"tar
     `conversation_id` is where the turn is kept. `standalone`: the request named no conversation, so the model gets no
     context. `owner` and `lease_until_ms` name the worker that runs `attempt`. `target` is stored as `wish`. `parts`:
     the kinds of parts that the client takes beside text; None: it takes no signs of life either. `traceparent`: the
-    span that asked.
+    span that asked. `hold`: what it holds of budgets until it ends.
     """
 
     user_id: str
@@ -113,6 +119,7 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"tar
     ending: Ending | None = None
     parts: tuple[str, ...] | None = None
     traceparent: str | None = None
+    hold: Hold | None = None
 
     @property
     def schema(self) -> int:
@@ -121,7 +128,7 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"tar
         A program that does not know a field would erase it with its next write. So it must refuse such records, and
         only such records: while a deployment rolls, it works on all others.
         """
-        return 1 if self.parts is None and self.traceparent is None else 2
+        return 1 if self.parts is None and self.traceparent is None and self.hold is None else 2
 
     @property
     def key(self) -> RequestKey:
@@ -157,11 +164,16 @@ class Policy:
 
 
 class Step(Struct, Generic[T_co], frozen=True):
-    """Write `record` (None: leave it as it is), then return `outcome`. `content`: the answer that an ending has."""
+    """Write `record` (None: leave it as it is), then return `outcome`. `content`: the answer that an ending has.
+
+    `charge` changes counters of budgets in the same transaction. Where one has no room, the step is `otherwise`.
+    """
 
     record: Record | None
     outcome: T_co
     content: Content = NOTHING
+    charge: tuple[Entry, ...] = ()
+    otherwise: "Step[T_co] | None" = None
 
 
 class Claimed(Struct, frozen=True):
@@ -278,7 +290,7 @@ def claim(
 
     A noted cancellation, a deadline that has passed and the last allowed attempt end the request here, without running
     the model. A claim by the owner of the lease succeeds again: the answer to its first one was lost
-    (rule: repeat as the same owner).
+    (rule: repeat as the same owner). Where a budget has no room for one more attempt the request ends, too.
     """
     if record is None:
         return Step(None, Unknown())
@@ -292,7 +304,11 @@ def claim(
                 lease_until_ms=now_ms + policy.lease_ms if policy.lease_ms else 0,
                 started_at_ms=now_ms if record.started_at_ms is None else record.started_at_ms,
             )
-            return Step(claimed, Claimed(claimed))
+            if record.hold is None or not record.attempt:
+                return Step(claimed, Claimed(claimed))
+            hold, charge = budget.reserved_again(record.hold, record.user_id)
+            claimed = replace(claimed, hold=hold)
+            return Step(claimed, Claimed(claimed), NOTHING, charge, _end_without_room(record, hold, now_ms=now_ms))
         case Effect.OWNED:
             return Step(None, Claimed(record))
         case Effect.BUSY:
@@ -331,15 +347,28 @@ def poll(record: Record | None, *, owner: str, attempt: int) -> Step[Held | Fenc
 
 
 def finish(
-    record: Record | None, *, owner: str, attempt: int, ending: Ending, content: Content
+    record: Record | None,
+    *,
+    owner: str,
+    attempt: int,
+    ending: Ending,
+    content: Content,
+    counted: Counted | None = None,
 ) -> Step[Ended | Fenced]:
-    """The worker of `attempt` stores the one ending. Doing it twice is success (rule: repeat as the same owner)."""
+    """The worker of `attempt` stores the one ending. Doing it twice is success (rule: repeat as the same owner).
+
+    `counted`: what is charged for the attempt; None: all that was reserved for it.
+    """
     if record is None:
         return Step(None, Fenced(None))
     match _effect(record, Event.FINISH, Facts(owner=owner, attempt=attempt)):
         case Effect.FINISH:
-            ended = replace(record, state=State(ending.status.value), ending=ending, lease_until_ms=0)
-            return Step(ended, Ended(ended, is_new=True), content)
+            charge: tuple[Entry, ...] = ()
+            if (hold := record.hold) is not None:
+                charge = budget.settled(hold, record.user_id, counted)
+                ending = replace(ending, cost_micro_usd=budget.cost(hold, counted))
+            ended = replace(record, state=State(ending.status.value), ending=ending, lease_until_ms=0, hold=None)
+            return Step(ended, Ended(ended, is_new=True), content, charge)
         case effect:
             return _unchanged(record, Event.FINISH, effect)
 
@@ -392,11 +421,20 @@ def refuse(
     code: ErrorCode,
     detail: str | None = None,
     retry_after_ms: int | None = None,
+    reason: str | None = None,
+    opens_at_ms: int | None = None,
 ) -> Step[Ended | Pending]:
     """Store a refusal as the one ending (rule: every answered id has a record). A known request is left alone."""
     if record is None:
         return _end_unowned(
-            refusal_record, now_ms=now_ms, status=Status.FAILED, code=code, detail=detail, retry_after_ms=retry_after_ms
+            refusal_record,
+            now_ms=now_ms,
+            status=Status.FAILED,
+            code=code,
+            detail=detail,
+            retry_after_ms=retry_after_ms,
+            reason=reason,
+            opens_at_ms=opens_at_ms,
         )
     return _unchanged(record, Event.REFUSE, _effect(record, Event.REFUSE, Facts()))
 
@@ -414,6 +452,17 @@ def expire(record: Record | None, *, now_ms: int, code: ErrorCode, grace_ms: int
             return Step(None, Busy(record.lease_until_ms + grace_ms))
         case effect:
             return _unchanged(record, Event.EXPIRE, effect)
+
+
+def erase(record: Record | None, *, now_ms: int) -> Step[Ended | Unknown]:
+    """The user is erased: an unfinished request ends, whoever runs it, and gives back what it holds of a budget."""
+    if record is None:
+        return Step(None, Unknown())
+    match _effect(record, Event.ERASE, Facts()):
+        case Effect.END_CANCELLED:
+            return _end_unowned(record, now_ms=now_ms, status=Status.CANCELLED)
+        case effect:
+            return _unchanged(record, Event.ERASE, effect)
 
 
 def queued(record: Record | None, *, queue_no: int) -> Step[None]:
@@ -481,16 +530,26 @@ def _end_unowned(
     code: ErrorCode | None = None,
     detail: str | None = None,
     retry_after_ms: int | None = None,
+    reason: str | None = None,
+    opens_at_ms: int | None = None,
 ) -> Step[Ended]:
-    """End without holding the lease: a late worker is fenced (rule: ending without a lease raises the attempt)."""
+    """End without holding the lease: a late worker is fenced (rule: ending without a lease raises the attempt).
+
+    An attempt that ran is charged in full: what a provider bills for it is not known (rule: given up is paid in full).
+    """
     attempt = record.attempt + 1
     started = record.started_at_ms
+    counted = None if record.attempt else budget.NOTHING
+    charge: tuple[Entry, ...] = ()
+    if (hold := record.hold) is not None:
+        charge = budget.settled(hold, record.user_id, counted)
     ended = replace(
         record,
         state=State(status.value),
         attempt=attempt,
         owner="",
         lease_until_ms=0,
+        hold=None,
         ending=Ending(
             status=status,
             attempt=attempt,
@@ -499,9 +558,26 @@ def _end_unowned(
             error_code=code,
             error_detail=detail,
             retry_after_ms=retry_after_ms,
+            error_reason=reason,
+            opens_at_ms=opens_at_ms,
+            cost_micro_usd=None if hold is None else budget.cost(hold, counted),
             model=record.model or None,
             queued_ms=max(0, (now_ms if started is None else started) - record.accepted_at_ms),
             total_ms=max(0, now_ms - record.accepted_at_ms),
         ),
     )
-    return Step(ended, Ended(ended, is_new=True))
+    return Step(ended, Ended(ended, is_new=True), NOTHING, charge)
+
+
+def _end_without_room(record: Record, hold: Hold, *, now_ms: int) -> Step[Ended]:
+    opens_at_ms = max(budget.opens_at_ms(window.name) for window in hold.windows)
+    return _end_unowned(
+        record,
+        now_ms=now_ms,
+        status=Status.FAILED,
+        code=ErrorCode.RATE_LIMITED,
+        detail="An attempt at this answer was lost, and the budget has no room for another one.",
+        retry_after_ms=max(1, min(budget.LONGEST_RETRY_MS, opens_at_ms - now_ms)),
+        reason=budget.REASON,
+        opens_at_ms=opens_at_ms,
+    )

@@ -10,7 +10,7 @@ it. It knows nothing of the record: the guards are names, and their conditions s
      |                |                 +--+   |                              |
      |                |     claim after a      | expire after a lost lease    |
      |                |        lost lease      |                              |
-     | refuse, cancel | cancel, expire         |                              |
+     | refuse, cancel | cancel, expire, erase  | erase                        |
      +----------------+------------------------+------------------------------+
 
 A claim ends the request instead of running it if it was cancelled, is late, or has had its last attempt. A running
@@ -55,6 +55,7 @@ class Event(StrEnum):
     EXPIRE = "expire"
     QUEUED = "queued"
     RECOVER = "recover"
+    ERASE = "erase"
 
 
 class Effect(StrEnum):
@@ -124,6 +125,7 @@ _WHEN_ENDED: Final[Mapping[Event, Cell]] = MappingProxyType(
         Event.EXPIRE: Effect.ENDED,
         Event.QUEUED: Effect.IGNORED,
         Event.RECOVER: Effect.IGNORED,
+        Event.ERASE: Effect.ENDED,
     }
 )
 TRANSITIONS: Final[Mapping[State, Mapping[Event, Cell]]] = MappingProxyType(
@@ -140,6 +142,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, Cell]]] = MappingProxyType(
                 Event.EXPIRE: _EXPIRE,
                 Event.QUEUED: Effect.NOTE_QUEUED,
                 Event.RECOVER: Effect.RESET,
+                Event.ERASE: Effect.END_CANCELLED,
             }
         ),
         State.RUNNING: MappingProxyType(
@@ -156,6 +159,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, Cell]]] = MappingProxyType(
                 Event.EXPIRE: If(Guard.LEASE_IS_OVER, _EXPIRE, Effect.BUSY),
                 Event.QUEUED: Effect.IGNORED,
                 Event.RECOVER: Effect.RESET,
+                Event.ERASE: Effect.END_CANCELLED,
             }
         ),
         State.COMPLETED: _WHEN_ENDED,

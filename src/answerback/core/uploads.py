@@ -74,6 +74,8 @@ class Upload:
 TEXT: Final = "text"
 IMAGE: Final = "image"
 DOCUMENT: Final = "document"
+IMAGE_BOUND: Final = 8_192
+"""Tokens of an image at most. Providers take some hundred to some thousand, by its size in pixels."""
 
 _MAGIC: Final = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -115,6 +117,17 @@ def kind_of(media_type: str) -> str | None:
         return DOCUMENT
     is_text = media_type.startswith("text/") or media_type in _TEXTS or media_type.endswith(("+json", "+xml"))
     return TEXT if is_text else None
+
+
+def bound_of(media_type: str, size: int) -> int:
+    """Tokens that a budget reserves for a file. A page of a document may be read as its text and as an image."""
+    match kind_of(media_type):
+        case "image":
+            return IMAGE_BOUND
+        case "document":
+            return 2 * size
+        case _:
+            return size
 
 
 def is_what_it_says(attachment: Attachment, content: str) -> bool:

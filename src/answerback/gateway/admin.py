@@ -17,6 +17,7 @@ from aiohttp import WSCloseCode, web
 
 import answerback
 from answerback.core import defaults
+from answerback.core.budget import Budget, Period, Unit, team_holder
 from answerback.core.handshake import Hosts
 from answerback.core.instants import iso
 from answerback.core.keys import normal_id
@@ -141,21 +142,37 @@ class _UserBody(_Body, omit_defaults=True):
     conversations: int
     turns: int
     blocked: bool = False
+    team: str | None = None
     keep_days: int | None = None
 
 
-class _UsageBody(_Body):
+class _UsageBody(_Body, omit_defaults=True):
     user_id: str
     day: str
     requests: int
     input_tokens: int
     output_tokens: int
+    model: str | None = None
 
 
 class _LimitBody(msgspec.Struct, rename="camel"):
     """`per_minute`: None for the server's default, 0 for no limit."""
 
     per_minute: Annotated[int, msgspec.Meta(ge=0, le=MAX_PER_MINUTE)] | None
+
+
+class _TeamBody(msgspec.Struct):
+    team: str | None
+
+
+class _Limit(msgspec.Struct):
+    limit: Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+    unit: Unit
+
+
+class _BudgetBody(msgspec.Struct):
+    period: Period
+    budget: _Limit | None
 
 
 class _RetentionBody(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -226,6 +243,10 @@ class Admin:
             ("GET", "/users/{user_id:[^/]*}/export", self._export_user),
             ("PUT", "/users/{user_id:[^/]*}/limit", self._set_limit),
             ("PUT", "/users/{user_id:[^/]*}/blocked", self._set_blocked),
+            ("PUT", "/users/{user_id:[^/]*}/team", self._set_team),
+            ("GET", "/budgets/{holder:[^/]*}", self._get_budgets),
+            ("PUT", "/budgets/{holder:[^/]*}", self._set_budget),
+            ("GET", "/teams", self._list_teams),
             ("PUT", "/users/{user_id:[^/]*}/retention", self._set_retention),
             ("GET", "/usage", self._list_usage),
             ("POST", "/reload", self._reload),
@@ -279,7 +300,7 @@ class Admin:
                 "NotFoundException",
                 "There are /console, /healthz, /metrics, /overview, /requests, /requests/USER/REQUEST, /users, "
                 "/users/USER, /users/USER/export, /users/USER/limit, /users/USER/blocked, /users/USER/retention, "
-                "/usage, /reload and /@connections/ID.",
+                "/users/USER/team, /budgets/HOLDER, /teams, /usage, /reload and /@connections/ID.",
             )
         return await handler(request, **match)
 
@@ -456,12 +477,50 @@ class Admin:
         _note(request, f"a retention was set to {kept.keep_days or 'default'} days", userId=user_id, **about)
         return json_response(200, {"userId": user_id, "keepDays": kept.keep_days, **about})
 
+    async def _set_team(self, request: web.BaseRequest, user_id: str) -> web.Response:
+        try:
+            team = msgspec.json.decode(await _body(request), type=_TeamBody).team
+        except (msgspec.MsgspecError, RecursionError):
+            team = ""
+        if not is_id(user_id) or (team is not None and not is_id(team)):
+            raise _bad_request(f'Send {{"team": NAME}} or null. A name has 1 to {MAX_ID_LENGTH} visible characters.')
+        await self._users.set_team(user_id, team, now_ms=self._clock())
+        _note(request, f"a team was set to {team}", userId=user_id)
+        return json_response(200, {"userId": user_id, "team": team})
+
+    async def _set_budget(self, request: web.BaseRequest, holder: str) -> web.Response:
+        """`holder`: a user's id, or `team NAME`."""
+        if not is_id(holder.removeprefix(team_holder(""))):
+            raise _bad_request(f"A user id or a team's name is 1 to {MAX_ID_LENGTH} visible characters.")
+        try:
+            body = msgspec.json.decode(await _body(request), type=_BudgetBody)
+        except (msgspec.MsgspecError, RecursionError):
+            raise _bad_request(
+                'Send {"period": "day"|"month", "budget": {"limit": N, "unit": "tokens"|"microUsd"}}, or null for none.'
+            ) from None
+        budget = None if body.budget is None else Budget(body.budget.limit, body.budget.unit, body.period)
+        await self._users.set_budget(holder, body.period, budget, now_ms=self._clock())
+        _note(request, f"the budget of a {body.period} was set to {body.budget}", holder=holder)
+        return await self._get_budgets(request, holder)
+
+    async def _get_budgets(self, _: web.BaseRequest, holder: str) -> web.Response:
+        found = await self._users.budgets(holder, now_ms=self._clock())
+        rows = [
+            {**budget._asdict(), **counter._asdict(), "opensAtMs": opens_at_ms}
+            for budget, counter, opens_at_ms in found
+        ]
+        return json_response(200, {"holder": holder, "budgets": rows})
+
+    async def _list_teams(self, _: web.BaseRequest) -> web.Response:
+        return json_response(200, {"teams": list(await self._users.teams())})
+
     async def _list_usage(self, request: web.BaseRequest) -> web.Response:
-        """`?user=ID&since=YYYY-MM-DD`"""
+        """`?user=ID&since=YYYY-MM-DD&by=model`"""
         since = request.query.get("since")
         if since is not None and not _IS_DAY.fullmatch(since):
             raise _bad_request("since must be a day, YYYY-MM-DD.")
-        found = await self._users.usage(request.query.get("user"), since_day=since)
+        by_model = request.query.get("by") == "model"
+        found = await self._users.usage(request.query.get("user"), since_day=since, by_model=by_model)
         return json_response(200, {"usage": [_UsageBody.of(day) for day in found]})
 
 

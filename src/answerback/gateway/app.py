@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from answerback import __version__
 from answerback.clock import LeapingClock
+from answerback.core.budget import Price, Tariff, bound
 from answerback.core.defaults import KEEP_FOREVER_DAYS
 from answerback.core.delivery import steady
 from answerback.core.handshake import WILDCARD_HOSTS, Hosts, Rules, origins
@@ -41,6 +42,7 @@ from answerback.gateway.sockets import Sockets, SocketSender
 from answerback.gateway.upgrade import HandshakeValidator
 from answerback.model_guard import Ask, ask
 from answerback.models.build import open_model
+from answerback.models.prices import prices_of, tariff_of
 from answerback.models.spec import ModelSpecError, parse_model_specs
 from answerback.ports import Model, ModelError, ModelLimits, Quota, Unavailable, answer_timeouts_ms, limits_of, within
 from answerback.service.delivery_sender import DeliverySender
@@ -115,6 +117,7 @@ class Gateway:
         self._settings = settings
         self._given_store = store
         self._given_models = models
+        self._prices: Mapping[str, Price | None] = {}
         self._stack = AsyncExitStack()
         self._stop_asked = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -274,7 +277,7 @@ class Gateway:
             ask=ask_model,
             uploads=uploads,
         )
-        front_settings = self._front_settings(model_limits, policy)
+        front_settings = self._front_settings(models, model_limits, policy)
         front = Front(
             settings=front_settings,
             questions=Questions(
@@ -294,6 +297,7 @@ class Gateway:
             clock=clock,
             is_blocked=store.is_blocked,
             store_id=store.store_id,
+            budgets_of_user=store.budgets_of_user,
             has_room=lambda connection_id, user_id: listener.name(connection_id, user_id),  # noqa: PLW0108 - made below
             uploads=uploads,
         )
@@ -380,18 +384,28 @@ class Gateway:
         queue.start(worker.work)
         background = Tasks()
         background.start(self._sweep(janitor, fleet), name="janitor")
-        for model in models.values():
-            background.start(_warn_of(model), name=f"check of {model.name}")
+        for check in (_warn_of_prices(store, front_settings.quota.tariff), *map(_warn_of, models.values())):
+            background.start(check, name="check of a model")
         self._stack.push_async_callback(background.settle, grace_s=0)
         self._port = await listener.start(settings.host, settings.port, tls=self._reloader.tls)
         log.info("listening on %s, address %s", ", ".join(self.urls), settings.host or "0.0.0.0")  # noqa: S104
 
-    def _front_settings(self, model_limits: Mapping[str, ModelLimits], policy: Policy) -> FrontSettings:
+    def _front_settings(
+        self, models: Mapping[str, Model], model_limits: Mapping[str, ModelLimits], policy: Policy
+    ) -> FrontSettings:
         settings = self._settings
+        tariff = tariff_of(
+            model_limits,
+            prices=self._prices,
+            context_tokens={name: model.context_tokens for name, model in models.items()},
+            max_tokens=settings.max_tokens,
+            context_turns=settings.context_turns,
+            system_tokens=bound(settings.system),
+        )
         return FrontSettings(
             models=tuple(model_limits),
             model_limits=model_limits,
-            quota=Quota(per_minute=settings.rate_limit, max_pending=settings.caps.pending_per_user),
+            quota=Quota(per_minute=settings.rate_limit, max_pending=settings.caps.pending_per_user, tariff=tariff),
             policy=policy,
             max_tokens=settings.max_tokens,
             max_message_bytes=settings.caps.message_bytes,
@@ -489,7 +503,9 @@ class Gateway:
             return {model.name: model for model in self._given_models}
         models: dict[str, Model] = {}
         try:
-            for spec in parse_model_specs(self._settings.models):
+            specs = parse_model_specs(self._settings.models)
+            self._prices = prices_of(specs)
+            for spec in specs:
                 model = models[spec.name] = await open_model(spec)
                 self._stack.push_async_callback(model.close)
         except ModelSpecError as exc:
@@ -557,6 +573,15 @@ def _size_of(path: Path) -> Callable[[], int]:
         return total
 
     return measure
+
+
+async def _warn_of_prices(store: SqlStore, tariff: Tariff) -> None:
+    """Say in the log which models a budget in money refuses."""
+    if (models := tariff.unpriced) and await store.has_money_budgets():
+        log.warning(
+            "no price is known of %s: budgets in money refuse it; name the price in its spec: price=INPUT/OUTPUT",
+            ", ".join(models),
+        )
 
 
 async def _warn_of(model: Model) -> None:

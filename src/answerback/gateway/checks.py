@@ -79,6 +79,7 @@ def make_tokens(auth: AuthSettings) -> JwtTokens | None:
             issuer=auth.issuer,
             audience=auth.audience,
             user_claim=auth.user_claim,
+            team_claim=auth.team_claim,
             leeway_s=auth.leeway_s,
         )
     except AuthError as exc:

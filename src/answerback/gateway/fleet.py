@@ -9,6 +9,7 @@ Nothing rests on a notice: what one would have said is found by the next look, o
 
 import asyncio
 import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
@@ -36,6 +37,9 @@ LOOK_S: Final = 0.5
 SETTLE_S: Final = 2.0
 """How long after it began to listen a gateway calls others dead by their lock alone. When the database comes back, all
 of them have lost it, and each is back within a second."""
+
+CHECK_OWN_S: Final = 10.0
+"""How often a gateway looks for requests of its own that its queue does not have."""
 
 CHECK_SESSIONS_S: Final = 10.0
 """How often a gateway looks whether its sessions have moved without its having heard of it."""
@@ -113,7 +117,7 @@ class FleetQueue(InProcessQueue):
     async def recover(self, requests: Requests) -> int:
         """Queue what a process by this name, or one that had the database for itself, has left. Before `start`."""
         del requests
-        records = await self._store.take_over([self._store.node], is_alive=lambda _: False)
+        records = await self._store.take_over([self._store.node], is_alive=lambda _: False, is_here=self.__contains__)
         self.restore(records)
         return len(records)
 
@@ -220,6 +224,7 @@ class Fleet:
         self._close_replaced: Close | None = None
         self._connections: FleetConnections | None = None
         self._sessions_checked_at = 0.0
+        self._own_checked_at = -math.inf
         self._tasks = Tasks()
 
     async def start(self) -> None:
@@ -349,11 +354,20 @@ class Fleet:
                 log.exception("the fleet cannot be looked after")
 
     async def _take_over(self) -> None:
-        dead = [name for name, node in self._others.items() if self._is_dead(node)]
-        records = await self._store.take_over(dead, is_alive=lambda connection: self.is_alive(node_of(connection)))
-        if records and self._queue is not None:
+        queue, now, checked_at = self._queue, self._monotonic(), self._own_checked_at
+        if queue is None:
+            return
+        names = [name for name, node in self._others.items() if self._is_dead(node)]
+        if looks_at_own := now - self._own_checked_at >= CHECK_OWN_S:
+            names.append(self.node)
+        self._own_checked_at = -math.inf  # until it is known what was taken
+        records = await self._store.take_over(
+            names, is_alive=lambda connection: self.is_alive(node_of(connection)), is_here=queue.__contains__
+        )
+        self._own_checked_at = now if looks_at_own else checked_at
+        if records:
             log.info("%d requests of other gateways are taken over", len(records))
-            self._queue.arrange(records)
+            queue.arrange(records)
 
     async def _check_sessions(self) -> None:
         if self._connections is None or self._close_replaced is None:

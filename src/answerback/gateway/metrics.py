@@ -59,6 +59,7 @@ class Counts(Observer):
         self.was_attached = 0
         self.was_started = 0
         self.was_fenced = 0
+        self.was_overrun = 0
         self.text = 0
         self.deltas = 0
         self.refusals: Counter[str] = Counter()
@@ -97,6 +98,9 @@ class Counts(Observer):
 
     def fenced(self, record: Record) -> None:
         self.was_fenced += 1
+
+    def overran(self, record: Record) -> None:
+        self.was_overrun += 1
 
     def sent_text(self, code_points: int) -> None:
         self.deltas += 1
@@ -185,6 +189,11 @@ class Metrics(Collector):
             ("attached", "Repeated request ids that were attached to their request.", counts.was_attached),
             ("attempts", "Attempts that were started.", counts.was_started),
             ("fenced", "Attempts whose request another attempt took over.", counts.was_fenced),
+            (
+                "budget_overrun",
+                "Attempts that a model counted more tokens for than a budget allowed.",
+                counts.was_overrun,
+            ),
             ("deltas", "Deltas that were sent.", counts.deltas),
             ("text_code_points", "Code points of answers that were sent as deltas.", counts.text),
         ):

@@ -82,6 +82,9 @@ class AuthSettings:
     issuer: Annotated[str | None, Setting(AUTHENTICATION, TEXT, "`iss` that tokens must have.")] = None
     audience: Annotated[str | None, Setting(AUTHENTICATION, TEXT, "`aud` that tokens must have.")] = None
     user_claim: Annotated[str, Setting(AUTHENTICATION, TEXT, "Claim that names the user.")] = defaults.USER_CLAIM
+    team_claim: Annotated[
+        str | None, Setting(AUTHENTICATION, TEXT, "Claim that names the user's team, whose budget then counts.")
+    ] = None
     leeway_s: Annotated[
         int, Setting(AUTHENTICATION, WHOLE_SECONDS, "Clock difference that is forgiven.", key="leeway")
     ] = defaults.LEEWAY_S

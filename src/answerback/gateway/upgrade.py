@@ -65,11 +65,11 @@ class HandshakeValidator:
         """The connection that this request may open. Raises: HandshakeError: it may open none."""
         upgrade = UpgradeRequest(method=request.method, headers=request.headers.items(), query=request.query.items())
         handshake = validate(upgrade, self._rules)
-        user_id, expires_at_ms = handshake.user_id, None
+        user_id, expires_at_ms, team = handshake.user_id, None, None
         if self._tokens is not None:
             identity = await _identify(self._tokens, token_of(upgrade))
             check_user(upgrade, identity.user_id)
-            user_id, expires_at_ms = identity.user_id, identity.expires_at_ms
+            user_id, expires_at_ms, team = identity.user_id, identity.expires_at_ms, identity.team
         if user_id is not None and self._is_blocked is not None and await _blocked(self._is_blocked, user_id):
             raise user_blocked()
         now_ms = self._clock()
@@ -84,6 +84,7 @@ class HandshakeValidator:
             user_id=user_id,
             authenticated=self._tokens is not None,
             token_expires_at_ms=expires_at_ms,
+            team=team,
             source_ip=self.address(request),
             user_agent=handshake.user_agent,
         )

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
+from answerback.core.budget import Price
 from answerback.core.parts import KINDS as PART_KINDS
 from answerback.core.uploads import DOCUMENT, IMAGE
 from answerback.models.echo import EchoFailure, EchoOptions
@@ -30,7 +31,15 @@ class ModelSpecError(Exception):
     """A model spec that cannot be used; the text says what is wrong and what to write instead."""
 
 
-LOCAL: Final = ModelLimits(tokens_per_byte=1.0, languages=("en",), demo=True, title="SmolLM2 135M", format=True)
+LOCAL: Final = ModelLimits(
+    tokens_per_byte=1.0,
+    languages=("en",),
+    demo=True,
+    title="SmolLM2 135M",
+    format=True,
+    price=Price(0, 0, 0),
+    stops_billing=True,
+)
 """Of the embedded model. Its tokenizer spells rare Hangul byte by byte."""
 
 OPENAI_CONTEXT_TOKENS: Final = 8192
@@ -122,6 +131,11 @@ _IS_REGION: Final = re.compile(r"[a-z]{2,}(-[a-z]+)+-[0-9]+")
 _IS_GUARDRAIL: Final = re.compile(r"(?P<identifier>[a-z0-9]+|arn:[\w:/-]+):(?P<version>[1-9][0-9]{0,7}|DRAFT)")
 _IS_ENVIRONMENT_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MILLISECONDS: Final = (0, 3_600_000)
+_LIMITS: Final = (
+    *("answer_timeout", "max_tokens", "context_reserve", "price", "stops_billing"),
+    *("parts", "attachments", "format"),
+)
+_IS_PRICE: Final = re.compile(r"\d{1,6}(\.\d{1,6})?(/\d{1,6}(\.\d{1,6})?){1,2}", re.ASCII)
 _ECHO_WHOLE: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
     {
         "first_ms": _MILLISECONDS,
@@ -135,13 +149,14 @@ _ECHO_WHOLE: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
 )
 _BEDROCK_OPTIONS: Final = (
     *("region", "temperature", "top_p", "cache", "guardrail", "tier"),
-    *("silence_s", "answer_timeout", "max_tokens", "format", "context_tokens", "concurrency", "attachments", "parts"),
+    *("silence_s", "context_tokens", "concurrency"),
+    *_LIMITS,
 )
 _CACHES: Final = ("5m", "1h")
 _MAX_TOKENS_FIELDS: Final = ("max_tokens", "max_completion_tokens", "none")
 _SYSTEM_ROLES: Final = ("system", "user")
 _TIERS: Final = ("default", "priority", "flex", "reserved")
-_ECHO_OPTIONS: Final = (*_ECHO_WHOLE, "fail", "fail_rate", "context", "parts")
+_ECHO_OPTIONS: Final = (*_ECHO_WHOLE, "fail", "fail_rate", "context", "parts", "price")
 
 
 def parse_model_spec(text: str) -> ModelSpec:
@@ -164,8 +179,11 @@ def parse_model_spec(text: str) -> ModelSpec:
                 raise ModelSpecError(f"{text!r}: `local` takes no options. Write `local`.")
             return LocalSpec(name=name or "local")
         case "echo":
-            options = _echo_options(text, argument)
-            limits = ModelLimits(parts=tuple(sorted(PART_KINDS)) if options.parts else ())
+            given = _pairs(text, argument)
+            options = _echo_options(text, given)
+            limits = ModelLimits(
+                parts=tuple(sorted(PART_KINDS)) if options.parts else (), price=_price(text, given.get("price"))
+            )
             return EchoSpec(name=name or "echo", options=options, limits=limits)
         case "openai":
             return _openai(text, argument, name)
@@ -202,8 +220,7 @@ def _check_name(name: str, text: str) -> None:
         )
 
 
-def _echo_options(text: str, argument: str) -> EchoOptions:
-    given = _pairs(text, argument)
+def _echo_options(text: str, given: Mapping[str, str]) -> EchoOptions:
     whole: dict[str, int] = {}
     for key, value in given.items():
         if key in _ECHO_WHOLE:
@@ -303,26 +320,41 @@ def _python(text: str, argument: str, name: str | None) -> PythonSpec:
     _check_name(name, text)
     limits = _limits(text, given := _pairs(text, query))
     if given:
-        raise ModelSpecError(
-            f"{text!r}: python: has the options answer_timeout, max_tokens, parts, attachments and format."
-        )
+        raise ModelSpecError(f"{text!r}: python: has the options {', '.join(_LIMITS)} only.")
     return PythonSpec(name=name, module=module, factory=factory, limits=limits)
 
 
 def _limits(text: str, given: dict[str, str], *, has_format: bool = False) -> ModelLimits:
     """The options that every kind of model has; they are taken out of `given`. `has_format`: what is usual."""
     read = {
-        key: _whole(text, key, given.pop(key), 1, high)
-        for key, high in (("answer_timeout", 86_400), ("max_tokens", 1_000_000))
+        key: _whole(text, key, given.pop(key), low, high)
+        for key, low, high in (
+            ("answer_timeout", 1, 86_400),
+            ("max_tokens", 1, 1_000_000),
+            ("context_reserve", 0, 10**7),
+        )
         if key in given
     }
     return ModelLimits(
         answer_timeout_s=read.get("answer_timeout"),
         max_tokens=read.get("max_tokens"),
+        context_reserve=read.get("context_reserve"),
+        price=_price(text, given.pop("price", None)),
+        stops_billing=_yes(text, "stops_billing", given.pop("stops_billing", "0")),
         attachments=_some(text, given, "attachments", (IMAGE, DOCUMENT)),
         parts=_some(text, given, "parts", sorted(PART_KINDS)),
         format=_yes(text, "format", given.pop("format", str(int(has_format)))),
     )
+
+
+def _price(text: str, value: str | None) -> Price | None:
+    """`0.15/0.60/0.075`: US dollars for a million tokens of input, of output and of cached input."""
+    if value is None:
+        return None
+    if not _IS_PRICE.fullmatch(value):
+        raise ModelSpecError(f"{text!r}: price must be INPUT/OUTPUT[/CACHED] in USD for a million tokens.")
+    pico = [round(float(part) * 1_000_000) for part in value.split("/")]
+    return Price(pico[0], pico[1], pico[2] if len(pico) > 2 else pico[0])
 
 
 def _some(text: str, given: dict[str, str], key: str, words: Sequence[str]) -> tuple[str, ...]:

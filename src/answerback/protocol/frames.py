@@ -38,7 +38,12 @@ MaxTokens: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000)]
 Sha256: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 FileSize: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_ATTACHMENT_BYTES)]
 FileName: TypeAlias = Annotated[
-    str, Meta(min_length=1, max_length=MAX_FILE_NAME_LENGTH, pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)")
+    str,
+    Meta(
+        min_length=1,
+        max_length=MAX_FILE_NAME_LENGTH,
+        pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+$(?!\n)",
+    ),
 ]
 MediaType: TypeAlias = Annotated[str, Meta(max_length=MAX_ID_LENGTH, pattern=r"^[a-z0-9.+-]+/[a-z0-9.+-]+$(?!\n)")]
 UploadName: TypeAlias = Annotated[str, Meta(max_length=MAX_ID_LENGTH)]
@@ -181,6 +186,12 @@ class RenewToken(_Frame, frozen=True, kw_only=True, tag="renewToken"):
     token: Annotated[str, Meta(min_length=1)]
 
 
+class GetBudget(_Frame, frozen=True, kw_only=True, tag="getBudget"):
+    """Ask how the user's budget stands; answered by `budget`."""
+
+    request_id: Id
+
+
 class PutPiece(_Frame, frozen=True, kw_only=True, tag="putPiece"):
     """A piece of a file, in base64; without `data` only the question how far it has come.
 
@@ -208,6 +219,7 @@ ClientFrame: TypeAlias = (
     | UpdateConversation
     | PutPiece
     | RenewToken
+    | GetBudget
     | Ping
 )
 
@@ -215,12 +227,17 @@ ClientFrame: TypeAlias = (
 
 
 class ErrorBody(_Object, frozen=True, kw_only=True):
-    """Why a request failed. `message` is for a person, `code` for a program."""
+    """Why a request failed. `message` is for a person, `code` for a program.
+
+    `reason` `budget`: a budget has no room; it has again at `resets_at` (ISO 8601) at the latest, if that is told.
+    """
 
     code: ErrorCode
     message: str
     retryable: bool
     retry_after_ms: Count | None = None
+    reason: str | None = None
+    resets_at: str | None = None
 
 
 class Usage(_Object, frozen=True, kw_only=True):
@@ -230,6 +247,25 @@ class Usage(_Object, frozen=True, kw_only=True):
     output_tokens: Count
     cached_tokens: Count | None = None
     reasoning_tokens: Count | None = None
+
+
+class Cost(_Object, frozen=True, kw_only=True):
+    """What the answer was charged, in micro-dollars, with the attempts that were lost."""
+
+    micro_usd: Count
+
+
+class BudgetInfo(_Object, frozen=True, kw_only=True):
+    """How the user's budget stands: of several the one with the least share left. `unit`: `tokens` or `microUsd`.
+
+    `used` is what was spent and what is `reserved` for questions that run or wait. Times are ISO 8601, UTC.
+    """
+
+    unit: str
+    limit: Count
+    used: Count
+    reserved: Count
+    resets_at: str
 
 
 class Timing(_Object, frozen=True, kw_only=True):
@@ -299,6 +335,7 @@ class Welcome(_Frame, frozen=True, kw_only=True, tag="welcome"):
     features: tuple[str, ...] = ()
     server: ServerInfo | None = None
     model_info: dict[str, ModelInfo] = {}
+    budget: BudgetInfo | None = None
 
 
 class MessageAccepted(_Frame, frozen=True, kw_only=True, tag="messageAccepted"):
@@ -362,6 +399,7 @@ class MessageResponse(_Frame, frozen=True, kw_only=True, tag="messageResponse"):
     usage: Usage | None = None
     model: str | None = None
     timing: Timing | None = None
+    cost: Cost | None = None
 
 
 class ConversationSummary(_Object, frozen=True, kw_only=True):
@@ -456,6 +494,13 @@ class TokenRenewed(_Frame, frozen=True, kw_only=True, tag="tokenRenewed"):
     expires_at: str | None = None
 
 
+class Budget(_Frame, frozen=True, kw_only=True, tag="budget"):
+    """Answer to `getBudget`; without `budget` the user has none."""
+
+    request_id: str
+    budget: BudgetInfo | None = None
+
+
 class Pong(_Frame, frozen=True, kw_only=True, tag="pong"):
     """Answer to `ping`."""
 
@@ -481,6 +526,7 @@ ServerFrame: TypeAlias = (
     | Conversation
     | UploadState
     | TokenRenewed
+    | Budget
     | Pong
     | GoAway
     | Error

@@ -2,17 +2,18 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from answerback.core import context
 from answerback.core.answer import Answer
+from answerback.core.budget import NOTHING, Counted, bound
 from answerback.core.delivery import answer_limit
 from answerback.core.instants import LeaptSince
 from answerback.core.parts import KINDS
 from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey
-from answerback.core.uploads import IMAGE, TEXT, kind_of
+from answerback.core.uploads import IMAGE, TEXT, bound_of, kind_of
 from answerback.model_guard import Ask
 from answerback.ports import (
     File,
@@ -180,6 +181,7 @@ class Run:
         self.stopped: Outcome | Fenced | None = None
         """Why the text stopped."""
         self._first_text_ms: int | None = None
+        self._prompt_asked: Prompt | None = None
         started_at_ms = record.started_at_ms or now_ms
         stop_ms = started_at_ms + tools.policy.answer_ms(record.model) + tools.leapt(started_at_ms)
         if stop_at_ms is not None:
@@ -222,6 +224,7 @@ class Run:
             return Outcome(status=Status.FAILED, code=ErrorCode.MODEL_UNAVAILABLE)
         was_shortened = False
         while True:
+            self._prompt_asked = prompt
             try:
                 await self._tools.ask(model, prompt, self._take)
                 return None
@@ -361,8 +364,12 @@ class Run:
         budget = model.context_tokens - max_tokens - context.estimate_tokens(system or "", per_byte)
         if files:
             budget -= sum(_tokens_of(file, per_byte) for file in files)
+        messages = context.choose(turns, question.message, budget_tokens=budget, per_byte=per_byte)
+        if (hold := record.hold) is not None:  # the model may count no more than what is reserved
+            messages = context.within(messages, hold.max_in - bound(system) - _bound_of(files))
+            max_tokens = min(max_tokens, hold.max_out)
         return Prompt(
-            messages=context.choose(turns, question.message, budget_tokens=budget, per_byte=per_byte),
+            messages=messages,
             system=system,
             max_tokens=max_tokens,
             user_id=record.user_id,
@@ -372,6 +379,31 @@ class Run:
             attachments=files,
             json_schema=schema,
         )
+
+    def counted(self, outcome: Outcome) -> Counted | None:
+        """What is charged for this attempt; None: all that is reserved for it (rule: given up is paid in full).
+
+        A provider bills an answer that is given up, nobody knows how much of it. A request that it refuses, or that
+        fails before its first word, it does not bill.
+        """
+        finish, asked, limits = outcome.finish, self._prompt_asked, self._tools.limits.get(self.record.model)
+        if asked is None:
+            return NOTHING
+        sent = bound(asked.system, *(one.text for one in asked.messages)) + sum(
+            len(one.data) for one in asked.attachments
+        )
+        came = Counted(sent, len(self.answer.text.encode()))
+        if finish is not None and finish.input_tokens is not None and finish.output_tokens is not None:
+            return Counted(finish.input_tokens, finish.output_tokens, finish.cached_tokens or 0)
+        if limits is not None and limits.stops_billing:
+            return came
+        if finish is not None:
+            return None if self.answer.is_full else came
+        failed_first = self._first_text_ms is None and outcome.status is Status.FAILED
+        is_refused = (
+            outcome.code in (ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_THROTTLED) or outcome.fault is not None
+        )
+        return NOTHING if failed_first and is_refused else None
 
     def ending(self, outcome: Outcome) -> Ending:
         """The ending of this attempt."""
@@ -405,6 +437,11 @@ class Run:
 def _with_names(turn: StoredTurn) -> str:
     """The question of an earlier turn. Its files are not shown again."""
     return "\n".join((turn.question, *(f"[attachment {one.name}]" for one in turn.attachments)))
+
+
+def _bound_of(files: Sequence[File]) -> int:
+    """Tokens that a budget has reserved for them."""
+    return sum(bound_of(file.media_type, len(file.data)) for file in files)
 
 
 def _tokens_of(file: File, per_byte: float) -> int:

@@ -6,10 +6,11 @@ process. One in this process is told of it, too. An ended answer is served from 
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, TypeGuard, assert_never
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, Protocol, TypeGuard, assert_never
 
 from answerback import __version__
+from answerback.core.budget import BudgetState, tightest
 from answerback.core.instants import iso
 from answerback.core.keys import normal_id
 from answerback.core.request import Conflict, Ended, Pending, RequestKey, Unknown
@@ -25,9 +26,12 @@ from answerback.ports import (
 from answerback.protocol.codec import Data, FrameError, decode_client
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
+    Budget,
+    BudgetInfo,
     CancelMessage,
     ClientFrame,
     Error,
+    GetBudget,
     GetHistory,
     Hello,
     ListConversations,
@@ -59,7 +63,7 @@ UNAVAILABLE_RETRY_MS: Final = 1_000
 
 TOO_MANY_CONNECTIONS: Final = "This user has too many connections. Close one first."
 
-FEATURES: Final = ("parts", "superseded", "format")
+FEATURES: Final = ("parts", "superseded", "format", "budgets")
 """What clients may use beyond the first edition of the protocol."""
 
 
@@ -67,11 +71,22 @@ async def _nameless() -> None:
     return None
 
 
+async def _no_budgets(user_id: str, team: str | None, *, now_ms: int) -> Sequence[BudgetState]:
+    return ()
+
+
+class BudgetsOfUser(Protocol):
+    """How the budgets stand that a user's questions are counted in. `team`: as the token has it."""
+
+    async def __call__(self, user_id: str, team: str | None, *, now_ms: int) -> Sequence[BudgetState]: ...
+
+
 class Front:
     """Handles the frames of every connection. Its methods raise nothing but CancelledError.
 
     `store_id`: names the store, for clients that keep what is in it; None: nobody knows now. `has_room`: whether a user
-    whom the first frame of a connection names may have one more.
+    whom the first frame of a connection names may have one more. `budgets_of_user`: how the budgets stand that a user's
+    questions are counted in.
     """
 
     def __init__(
@@ -86,6 +101,7 @@ class Front:
         clock: Callable[[], int],
         is_blocked: Callable[[str], Awaitable[bool]],
         store_id: Callable[[], Awaitable[str | None]] = _nameless,
+        budgets_of_user: BudgetsOfUser = _no_budgets,
         has_room: Callable[[str, str], bool] = lambda _, __: True,
         uploads: Uploads | None = None,
     ) -> None:
@@ -101,6 +117,7 @@ class Front:
         self._clock = clock
         self._is_blocked = is_blocked
         self._store_id = store_id
+        self._budgets_of_user = budgets_of_user
         self._has_room = has_room
         self._binding: dict[str, asyncio.Future[None]] = {}
         """Connections that become their session's address now."""
@@ -240,6 +257,7 @@ class Front:
         | CancelMessage
         | Ping
         | RenewToken
+        | GetBudget
         | ListConversations
         | GetHistory
         | UpdateConversation
@@ -254,15 +272,18 @@ class Front:
                 await self._delivery_sender.reply(connection.connection_id, Pong())
             case RenewToken():
                 await self._renew_token(connection, frame)
-            case ListConversations() | GetHistory() | UpdateConversation() | PutPiece():
+            case ListConversations() | GetHistory() | UpdateConversation() | PutPiece() | GetBudget():
                 if self._questions.is_expired(connection):
                     await self._delivery_sender.error(
                         connection.connection_id, ErrorCode.UNAUTHORIZED, request_id=frame.request_id
                     )
                     return
                 user_id = user_of(connection)
-                if not isinstance(frame, PutPiece):
-                    reply: ServerFrame = await self._history_pages.answer(user_id, frame)
+                reply: ServerFrame
+                if isinstance(frame, GetBudget):
+                    reply = Budget(request_id=frame.request_id, budget=await self._budget(connection))
+                elif not isinstance(frame, PutPiece):
+                    reply = await self._history_pages.answer(user_id, frame)
                 elif self._uploads is not None:
                     reply = await self._uploads.answer(user_id, frame)
                 else:
@@ -312,7 +333,22 @@ class Front:
                     version=__version__, store_id=await self._store_id(), least_client=self._settings.least_client
                 ),
                 model_info=self._model_info,
+                budget=await self._budget(connection),
             ),
+        )
+
+    async def _budget(self, connection: Connection) -> BudgetInfo | None:
+        """How the user's budget stands, if there is one."""
+        found = await self._budgets_of_user(user_of(connection), connection.team, now_ms=self._clock())
+        state = tightest(found)
+        if state is None:
+            return None
+        return BudgetInfo(
+            unit=state.budget.unit.value,
+            limit=state.budget.limit,
+            used=state.counter.used,
+            reserved=state.counter.reserved,
+            resets_at=iso(state.opens_at_ms),
         )
 
     async def _renew_token(self, connection: Connection, frame: RenewToken) -> None:

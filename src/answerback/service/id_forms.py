@@ -17,8 +17,11 @@ from answerback.core.keys import normal_id
 from answerback.core.request import Change, Question, Record, RequestKey
 from answerback.ports import (
     Admission,
+    Budget,
+    BudgetState,
     DailyUsage,
     History,
+    Period,
     Quota,
     RecentTurns,
     Requests,
@@ -229,6 +232,7 @@ class UsersInBothForms:
             conversations=now.conversations + then.conversations,
             turns=now.turns + then.turns,
             blocked=now.blocked,
+            team=now.team or then.team,
         )
 
     async def set_limit(self, user_id: str, per_minute: int | None, *, now_ms: int) -> None:
@@ -256,14 +260,31 @@ class UsersInBothForms:
                 await self._stored.set_retention(name, keep_days, now_ms=now_ms)
         return True
 
-    async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
+    async def set_budget(self, holder: str, period: Period, budget: Budget | None, *, now_ms: int) -> None:
+        await self._stored.set_budget(normal_id(holder), period, budget, now_ms=now_ms)
+
+    async def set_team(self, user_id: str, team: str | None, *, now_ms: int) -> None:
+        team = None if team is None else normal_id(team)
+        await self._stored.set_team(normal_id(user_id), team, now_ms=now_ms)
+
+    async def budgets(self, holder: str, *, now_ms: int) -> Sequence[BudgetState]:
+        return await self._stored.budgets(normal_id(holder), now_ms=now_ms)
+
+    async def teams(self) -> Sequence[str]:
+        return await self._stored.teams()
+
+    async def usage(
+        self, user_id: str | None, *, since_day: str | None = None, by_model: bool = False
+    ) -> Sequence[DailyUsage]:
+        read = partial(self._stored.usage, since_day=since_day, by_model=by_model)
         if user_id is None:
-            return await self._stored.usage(None, since_day=since_day)
-        days: dict[str, DailyUsage] = {}
-        for found in await _of_each(forms(user_id), lambda name: self._stored.usage(name, since_day=since_day)):
+            return await read(None)
+        days: dict[tuple[str, str], DailyUsage] = {}
+        for found in await _of_each(forms(user_id), read):
             for one in found:
-                whole = days.get(one.day)
-                days[one.day] = replace(
+                key = one.day, one.model or ""
+                whole = days.get(key)
+                days[key] = replace(
                     one,
                     user_id=normal_id(user_id),
                     requests=one.requests + (0 if whole is None else whole.requests),

@@ -22,6 +22,9 @@ class Observer:
     def ended(self, record: Record, ending: Ending) -> None:
         """A worker, a front or the janitor has stored the one ending."""
 
+    def overran(self, record: Record) -> None:
+        """A model has counted more than was reserved for it, so a budget may be above its cap."""
+
     def fenced(self, record: Record) -> None:
         """An attempt found that another one has taken over."""
 

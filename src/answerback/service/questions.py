@@ -6,10 +6,13 @@ transaction that accepts it. Then the task that received its frame runs it. Othe
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from answerback.core import admission
+from msgspec.structs import replace as with_fields
+
+from answerback.core import admission, budget
 from answerback.core import request as changes
 from answerback.core.keys import fingerprint, kinds, normal_id, ordering_key, traceparent
 from answerback.core.request import (
@@ -31,6 +34,7 @@ from answerback.ports import (
     Existing,
     Full,
     Limited,
+    OverBudget,
     Queue,
     Requests,
     Unavailable,
@@ -89,8 +93,9 @@ class Questions:
         """
         record, question = self._new_request(connection, frame, now_ms)
         refusal = self._why_not(connection, frame)
-        if refusal is None and frame.attachments:
-            refusal = await self._why_no_files(record, frame)
+        refusal = await self._why_no_files(record, frame) if refusal is None and frame.attachments else refusal
+        quota, team = self._settings.quota, connection.team
+        quota = quota if team is None else replace(quota, team=team)
         if refusal is not None:
             await self.refuse(connection, record, *refusal)
             return None
@@ -101,7 +106,7 @@ class Questions:
         may_be_stored = False
         try:
             admitted = await self._requests.accept(
-                record if run is None else run.record, question, self._settings.quota, now_ms=now_ms
+                record if run is None else run.record, question, quota, now_ms=now_ms
             )
         except (Unavailable, asyncio.CancelledError):
             may_be_stored = True
@@ -117,6 +122,8 @@ class Questions:
                 await self._queue.forget(record.key)  # it is not to be answered a second time when its turn comes
             await self._not_accepted(connection, record, admitted)
             return None
+        if run is not None and admitted.hold is not None:
+            run.record = with_fields(run.record, hold=admitted.hold)
         accepted = _accepted(record, admitted.position)
         if run is None:
             await self._enqueue(record)
@@ -133,7 +140,7 @@ class Questions:
         return None
 
     async def _not_accepted(
-        self, connection: Connection, record: Record, admitted: Existing | Limited | Blocked | Full
+        self, connection: Connection, record: Record, admitted: Existing | Limited | Blocked | Full | OverBudget
     ) -> None:
         match admitted:
             case Existing(record=existing, position=position):
@@ -144,6 +151,18 @@ class Questions:
                 await self.refuse(connection, record, ErrorCode.FORBIDDEN, BLOCKED)
             case Full():
                 await self.refuse(connection, record, ErrorCode.OVERLOADED)
+            case OverBudget(detail=detail, never=True):
+                await self.refuse(connection, record, ErrorCode.FORBIDDEN, detail, reason=budget.REASON)
+            case OverBudget():
+                await self.refuse(
+                    connection,
+                    record,
+                    ErrorCode.RATE_LIMITED,
+                    admitted.detail,
+                    admitted.retry_after_ms,
+                    reason=budget.REASON,
+                    opens_at_ms=admitted.opens_at_ms,
+                )
 
     def _why_not(self, connection: Connection, frame: SendMessage) -> tuple[ErrorCode, str | None] | None:
         """The reasons to refuse a new request that need no store."""
@@ -261,6 +280,9 @@ class Questions:
         code: ErrorCode,
         detail: str | None = None,
         retry_ms: int | None = None,
+        *,
+        reason: str | None = None,
+        opens_at_ms: int | None = None,
     ) -> None:
         """Store the refusal and send it (rule: every answered id has a record). A known request shows its own state.
 
@@ -274,7 +296,14 @@ class Questions:
             return
         now_ms = self._clock()
         refuse = partial(
-            changes.refuse, refusal_record=new, now_ms=now_ms, code=code, detail=detail, retry_after_ms=retry_ms
+            changes.refuse,
+            refusal_record=new,
+            now_ms=now_ms,
+            code=code,
+            detail=detail,
+            retry_after_ms=retry_ms,
+            reason=reason,
+            opens_at_ms=opens_at_ms,
         )
         outcome = await self._requests.change(new.key, refuse)
         known = outcome.record

@@ -391,8 +391,16 @@ class Worker:
         """
         record, content = run.record, run.answer.content
         ending = run.ending(outcome)
+        counted = None if record.hold is None else run.counted(outcome)
         while True:
-            finish = partial(changes.finish, owner=record.owner, attempt=record.attempt, ending=ending, content=content)
+            finish = partial(
+                changes.finish,
+                owner=record.owner,
+                attempt=record.attempt,
+                ending=ending,
+                content=content,
+                counted=counted,
+            )
             try:
                 stored = await self._requests.change(run.key, finish)
                 break
@@ -407,6 +415,9 @@ class Worker:
                 content, ending = NOTHING, run.ending(Outcome(status=Status.FAILED, code=ErrorCode.INTERNAL))
         if isinstance(stored, Ended):
             self._observer.ended(stored.record, ending)
+            if record.hold is not None and counted is not None and record.hold.exceeds(counted):
+                log.error("the model has counted more tokens than a budget has reserved for it", extra=run.extra())
+                self._observer.overran(stored.record)
         return stored
 
     async def _send_rest(self, run: Run, ended: Record) -> bool:

@@ -107,12 +107,13 @@ def conversation_of(row: Sequence[Any]) -> StoredConversation:
 
 def user_of(row: Sequence[Any]) -> StoredUser:
     """A user from a row of SELECT_USERS."""
-    *asked_at_ms, user_id, per_minute, keep_days, created_at_ms, conversations, turns = row
+    *asked_at_ms, user_id, per_minute, team, keep_days, created_at_ms, conversations, turns = row
     last = max((at for at in asked_at_ms if at is not None), default=None)
     return StoredUser(
         user_id=user_id,
         per_minute=unlocked(per_minute),
         blocked=is_locked(per_minute),
+        team=team,
         keep_days=keep_days,
         created_at_ms=created_at_ms,
         last_request_at_ms=last,

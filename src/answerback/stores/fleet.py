@@ -10,7 +10,8 @@ The numbers of requests are drawn under that lock and it is held to the COMMIT. 
 their order, and once nothing earlier of an ordering key is unfinished, that stays so.
 
 A request has a home: the gateway that is to run it, at first the one that accepted it. Only its home may claim it, and
-only while nothing earlier of its ordering key is unfinished.
+only while nothing earlier of its ordering key is unfinished at another gateway, or was taken over. What it accepted
+itself is in order in its queue.
 """
 
 import asyncio
@@ -21,12 +22,24 @@ from functools import partial
 from importlib.resources import files
 from typing import Any, Final, Generic, TypeVar, cast
 
+from msgspec.structs import replace as with_fields
+
 from answerback.clock import epoch_ms
 from answerback.core import request as changes
 from answerback.core.admission import WINDOW_MS, admit_again, is_locked, window_of
+from answerback.core.budget import (
+    Budget,
+    BudgetState,
+    Entry,
+    decode_budgets,
+    encode_budgets,
+    reserved,
+    team_holder,
+)
 from answerback.core.parts import NOTHING, Content
 from answerback.core.request import Busy, Change, Question, Record, RequestKey, Unknown
-from answerback.ports import Accepted, Admission, Bound, Connection, Quota, StoredConversation, Superseded, Unavailable
+from answerback.core.transitions import State
+from answerback.ports import Accepted, Admission, Bound, Connection, Quota, Superseded, Unavailable
 from answerback.stores import statements as sql
 from answerback.stores import writes
 from answerback.stores.database import Connection as Thread
@@ -36,6 +49,7 @@ from answerback.stores.errors import StoreError
 from answerback.stores.group_commit import own
 from answerback.stores.migrations import lock_key, parse
 from answerback.stores.postgres import PostgresStore
+from answerback.stores.store import caps_row
 from answerback.stores.writer_state import Tracked, WriterState
 from answerback.stores.writes import Call, Rows
 
@@ -61,9 +75,12 @@ SELECT n, user_id, record, record_schema, options, left(question, {_TITLE_LENGTH
 WHERE ended_at_ms IS NULL AND user_id = ANY(CAST(:users AS text[])) ORDER BY n"""  # noqa: S608 - a number
 
 _USERS: Final = """
-SELECT user_id, per_minute, minute, accepted, accepted_before FROM users
+SELECT user_id, per_minute, minute, accepted, accepted_before, team, caps FROM users
 WHERE user_id = ANY(CAST(:users AS text[]))"""
 
+_TEAMS: Final = "SELECT team, caps FROM teams WHERE team = ANY(CAST(:teams AS text[]))"
+
+_COUNTERS: Final = f"{sql.SELECT_COUNTERS} WHERE holder = ANY(CAST(:holders AS text[]))"
 _LIMIT: Final = "SELECT per_minute FROM users WHERE user_id = :user_id"
 
 _RECORDS: Final = """
@@ -78,14 +95,10 @@ _COUNT: Final = "UPDATE users SET minute = ?, accepted = ?, accepted_before = ? 
 _NOTED_BY: Final = "UPDATE requests SET noted_by = ? WHERE n = ?"
 _HOME: Final = "UPDATE requests SET node = ?, noted_by = NULL WHERE n = ?"
 
-_USERS_OF: Final = """
-SELECT DISTINCT user_id FROM requests
-WHERE ended_at_ms IS NULL AND node = ANY(CAST(:nodes AS text[])) AND user_id > :after ORDER BY user_id LIMIT :limit"""
-
 # Home of nobody: a gateway had the database for itself when it was accepted.
-_USERS_OF_NOBODY: Final = """
-SELECT DISTINCT user_id FROM requests
-WHERE ended_at_ms IS NULL AND node IS NULL AND user_id > :after ORDER BY user_id LIMIT :limit"""
+_UNFINISHED_OF: Final = """
+SELECT user_id, request_id, node FROM requests
+WHERE ended_at_ms IS NULL AND (node = ANY(CAST(:nodes AS text[])) OR node IS NULL) ORDER BY n"""
 
 _CHANGED: Final = """
 SELECT r.record, r.record_schema, r.node
@@ -139,6 +152,18 @@ class _Rows(Rows):
     def __init__(self, node: str) -> None:
         super().__init__()
         self._node = node
+        self.counts: dict[str, tuple[int, int, int]] = {}
+        """Of users who were counted: see Transaction."""
+        self.noted: list[int] = []
+        """Numbers of requests of others that were changed."""
+        self.more = self._write_more
+
+    def _write_more(self, database: Database) -> None:
+        if self.counts:
+            counts = ((*of_user, user) for user, of_user in sorted(self.counts.items()))
+            database.executemany(_COUNT, list(counts))
+        if self.noted:
+            database.executemany(_NOTED_BY, [(self._node, n) for n in self.noted])
 
     def accept(self, tracked: Tracked, question: Question, text: str) -> None:
         super().accept(tracked, question, text)
@@ -158,6 +183,7 @@ class _Job(Generic[T]):
     users: tuple[str, ...] = ()
     key: RequestKey | None = None
     accepts: bool = False
+    teams: tuple[str, ...] = ()
     value: T | None = None
     error: Exception | None = None
 
@@ -165,9 +191,11 @@ class _Job(Generic[T]):
 class Transaction:
     """What one transaction knows of its users, and what it writes."""
 
-    def __init__(self, database: Database, *, node: str, schema: str) -> None:
+    def __init__(self, database: Database, *, node: str, schema: str, taken: set[RequestKey]) -> None:
         self.database = database
         self.node = node
+        self.taken = taken
+        """What was taken over: the queue may have put it behind later ones of its key."""
         self.state = WriterState()
         self.homes: dict[RequestKey, str | None] = {}
         self.effects: dict[Changed | Freed, None] = {}
@@ -179,42 +207,67 @@ class Transaction:
         self._unreadable: dict[str, StoreError] = {}
         self._minutes: dict[str, tuple[int, int, int]] = {}
         """Of users: a minute, how many were accepted in it, and in the one before."""
-        self._counted: set[str] = set()
-        self._noted: list[int] = []
 
-    def begin(self, users: Collection[str], keys: Sequence[RequestKey], accepts: int) -> None:
-        """Lock the users, and read what decisions about them need."""
+    def begin(self, users: Collection[str], keys: Sequence[RequestKey], accepts: int, teams: Collection[str]) -> None:
+        """Lock the users, then the teams, and read what decisions about them need."""
         database, names = self.database, list(users)
         locks: Any = {"keys": sorted(lock_key(f"{self._schema} user {user}") for user in names)}
         of_users: Any = {"users": names}
         of_keys: Any = {"users": [key.user_id for key in keys], "requests": [key.request_id for key in keys]}
-        database.begin()
+        ended = numbers = None
         if not names:
+            database.begin()
+            self._read_budgets(names, teams)
             return
         with database.together():
+            database.begin()
             database.execute(_LOCK, locks)
             unfinished, known = database.execute(_UNFINISHED, of_users), database.execute(_USERS, of_users)
-            ended = database.execute(_RECORDS, of_keys)
-            numbers = database.execute(_NUMBERS, {"count": accepts})
+            if keys:
+                ended = database.execute(_RECORDS, of_keys)
+            if accepts:
+                numbers = database.execute(_NUMBERS, {"count": accepts})
         for n, user_id, text, record_schema, options, question, home in unfinished.fetchall():
             record = self._decode(user_id, text, record_schema)
             if record is not None:
                 asked = decode_question(options, question, "")
                 self.state.track(record.key, record, asked, n=n, width=0).is_stored = True
                 self.homes[record.key] = home
-        for user_id, per_minute, minute, accepted, before in known.fetchall():
+        for user_id, per_minute, minute, accepted, before, team, caps in known.fetchall():
             self._users.add(user_id)
+            self.state.book.add_user(user_id, team, caps)
             if per_minute is not None:
                 self.state.limits[user_id] = per_minute
             if minute is not None:
                 self._minutes[user_id] = minute, accepted, before
                 self.state.count(user_id, minute * WINDOW_MS, accepted)
                 self.state.count(user_id, (minute - 1) * WINDOW_MS, before)
-        for user_id, request_id, text, record_schema in ended.fetchall():
+        for user_id, request_id, text, record_schema in ended.fetchall() if ended else ():
             record = self._decode(user_id, text, record_schema)
             if record is not None:
                 self._ended[RequestKey(user_id, request_id)] = record
-        self._numbers = [n for (n,) in reversed(numbers.fetchall())]
+        self._numbers = [n for (n,) in reversed(numbers.fetchall())] if numbers else []
+        self._read_budgets(names, teams)
+
+    def _read_budgets(self, users: Collection[str], claimed: Collection[str]) -> None:
+        """What the counters say, if anybody here has a budget.
+
+        Teams are locked behind all users, in one order: who waits for a team holds no user that its holder waits for.
+        """
+        book, database = self.state.book, self.database
+        holds = [hold for one in self.state.tracked.values() if (hold := one.record.hold) is not None]
+        teams = {*claimed, *book.teams.values(), *(hold.team for hold in holds if hold.team is not None)}
+        if teams:
+            named: Any = {"teams": sorted(teams)}
+            keys: Any = {"keys": sorted(lock_key(f"{self._schema} team {team}") for team in teams)}
+            with database.together():
+                database.execute(_LOCK, keys)
+                found = database.execute(_TEAMS, named)
+            for team, caps in found.fetchall():
+                book.keep(team_holder(team), decode_budgets(caps))
+        if book.budgets or holds:
+            holders: Any = {"holders": [*users, *map(team_holder, teams)]}
+            book.add_counters(database.execute(_COUNTERS, holders).fetchall())
 
     def _decode(self, user_id: str, text: str, record_schema: int) -> Record | None:
         try:
@@ -236,21 +289,32 @@ class Transaction:
         return self._ended.get(key)
 
     def is_behind(self, ordering_key: str, n: int | None = None) -> bool:
-        """Whether a request of the key is unfinished that was accepted before number `n`, whatever gateway has it."""
+        """Whether one of the key is unfinished that was accepted before number `n`, elsewhere or taken from there."""
         return any(
-            one.record.ordering_key == ordering_key and (n is None or one.n < n) for one in self.state.tracked.values()
+            one.record.ordering_key == ordering_key
+            and (n is None or one.n < n)
+            and (self.homes[key] != self.node or key in self.taken)
+            for key, one in self.state.tracked.items()
         )
 
     def accept(self, record: Record, question: Question, now_ms: int) -> None:
         tracked = self.state.track(record.key, record, question, n=self._numbers.pop(), width=0)
         self.homes[record.key] = self.node
         self.state.count(record.user_id, now_ms)
-        self._minutes[record.user_id] = _counted(self._minutes.get(record.user_id), window_of(now_ms))
-        self._counted.add(record.user_id)
+        minutes = _counted(self._minutes.get(record.user_id), window_of(now_ms))
+        self._minutes[record.user_id] = self._rows.counts[record.user_id] = minutes
         if record.user_id not in self._users:
             self._users.add(record.user_id)
             self._rows.add_user(record.user_id, now_ms)
         self._rows.accept(tracked, question, encode_record(record))
+        if record.hold is not None:
+            entries = reserved(record.hold, record.user_id)
+            self.state.book.post(entries)
+            self._rows.charge(entries)
+
+    def charge(self, entries: Collection[Entry]) -> None:
+        """Write what was posted in the book."""
+        self._rows.charge(entries)
 
     def put(self, tracked: Tracked, record: Record, content: Content = NOTHING) -> None:
         """Another record of an unfinished request, or its ending with its answer."""
@@ -259,10 +323,11 @@ class Transaction:
         tracked.record = record
         if home is not None and home != self.node:
             self.effects[Changed(home, key)] = None
-            self._noted.append(tracked.n)
+            self._rows.noted.append(tracked.n)
         if record.ending is None:
             self._rows.note(tracked, text)
             return
+        self.taken.discard(key)
         self._rows.finish(tracked, record.ending, text, content)
         self.state.forget(tracked)
         self._ended[key] = record
@@ -287,6 +352,7 @@ class Transaction:
 
     def take(self, tracked: Tracked) -> None:
         """Make the request ours to run."""
+        self.taken.add(tracked.key)
         self.homes[tracked.record.key] = self.node
         self.database.executemany(_HOME, [(self.node, tracked.n)])
 
@@ -300,16 +366,9 @@ class Transaction:
     def write(self) -> None:
         """Write the rows of what was decided so far."""
         rows, self._rows = self._rows, _Rows(self.node)
-        counted, self._counted = self._counted, set()
-        noted, self._noted = self._noted, []
         rows.run(self.database)
         if rows.has_taken:
             raise Unavailable("a number of a request was given out twice")
-        with self.database.together():
-            if counted:
-                self.database.executemany(_COUNT, [(*self._minutes[user], user) for user in sorted(counted)])
-            if noted:
-                self.database.executemany(_NOTED_BY, [(self.node, n) for n in noted])
 
 
 class FleetCommit:
@@ -324,6 +383,7 @@ class FleetCommit:
         self._schema = schema
         self._max_queued = max_queued
         self._on_effects = on_effects
+        self._taken: set[RequestKey] = set()
         self._connection: Thread | None = None
         self._jobs: list[_Job[Any]] = []
         self._is_busy = False
@@ -363,6 +423,7 @@ class FleetCommit:
         users: tuple[str, ...] = (),
         key: RequestKey | None = None,
         accepts: bool = False,
+        teams: tuple[str, ...] = (),
     ) -> T:
         """What `decide` returns, when that is on the disk. It may be called twice: only its last call has an effect.
 
@@ -376,7 +437,7 @@ class FleetCommit:
                 self.last_write_failed = True
                 raise Unavailable("too many operations are waiting for the disk")
             loop = asyncio.get_running_loop()
-            job = _Job(decide, loop.create_future(), users, key, accepts)
+            job = _Job(decide, loop.create_future(), users, key, accepts, teams)
             self._jobs.append(job)
             if len(self._jobs) == 1 and not self._is_busy:
                 loop.call_soon(self._send)  # with whatever else is called in this turn of the loop
@@ -399,10 +460,11 @@ class FleetCommit:
 
     def _transact(self, jobs: Sequence[_Job[Any]], users: Collection[str], database: Database) -> Collection[Any]:
         """On the writer's thread. Raises: Undone: it has no effect. Unavailable: nobody knows."""
-        transaction = Transaction(database, node=self._node, schema=self._schema)
+        transaction = Transaction(database, node=self._node, schema=self._schema, taken=self._taken)
         keys = [job.key for job in jobs if job.key is not None]
         try:
-            transaction.begin(users, keys, sum(job.accepts for job in jobs))
+            teams = {team for job in jobs for team in job.teams}
+            transaction.begin(users, keys, sum(job.accepts for job in jobs), teams)
             for job in jobs:
                 try:
                     transaction.check(job.users)
@@ -463,7 +525,6 @@ class FleetStore(PostgresStore):
         self.clock = clock
         self.mine: set[RequestKey] = set()
         """Unfinished requests that are at home here."""
-        self._may_have_taken = False
         self.on_effects: Callable[[Collection[Changed | Freed]], None] = lambda _: None
         self._fleet = FleetCommit(node=node, schema=schema, max_queued=max_queued, on_effects=self._notify)
         self._group = self._fleet  # type: ignore[assignment] # it does what is asked of it here
@@ -488,6 +549,7 @@ class FleetStore(PostgresStore):
             users=(record.user_id,),
             key=record.key,
             accepts=True,
+            teams=() if quota.team is None else (quota.team,),
         )
         if not isinstance(admission, Accepted) and not was_mine:
             self.mine.discard(record.key)
@@ -501,29 +563,22 @@ class FleetStore(PostgresStore):
             self.mine.discard(key)
         return cast("T", outcome)
 
-    async def take_over(self, nodes: Collection[str], *, is_alive: Callable[[str], bool]) -> Sequence[Record]:
+    async def take_over(
+        self, nodes: Collection[str], *, is_alive: Callable[[str], bool], is_here: Callable[[RequestKey], bool]
+    ) -> Sequence[Record]:
         """Make this gateway the home of the unfinished requests of `nodes`, and of those that have no home.
 
         Returns them with all else of their ordering keys that is at home here, in the order accepted. An answer leads
-        nowhere whose target is a connection that `is_alive` denies. Raises: Unavailable: the next call returns, too,
-        what this one has taken.
+        nowhere whose target is a connection that `is_alive` denies. `is_here`: whether this gateway knows a request of
+        its own. Raises: Unavailable: some may have been taken; the next call with the own name returns them.
         """
-        nodes = {*nodes, self.node} if self._may_have_taken else nodes
+        rows = await self._rows(_UNFINISHED_OF, {"nodes": list(nodes)})  # type: ignore[dict-item]
+        left = [user for user, name, home in rows if home != self.node or not is_here(RequestKey(user, name))]
+        users = tuple(dict.fromkeys(left))
+        take = partial(_take_over, nodes=frozenset(nodes), is_here=is_here, is_alive=is_alive)
         taken: list[tuple[int, Record]] = []
-        for statement, params in ((_USERS_OF, {"nodes": list(nodes)}), (_USERS_OF_NOBODY, {})):
-            if statement is _USERS_OF and not nodes:
-                continue
-            after = ""
-            while True:
-                some: Any = {**params, "after": after, "limit": TAKEN_AT_ONCE}
-                users = tuple(user for (user,) in await self._rows(statement, some))
-                if not users:
-                    break
-                after = users[-1]
-                take = partial(_take_over, nodes=frozenset(nodes), mine=self.mine, is_alive=is_alive)
-                self._may_have_taken = True
-                taken += await self._fleet.do(take, users=users)
-        self._may_have_taken = False
+        for start in range(0, len(users), TAKEN_AT_ONCE):
+            taken += await self._fleet.do(take, users=users[start : start + TAKEN_AT_ONCE])
         records = [record for _, record in sorted(taken, key=lambda one: one[0])]
         self.mine.update(record.key for record in records)
         return records
@@ -542,18 +597,13 @@ class FleetStore(PostgresStore):
 
     # --- users and conversations: under the lock of their user
 
-    async def update_conversation(
-        self, user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
-    ) -> StoredConversation | None:
-        update = partial(
-            writes.update_conversation,
-            user_id=user_id,
-            conversation_id=conversation_id,
-            title=title,
-            deleted=deleted,
-            now_ms=now_ms,
-        )
-        return await self._fleet.do(lambda transaction: transaction.run(update), users=(user_id,))
+    async def _write_of(self, user_id: str, function: Callable[[Database], T]) -> T:
+        return await self._fleet.do(lambda transaction: transaction.run(function), users=(user_id,))
+
+    async def _expire(self, rows: Sequence[sql.Row]) -> int:
+        expire = partial(writes.expire, rows=rows)
+        users = tuple({user_id for user_id, *_ in rows})
+        return await self._fleet.do(lambda transaction: transaction.run(expire), users=users)
 
     async def _store_limit(self, user_id: str, now_ms: int, change: Callable[[WriterState], int | None]) -> None:
         def decide(transaction: Transaction) -> None:
@@ -561,6 +611,33 @@ class FleetStore(PostgresStore):
             transaction.run(lambda database: database.execute(sql.SET_LIMIT, row))
 
         await self._fleet.do(decide, users=(user_id,))
+
+    async def _store_caps(self, holder: str, now_ms: int, change: Callable[[WriterState], tuple[Budget, ...]]) -> None:
+        def decide(transaction: Transaction) -> None:
+            statement, row = caps_row(holder, now_ms)
+            row["caps"] = encode_budgets(change(transaction.state))
+            transaction.run(lambda database: database.execute(statement, row))
+
+        await self._fleet.do(decide, **_about(holder))
+
+    async def set_team(self, user_id: str, team: str | None, *, now_ms: int) -> None:
+        row: sql.Params = {"user_id": user_id, "team": team, "created_at_ms": now_ms}
+        await self._fleet.do(
+            lambda transaction: transaction.run(lambda database: database.execute(sql.SET_TEAM, row)), users=(user_id,)
+        )
+
+    async def budgets(self, holder: str, *, now_ms: int) -> Sequence[BudgetState]:
+        return await self._fleet.do(lambda transaction: transaction.state.book.states(holder, now_ms), **_about(holder))
+
+    async def budgets_of_user(self, user_id: str, team: str | None, *, now_ms: int) -> Sequence[BudgetState]:
+        return await self._fleet.do(
+            lambda transaction: transaction.state.book.states_of_user(user_id, team, now_ms),
+            users=(user_id,),
+            teams=() if team is None else (team,),
+        )
+
+    async def _forget_counters(self, before_ms: int) -> None:
+        await self._group.call(lambda database: database.execute(sql.FORGET_COUNTERS, {"before_ms": before_ms}))
 
     async def is_blocked(self, user_id: str) -> bool:
         rows = await self._rows(_LIMIT, {"user_id": user_id})
@@ -573,6 +650,8 @@ class FleetStore(PostgresStore):
             for key in transaction.state.tracked:
                 if (home := transaction.homes[key]) is not None and home != transaction.node:
                     transaction.effects[Changed(home, key)] = None
+            if entries := transaction.state.settle_user(user_id):
+                transaction.charge(entries)
             return transaction.run(partial(writes.delete_user, user_id=user_id, parts=parts))
 
         return await self._fleet.do(decide, users=(user_id,))
@@ -625,6 +704,12 @@ class FleetStore(PostgresStore):
         )
 
 
+def _about(holder: str) -> Any:
+    """Whom a call is about: the user or the team that a holder of budgets is."""
+    _, is_team, name = holder.rpartition(" ")
+    return {"teams": (name,)} if is_team else {"users": (name,), "accepts": True}  # for what is known of the user
+
+
 def _counted(counts: tuple[int, int, int] | None, minute: int) -> tuple[int, int, int]:
     """The counts of the newest minute and of the one before, with one more request in `minute`."""
     newest, now, before = counts or (minute, 0, 0)
@@ -642,10 +727,12 @@ def _accept(transaction: Transaction, *, record: Record, question: Question, quo
         return admit_again(known.record, position=state.position(known.record.ordering_key, known.n))
     if (ended := transaction.ended(key)) is not None:
         return admit_again(ended, position=0)
-    admission = state.admit(record, quota, now_ms)
+    admission = state.admit(record, question, quota, now_ms)
     if isinstance(admission, Accepted):
+        if admission.hold is not None:
+            record = with_fields(record, hold=admission.hold)
         if record.attempt and transaction.is_behind(record.ordering_key):
-            record, admission = changes.not_begun(record), Accepted(admission.position, is_behind=True)
+            record, admission = changes.not_begun(record), replace(admission, is_behind=True)
         transaction.accept(record, question, now_ms)
     return admission
 
@@ -661,13 +748,19 @@ def _change(transaction: Transaction, *, key: RequestKey, change: Change[T], now
     if tracked is None:
         (transaction.refuse if before is None else transaction.rewrite)(step.record)
         return step.outcome, True
-    if step.record.attempt > tracked.record.attempt:  # a claim
-        if transaction.homes[key] != transaction.node:
+    before, runs = tracked.record, step.record.ending is None
+    if step.record.attempt > before.attempt:  # a claim, or an ending without one
+        # Any gateway may end what waits. A claim that finds the attempts spent must not end what runs elsewhere.
+        if transaction.homes[key] != transaction.node and (runs or before.state is State.RUNNING):
             return Unknown(), False
         # What has begun had its turn.
-        is_first = tracked.record.attempt or not transaction.is_behind(tracked.record.ordering_key, tracked.n)
-        if not is_first:
+        is_first = before.attempt or not transaction.is_behind(before.ordering_key, tracked.n)
+        if runs and not is_first:
             return Busy(now_ms + BEHIND_MS), False
+    if step.charge:
+        step = state.book.charged(step)
+        transaction.charge(step.charge)
+    assert step.record is not None
     transaction.put(tracked, step.record, step.content)
     return step.outcome, step.record.ending is not None
 
@@ -676,14 +769,13 @@ def _take_over(
     transaction: Transaction,
     *,
     nodes: Collection[str],
-    mine: Collection[RequestKey],
+    is_here: Callable[[RequestKey], bool],
     is_alive: Callable[[str], bool],
 ) -> list[tuple[int, Record]]:
-    """`mine`: what is known to be at home here."""
     state, keys = transaction.state, set()
     for tracked in list(state.tracked.values()):
         key, home = tracked.key, transaction.homes[tracked.key]
-        if home is None or (home in nodes and not (home == transaction.node and key in mine)):
+        if home is None or (home in nodes and not (home == transaction.node and is_here(key))):
             transaction.take(tracked)
             target = tracked.record.target
             step = changes.recover(tracked.record, keeps_target=target is not None and is_alive(target.connection_id))

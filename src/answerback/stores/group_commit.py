@@ -204,6 +204,7 @@ class GroupCommit:
             tracked.is_stored = True
             if tracked.is_taken:
                 state.forget(tracked)
+                state.book.take_back(tracked.record)
                 if tracked.counted_at_ms is not None:
                     state.count(tracked.record.user_id, tracked.counted_at_ms, -1)
         for tracked in batch.ended:

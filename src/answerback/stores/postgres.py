@@ -136,6 +136,8 @@ class _Server:
         self._prepare = prepare
         self._timeout_s = min(reconnect_timeout_s, _OPEN_TIMEOUT_S)
         self._reconnect_timeout_s = reconnect_timeout_s
+        self._is_prepared = False
+        """Another gateway may upgrade the tables later. Migrations only add, so this one goes on when it reconnects."""
 
     def connect_writer(self) -> PostgresDatabase:
         database = self._connected(self._connect_locked)
@@ -153,7 +155,9 @@ class _Server:
             found = connection.execute(_TAKE_ALONE if self._prepare is None else _SHARE, [lock_key(self._schema)])
             if found.fetchone() != (True,):
                 raise _LockHeld(f"another gateway holds the lock of schema {self._schema}")
-            apply_migrations(connection, self._schema, shipped(), now_ms=epoch_ms(), prepare=self._prepare)
+            if self._prepare is None or not self._is_prepared:
+                apply_migrations(connection, self._schema, shipped(), now_ms=epoch_ms(), prepare=self._prepare)
+                self._is_prepared = True
             if self._prepare is not None:
                 # What a gateway has locked that freezes in a transaction, the others need.
                 connection.execute("SELECT set_config('idle_in_transaction_session_timeout', '3s', false)")

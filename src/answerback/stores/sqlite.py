@@ -13,9 +13,10 @@ from types import MappingProxyType
 from typing import Final
 
 from answerback.clock import epoch_ms
+from answerback.core.parts import Content
 from answerback.core.request import Record, RequestKey
 from answerback.ports import Unavailable
-from answerback.stores.encoding import decode_record
+from answerback.stores.encoding import content_of, decode_record
 from answerback.stores.errors import StoreError, StoreInUse
 from answerback.stores.migrations import Migration, apply, shipped
 from answerback.stores.statements import Params, Row
@@ -229,12 +230,13 @@ class MemoryStore(SqlStore):
         return {record.key: record for record in (decode_record(*row) for row in rows)}
 
     @property
-    def answers(self) -> Mapping[RequestKey, str]:
-        """The text of every ended request that was accepted."""
+    def answers(self) -> Mapping[RequestKey, Content]:
+        """The answer of every ended request that was accepted."""
         rows = self._database.execute(
-            "SELECT user_id, request_id, answer FROM requests WHERE answer IS NOT NULL AND forgotten IS NULL ORDER BY n"
+            "SELECT user_id, request_id, answer, marks FROM requests "
+            "WHERE answer IS NOT NULL AND forgotten IS NULL ORDER BY n"
         )
-        return {RequestKey(user_id, request_id): answer for user_id, request_id, answer in rows}
+        return {RequestKey(user_id, request_id): content_of(*answer) for user_id, request_id, *answer in rows}
 
 
 def _cannot_open(path: Path, error: BaseException) -> BaseException:

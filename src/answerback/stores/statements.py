@@ -77,6 +77,11 @@ WHERE user_id = :user_id AND conversation_id = :conversation_id AND superseded_b
       AND r.ended_at_ms IS NOT NULL AND r.n < :n
   )"""
 
+CHARGE: Final = """
+INSERT INTO budgets (holder, period, until_ms, used, reserved) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (holder, period) DO UPDATE SET used = budgets.used + excluded.used,
+  reserved = budgets.reserved + excluded.reserved"""
+
 # --- requests -----------------------------------------------------------------------------------------------
 
 UPDATE_RECORD: Final = """
@@ -140,6 +145,8 @@ DELETE_OUTSIDE: Final = "DELETE FROM requests WHERE n = ? AND conversation_id IS
 FORGET: Final = """
 UPDATE requests SET forgotten = 1, counted = 1, record_schema = 0, record = '', options = NULL, system = NULL
 WHERE n = ?"""
+
+FORGET_COUNTERS: Final = "DELETE FROM budgets WHERE until_ms < :before_ms AND reserved = 0"
 
 # --- history ------------------------------------------------------------------------------------------------
 
@@ -248,11 +255,35 @@ SET_CONVERSATION_RETENTION: Final = """
 UPDATE conversations SET keep_days = :keep_days
 WHERE user_id = :user_id AND conversation_id = :conversation_id AND deleted_at_ms IS NULL"""
 
+# --- budgets
+
+SET_CAPS: Final = """
+INSERT INTO users (user_id, caps, created_at_ms) VALUES (:user_id, :caps, :created_at_ms)
+ON CONFLICT (user_id) DO UPDATE SET caps = excluded.caps"""
+
+SET_TEAM: Final = """
+INSERT INTO users (user_id, team, created_at_ms) VALUES (:user_id, :team, :created_at_ms)
+ON CONFLICT (user_id) DO UPDATE SET team = excluded.team"""
+
+SET_TEAM_CAPS: Final = """
+INSERT INTO teams (team, caps) VALUES (:team, :caps) ON CONFLICT (team) DO UPDATE SET caps = excluded.caps"""
+
+SELECT_CAPS: Final = "SELECT user_id, team, caps FROM users WHERE team IS NOT NULL OR caps IS NOT NULL"
+
+SELECT_TEAMS: Final = "SELECT team, caps FROM teams WHERE caps IS NOT NULL ORDER BY team"
+
+SELECT_MONEY_CAPS: Final = """
+SELECT caps FROM users WHERE caps LIKE '%microUsd%' UNION SELECT caps FROM teams WHERE caps LIKE '%microUsd%'"""
+
+SELECT_COUNTERS: Final = "SELECT holder, period, used, reserved FROM budgets"
+
+# --- who there is
+
 _USERS: Final = """
 SELECT (SELECT MAX(g.last_accepted_at_ms) FROM usage g WHERE g.user_id = u.user_id),
   (SELECT MAX(r.accepted_at_ms) FROM requests r
     WHERE r.user_id = u.user_id AND r.forgotten IS NULL AND r.question IS NOT NULL),
-  u.user_id, u.per_minute, u.keep_days, u.created_at_ms,
+  u.user_id, u.per_minute, u.team, u.keep_days, u.created_at_ms,
   (SELECT COUNT(*) FROM conversations c WHERE c.user_id = u.user_id AND c.deleted_at_ms IS NULL) AS conversations,
   (SELECT COUNT(*) FROM requests t JOIN conversations c
       ON c.user_id = t.user_id AND c.conversation_id = t.conversation_id AND c.deleted_at_ms IS NULL
@@ -263,16 +294,20 @@ SELECT_USER: Final = _USERS.format(source="SELECT * FROM users WHERE user_id = :
 
 SELECT_USERS: Final = _USERS.format(source="SELECT * FROM users WHERE user_id > :after ORDER BY user_id LIMIT :limit")
 
-# What rows used that are not in the table `usage`, by user and day since the epoch.
+# What rows used that are not in the table `usage`, by user, day since the epoch and model.
 SELECT_USED: Final = """
-SELECT user_id, CAST(ended_at_ms / 86400000 AS text), COUNT(*), CAST(SUM(COALESCE(input_tokens, 0)) AS bigint),
-  CAST(SUM(COALESCE(output_tokens, 0)) AS bigint), MAX(accepted_at_ms)
+SELECT user_id, CAST(ended_at_ms / 86400000 AS text), COALESCE(model, ''), COUNT(*),
+  CAST(SUM(COALESCE(input_tokens, 0)) AS bigint), CAST(SUM(COALESCE(output_tokens, 0)) AS bigint), MAX(accepted_at_ms)
 FROM requests
 WHERE ended_at_ms IS NOT NULL AND counted IS NULL AND forgotten IS NULL AND question IS NOT NULL AND {condition}
-GROUP BY 1, 2"""
+GROUP BY 1, 2, 3"""
 
 SELECT_USAGE: Final = f"""
-SELECT user_id, day, requests, input_tokens, output_tokens, last_accepted_at_ms FROM usage WHERE {{condition}}
+SELECT user_id, day, '', requests, input_tokens, output_tokens, last_accepted_at_ms FROM usage WHERE {{condition}}
+UNION ALL{SELECT_USED}"""  # noqa: S608 - the text above
+
+SELECT_MODEL_USAGE: Final = f"""
+SELECT user_id, day, model, requests, input_tokens, output_tokens, 0 FROM model_usage WHERE {{condition}}
 UNION ALL{SELECT_USED}"""  # noqa: S608 - the text above
 
 COUNT_USAGE: Final = """
@@ -283,6 +318,13 @@ ON CONFLICT (user_id, day) DO UPDATE SET requests = usage.requests + excluded.re
   output_tokens = usage.output_tokens + excluded.output_tokens,
   last_accepted_at_ms = CASE WHEN usage.last_accepted_at_ms > excluded.last_accepted_at_ms
     THEN usage.last_accepted_at_ms ELSE excluded.last_accepted_at_ms END"""
+
+COUNT_MODEL_USAGE: Final = """
+INSERT INTO model_usage (user_id, day, model, requests, input_tokens, output_tokens)
+VALUES (:user_id, :day, :model, :requests, :input_tokens, :output_tokens)
+ON CONFLICT (user_id, day, model) DO UPDATE SET requests = model_usage.requests + excluded.requests,
+  input_tokens = model_usage.input_tokens + excluded.input_tokens,
+  output_tokens = model_usage.output_tokens + excluded.output_tokens"""
 
 # --- files that come with questions ---------------------------------------------------------------------------
 
@@ -315,17 +357,16 @@ COMPLETE_UPLOAD: Final = f"""
 UPDATE uploads SET completed_at_ms = :completed_at_ms, content = :content
 WHERE {_FILE} AND upload = :upload"""  # noqa: S608 - the text above
 
-FORGET_UPLOADS: Final = tuple(
-    statement.format(
-        old="""upload IN (
-    SELECT upload FROM uploads WHERE (completed_at_ms IS NULL AND (begun_at_ms < :begun_before_ms OR upload = :upload))
-      OR (completed_at_ms < :completed_before_ms AND NOT EXISTS (
-        SELECT 1 FROM requests r
-        WHERE r.user_id = uploads.user_id AND r.attachments LIKE '%' || uploads.sha256 || '%')))"""
-    )
-    for statement in ("DELETE FROM pieces WHERE {old}", "DELETE FROM uploads WHERE {old}")
-)
+FORGET_UPLOADS: Final = """
+DELETE FROM uploads
+WHERE (completed_at_ms IS NULL AND (begun_at_ms < :begun_before_ms OR upload = :upload))
+  OR (completed_at_ms < :completed_before_ms AND NOT EXISTS (
+    SELECT 1 FROM requests r
+    WHERE r.user_id = uploads.user_id AND r.attachments LIKE '%' || uploads.sha256 || '%'))"""
 """Unfinished uploads that began before then, the one named, and files that nothing can name any more."""
+
+# After it: the uploads decide alone, so a gateway that completes or fills one meanwhile leaves no half of a file.
+FORGET_PIECES: Final = "DELETE FROM pieces WHERE upload NOT IN (SELECT upload FROM uploads)"
 
 # --- migrations ---------------------------------------------------------------------------------------------
 

@@ -6,7 +6,10 @@ from functools import partial
 from operator import add, attrgetter
 from typing import Any, Final, TypeVar
 
+from msgspec.structs import replace
+
 from answerback.core.admission import admit_again
+from answerback.core.budget import KEPT_MS, Budget, BudgetState, Counter, Period, encode_budgets, reserved
 from answerback.core.parts import NOTHING, Content
 from answerback.core.request import Change, Question, Record, RequestKey
 from answerback.core.uploads import FileKey, Upload, examine
@@ -136,8 +139,10 @@ class SqlStore:
                 existing = admit_again(known.record, position=position)
                 await group.written(known)
                 return existing
-            admission = state.admit(record, quota, now_ms)
+            admission = state.admit(record, question, quota, now_ms)
             if isinstance(admission, Accepted):
+                if admission.hold is not None:
+                    record = replace(record, hold=admission.hold)
                 tracked = self._track(state, key, record, question, now_ms)
                 await group.commit()
                 if not tracked.is_taken:
@@ -161,6 +166,10 @@ class SqlStore:
         if not state.is_known(record.user_id):
             rows.add_user(record.user_id, now_ms)
         rows.accept(tracked, question, text.ljust(width))
+        if record.hold is not None:
+            entries = reserved(record.hold, record.user_id)
+            state.book.post(entries)
+            rows.charge(entries, tracked)
         batch.accepted.append(tracked)
         tracked.written_in = batch.number
         return tracked
@@ -201,6 +210,10 @@ class SqlStore:
                 if tracked.record.ending is not None:  # soon it is not tracked any more
                     await group.written(tracked)
                     continue
+                if step.charge:
+                    step = state.book.charged(step)
+                    group.batch.rows().charge(step.charge)
+                assert step.record is not None
                 self._put(state, tracked, step.record, step.content)
             await group.written(tracked)
             return step.outcome
@@ -255,9 +268,15 @@ class SqlStore:
         refusals = partial(writes.purge, before_ms=refused_before_ms, select=sql.SELECT_OLD_REFUSALS)
         ended = partial(writes.purge, before_ms=ended_before_ms, select=sql.SELECT_OLD)
         count = await self._repeat(refusals) + await self._repeat(ended)
+        await self._forget_counters(refused_before_ms - KEPT_MS)
         if self._is_log_to_clear:
             await self._clear_log()
         return count
+
+    async def _forget_counters(self, before_ms: int) -> None:
+        """Those of windows that ended before then."""
+        if (await self._group.state()).book.forget_windows(before_ms):
+            await self._group.call(lambda database: database.execute(sql.FORGET_COUNTERS, {"before_ms": before_ms}))
 
     async def _repeat(self, step: Callable[[Database], int]) -> int:
         """A bounded number a transaction."""
@@ -300,18 +319,27 @@ class SqlStore:
     async def update_conversation(
         self, user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
     ) -> StoredConversation | None:
-        return await self._group.call(
+        return await self._write_of(
+            user_id,
             lambda database: writes.update_conversation(
                 database, user_id, conversation_id, title=title, deleted=deleted, now_ms=now_ms
-            )
+            ),
         )
+
+    async def _write_of(self, user_id: str, function: Callable[[Database], T]) -> T:
+        """Do a rare write about one user, and nothing else about that user meanwhile."""
+        del user_id  # this process alone writes
+        return await self._group.call(function)
 
     async def delete_expired(self, *, now_ms: int, keep_days: int) -> int:
         page: dict[str, sql.Value] = {"now_ms": now_ms, "keep_days": keep_days, "limit": writes.STEP}
         total = 0
         while rows := await self._rows(sql.SELECT_EXPIRED, page):  # a reader looks through all of them
-            total += await self._group.call(partial(writes.expire, rows=rows))
+            total += await self._expire(rows)
         return total
+
+    async def _expire(self, rows: Sequence[sql.Row]) -> int:
+        return await self._group.call(partial(writes.expire, rows=rows))
 
     async def purge_deleted(self, *, before_ms: int) -> int:
         """Erase the conversations that were deleted before then, with their turns; returns how many.
@@ -360,10 +388,48 @@ class SqlStore:
         """Whether the user is locked out; from memory."""
         return (await self._group.state()).is_blocked(user_id)
 
-    async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
+    async def set_budget(self, holder: str, period: Period, budget: Budget | None, *, now_ms: int) -> None:
+        await self._store_caps(holder, now_ms, lambda state: state.book.set_budget(holder, period, budget))
+
+    async def _store_caps(self, holder: str, now_ms: int, change: Callable[[WriterState], tuple[Budget, ...]]) -> None:
+        statement, row = caps_row(holder, now_ms)
+        await self._group.call(
+            lambda database: database.execute(statement, row),
+            lambda state: row.update(caps=encode_budgets(change(state))),
+        )
+
+    async def set_team(self, user_id: str, team: str | None, *, now_ms: int) -> None:
+        row: sql.Params = {"user_id": user_id, "team": team, "created_at_ms": now_ms}
+        await self._group.call(
+            lambda database: database.execute(sql.SET_TEAM, row), lambda state: state.book.set_team(user_id, team)
+        )
+
+    async def budgets(self, holder: str, *, now_ms: int) -> Sequence[BudgetState]:
+        return (await self._group.state()).book.states(holder, now_ms)
+
+    async def budgets_of_user(self, user_id: str, team: str | None, *, now_ms: int) -> Sequence[BudgetState]:
+        """Those that a question of the user is counted in, from memory. `team`: as the token has it."""
+        return (await self._group.state()).book.states_of_user(user_id, team, now_ms)
+
+    async def teams(self) -> Sequence[str]:
+        return [team for team, _ in await self._rows(sql.SELECT_TEAMS)]
+
+    async def counters(self) -> dict[tuple[str, str], Counter]:
+        """Every counter of a budget by holder and window, as it is written."""
+        rows = await self._rows(sql.SELECT_COUNTERS)
+        return {(holder, window): Counter(used, reserved) for holder, window, used, reserved in rows}
+
+    async def has_money_budgets(self) -> bool:
+        """Whether anybody has a budget in money."""
+        return bool(await self._rows(sql.SELECT_MONEY_CAPS))
+
+    async def usage(
+        self, user_id: str | None, *, since_day: str | None = None, by_model: bool = False
+    ) -> Sequence[DailyUsage]:
         users = sql.ALL_USERS if user_id is None else "user_id = :user_id"
-        rows = await self._rows(sql.SELECT_USAGE.format(condition=users), {"user_id": user_id})
-        return sum_usage(rows, since_day=since_day)
+        select = sql.SELECT_MODEL_USAGE if by_model else sql.SELECT_USAGE
+        rows = await self._rows(select.format(condition=users), {"user_id": user_id})
+        return sum_usage(rows, since_day=since_day, by_model=by_model)
 
     async def _user_data(self) -> Sequence[Part]:
         """The tables that have something of users."""
@@ -379,10 +445,13 @@ class SqlStore:
                     after = rows[-1][0]
 
     async def delete_user(self, user_id: str) -> bool:
-        was_there = await self._group.call(
-            partial(writes.delete_user, user_id=user_id, parts=await self._user_data()),
-            lambda state: state.forget_user(user_id),
-        )
+        def forget(state: WriterState) -> None:
+            if entries := state.settle_user(user_id):
+                self._group.batch.rows().charge(entries)
+            state.forget_user(user_id)
+
+        erase = partial(writes.delete_user, user_id=user_id, parts=await self._user_data())
+        was_there = await self._group.call(erase, forget)
         await self._clear_log()
         return was_there
 
@@ -392,17 +461,17 @@ class SqlStore:
         return await self._read(partial(writes.upload, key=key))
 
     async def begin(self, key: FileKey, name: str, *, now_ms: int) -> Upload | None:
-        return await self._group.call(partial(writes.begin_upload, key=key, name=name, now_ms=now_ms))
+        return await self._write_of(key.user_id, partial(writes.begin_upload, key=key, name=name, now_ms=now_ms))
 
     async def put(self, key: FileKey, name: str, number: int, data: bytes) -> None:
         piece: dict[str, Any] = {"user_id": key.user_id, "upload": name, "piece": number, "data": data}
-        await self._group.call(lambda database: database.execute(sql.PUT_PIECE, piece))
+        await self._write_of(key.user_id, lambda database: database.execute(sql.PUT_PIECE, piece))
 
     async def complete(self, key: FileKey, name: str, *, content: str, now_ms: int) -> None:
         row = {**writes.file_named(key), "upload": name, "content": content, "completed_at_ms": now_ms}
         await self._group.call(lambda database: database.execute(sql.COMPLETE_UPLOAD, row))
 
-    async def discard(self, name: str) -> None:
+    async def discard(self, key: FileKey, name: str) -> None:
         await self._group.call(partial(writes.forget_uploads, name=name))
 
     async def examine(self, key: FileKey) -> str | None:
@@ -430,17 +499,32 @@ def conversations_page(user_id: str, *, before: tuple[int, str] | None, limit: i
     return {"user_id": user_id, "before_ms": before_ms, "before_id": before_id, "limit": limit}
 
 
-def sum_usage(rows: Sequence[sql.Row], *, since_day: str | None) -> list[DailyUsage]:
+def caps_row(holder: str, now_ms: int) -> tuple[str, dict[str, sql.Value]]:
+    """The statement that stores a holder's budgets, and its parameters but `caps`."""
+    _, is_team, team = holder.rpartition(" ")
+    if is_team:
+        return sql.SET_TEAM_CAPS, {"team": team}
+    return sql.SET_CAPS, {"user_id": holder, "created_at_ms": now_ms}
+
+
+def sum_usage(rows: Sequence[sql.Row], *, since_day: str | None, by_model: bool = False) -> list[DailyUsage]:
     """Usage by day and user, of rows that may have several of a day and a user, and the day as a number."""
-    found: dict[tuple[str, str], list[int]] = {}
-    for user_id, day, *used in rows:
+    found: dict[tuple[str, str, str], list[int]] = {}
+    for user_id, day, model, *used in rows:
         name = day if "-" in day else writes.day_named(day)
         if since_day is None or name >= since_day:
-            sums = found.setdefault((name, user_id), [0, 0, 0])
+            sums = found.setdefault((name, user_id, model if by_model else ""), [0, 0, 0])
             sums[:] = map(add, sums, used)
     return [
-        DailyUsage(user_id=user_id, day=day, requests=requests, input_tokens=tokens_in, output_tokens=tokens_out)
-        for (day, user_id), (requests, tokens_in, tokens_out) in sorted(found.items())
+        DailyUsage(
+            user_id=user_id,
+            day=day,
+            requests=requests,
+            input_tokens=tokens_in,
+            output_tokens=tokens_out,
+            model=model or None,
+        )
+        for (day, user_id, model), (requests, tokens_in, tokens_out) in sorted(found.items())
     ]
 
 

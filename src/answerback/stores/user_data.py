@@ -70,7 +70,7 @@ USER_DATA: Final = (
         table="users",
         key="user_id",
         first="",
-        shown=("per_minute", "keep_days", "created_at_ms"),
+        shown=("per_minute", "keep_days", "team", "caps", "created_at_ms"),
         inner=("user_id", "minute", "accepted", "accepted_before"),
         stays="per_minute IS NOT NULL AND per_minute < 0",  # who is locked out stays so
     ),
@@ -103,6 +103,21 @@ USER_DATA: Final = (
         shown=("day", "requests", "input_tokens", "output_tokens", "last_accepted_at_ms"),
         inner=("user_id",),
     ),
+    Part(
+        table="model_usage",
+        key="day || '/' || model",
+        first="",
+        shown=("day", "model", "requests", "input_tokens", "output_tokens"),
+        inner=("user_id",),
+    ),
+    Part(
+        table="budgets",
+        key="period",
+        first="",
+        shown=("period", "until_ms", "used", "reserved"),
+        inner=("holder",),
+        is_theirs="holder = :user_id",  # a team's counters have another holder
+    ),
 )
 FLEET_DATA: Final = (
     Part(
@@ -118,6 +133,7 @@ NO_USER: Final[Mapping[str, str]] = MappingProxyType(
         "marks": "numbers and the name of the store",
         "schema_migrations": "the version of the tables",
         "nodes": "the gateways",
+        "teams": "what teams may use",
         "leases": "which gateway does what there is to do once",
     }
 )

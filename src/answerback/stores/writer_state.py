@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from answerback.core.admission import WINDOW_MS, Admission, Quota, admit, is_locked, locked, unlocked, window_of
+from answerback.core.budget import Entry
 from answerback.core.context import title_of
-from answerback.core.request import Question, Record, RequestKey
+from answerback.core.request import Question, Record, RequestKey, erase
 from answerback.stores import statements as sql
+from answerback.stores.book import Book
 from answerback.stores.database import Database
 from answerback.stores.encoding import decode_question, decode_record, width_of
 
@@ -53,6 +55,7 @@ class WriterState:
         self.tracked: dict[RequestKey, Tracked] = {}
         self.limits: dict[str, int] = {}
         """Users with a limit of their own a minute, as it is stored."""
+        self.book = Book()
         self._known: dict[str, None] = {}
         self._queues: dict[str, dict[int, None]] = {}
         self._pending: Counter[str] = Counter()
@@ -81,6 +84,8 @@ class WriterState:
             state.track(record.key, record, question, n=n, width=width).is_stored = True
         state.limits = dict(database.execute(sql.SELECT_LIMITS.format(users=users), params).fetchall())
         state._known = dict.fromkeys(state.limits)
+        if user_ids is None:
+            state.book = Book.load(database)
         # Only the newest minute can still be counted in; the one before it is for calls that arrive late.
         select, before, since_ms = sql.SELECT_ACCEPTED.format(users=users), last + 1, None
         while rows := database.execute(select, {**params, "before": before, "limit": _PAGE}).fetchall():
@@ -155,9 +160,10 @@ class WriterState:
         """Unfinished requests of the key accepted before number `n`."""
         return sum(other < n for other in self._queues.get(ordering_key, {}))
 
-    def admit(self, record: Record, quota: Quota, now_ms: int) -> Admission:
+    def admit(self, record: Record, question: Question, quota: Quota, now_ms: int) -> Admission:
         """Decide about a request whose id is new."""
         user_id, window = record.user_id, self._windows.get(window_of(now_ms))
+        book = self.book
         return admit(
             existing=None,
             position=len(self._queues.get(record.ordering_key, ())),
@@ -166,6 +172,9 @@ class WriterState:
             own_limit=self.limits.get(user_id),
             quota=quota,
             now_ms=now_ms,
+            hold=book.hold(record, question, quota, now_ms) if book.budgets else None,
+            user_id=user_id,
+            counters=book.counters,
         )
 
     # --- limits
@@ -209,10 +218,22 @@ class WriterState:
                 del self._windows[min(n for n in self._windows if n != number)]
         window[user_id] += requests
 
+    def settle_user(self, user_id: str) -> list[Entry]:
+        """Give back what the user's unfinished requests hold, as if they ended: their rows are about to go.
+
+        Without it a team would hold that for ever (rule: erasing ends first).
+        """
+        entries: list[Entry] = []
+        for key, tracked in self.tracked.items():
+            if key.user_id == user_id and tracked.record.hold is not None:
+                entries += self.book.charged(erase(tracked.record, now_ms=0)).charge
+        return entries
+
     def forget_user(self, user_id: str) -> None:
         """The user is erased. One who is locked out stays so."""
         for tracked in [tracked for key, tracked in self.tracked.items() if key.user_id == user_id]:
             self.forget(tracked)
+        self.book.forget_user(user_id, keeps_budgets=self.is_blocked(user_id))
         if not self.is_blocked(user_id):
             self.limits.pop(user_id, None)
         self._known.pop(user_id, None)

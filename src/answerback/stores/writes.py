@@ -1,9 +1,10 @@
 """What a batch of writes does in the database, in one transaction, on the writer's thread."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import ClassVar, Final, Generic, TypeAlias, TypeVar
 
+from answerback.core.budget import Entry
 from answerback.core.instants import day_of
 from answerback.core.parts import Content
 from answerback.core.request import Change, Ending, Question, RequestKey
@@ -20,6 +21,7 @@ from answerback.core.uploads import (
 )
 from answerback.ports import StoredConversation
 from answerback.stores import statements as sql
+from answerback.stores.book import rows_of
 from answerback.stores.database import Database
 from answerback.stores.encoding import (
     conversation_of,
@@ -51,6 +53,8 @@ class Rows:
     """
 
     ACCEPT: ClassVar = sql.ACCEPT
+    more: Callable[[Database], None] | None = None
+    """What a kind of store sends with them."""
 
     def __init__(self) -> None:
         self._users: list[tuple[str, int]] = []
@@ -60,6 +64,7 @@ class Rows:
         self._finishes: list[sql.Row] = []
         self._ended: list[Tracked] = []
         self._touches: dict[tuple[str, str], tuple[str, str, str, int, int]] = {}
+        self._charges: list[tuple[Entry, Tracked | None]] = []
 
     def add_user(self, user_id: str, now_ms: int) -> None:
         """A user who may be new."""
@@ -96,6 +101,10 @@ class Rows:
         )
         self._touches[pair] = (*pair, title, created_at_ms, max(last_ms, at_ms))
 
+    def charge(self, entries: Iterable[Entry], tracked: Tracked | None = None) -> None:
+        """Change counters of budgets. `tracked`: only if this new request is stored."""
+        self._charges += [(entry, tracked) for entry in entries]
+
     @property
     def has_taken(self) -> bool:
         """Whether an id, or a number, turned out to be taken."""
@@ -112,9 +121,14 @@ class Rows:
             if self._finishes:
                 database.executemany(sql.FINISH, self._finishes)
                 touched = database.executemany(sql.TOUCH, list(self._touches.values()))
+            if self.more is not None:
+                self.more(database)
         if self._accepts and accepted.rowcount != len(self._accepts):
             for tracked in self._accepted:
                 tracked.is_taken = not database.execute(sql.SELECT_NUMBER, {"n": tracked.n}).fetchall()
+        if self._charges:
+            stored = [entry for entry, new in self._charges if new is None or not new.is_taken]
+            database.executemany(sql.CHARGE, rows_of(stored))
         if self._finishes:
             if touched.rowcount != len(self._touches):
                 self._end_in_deleted(database)
@@ -194,9 +208,12 @@ def purge(database: Database, *, before_ms: int, select: str) -> int:
     if rows:
         database.execute(sql.KEEP_LAST_NUMBER)
         used = sql.SELECT_USED.format(condition=f"n IN ({', '.join(str(n) for (n,) in rows)})")
-        for user_id, day, *numbers in database.execute(used).fetchall():
+        for user_id, day, model, *numbers in database.execute(used).fetchall():
             counts = zip(("requests", "input_tokens", "output_tokens", "last_accepted_at_ms"), numbers, strict=True)
-            database.execute(sql.COUNT_USAGE, {"user_id": user_id, "day": day_named(day), **dict(counts)})
+            row = {"user_id": user_id, "day": day_named(day), **dict(counts)}
+            database.execute(sql.COUNT_USAGE, row)
+            del row["last_accepted_at_ms"]
+            database.execute(sql.COUNT_MODEL_USAGE, {**row, "model": model})
         database.executemany(sql.DELETE_OUTSIDE, rows)
         database.executemany(sql.FORGET, rows)
     return len(rows)
@@ -287,7 +304,9 @@ def forget_uploads(database: Database, *, name: str = "", now_ms: int = 0) -> in
         "begun_before_ms": now_ms - UNFINISHED_MS,
         "completed_before_ms": completed_before_ms,
     }
-    return [database.execute(statement, old).rowcount for statement in sql.FORGET_UPLOADS][-1]
+    count = database.execute(sql.FORGET_UPLOADS, old).rowcount
+    database.execute(sql.FORGET_PIECES)
+    return count
 
 
 def file_named(key: FileKey) -> dict[str, sql.Value]:

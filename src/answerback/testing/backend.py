@@ -113,6 +113,7 @@ class Backend:
             tokens=tokens,
             clock=self.clock,
             is_blocked=self.store.is_blocked,
+            budgets_of_user=self.store.budgets_of_user,
             uploads=uploads,
         )
         self.janitor = Janitor(

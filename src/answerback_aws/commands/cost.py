@@ -24,9 +24,12 @@ def cost(
     tokens_out: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 400,
     stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Text as it comes, or whole.")] = True,
     speed: Annotated[float, typer.Option(min=1.0, help="Tokens a second that the model writes.")] = 80.0,
+    budgets: Annotated[int, typer.Option(min=0, max=4, help="Budgets that an answer is counted in.")] = 0,
     cached: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the questions' tokens that is read from Bedrock's cache.")
     ] = 0.0,
+    files: Annotated[float, typer.Option(min=0.0, help="New files that a question comes with, on average.")] = 0.0,
+    file_kb: Annotated[int, typer.Option(min=1, max=4096, help="Size of a file.")] = 500,
     model: Annotated[str, typer.Option(help="A Bedrock model id; `none` leaves the tokens out.")] = DEFAULT_MODEL,
     region: Annotated[str, typer.Option(help="us-east-1 or ap-northeast-2.")] = "us-east-1",
     as_json: Json = False,
@@ -56,6 +59,9 @@ def cost(
         stream=stream,
         tokens_per_second=speed,
         cached=cached,
+        budgets=budgets,
+        files=files,
+        file_kb=file_kb,
     )
     try:
         found = estimate(workload, region=region, model=None if model == "none" else model)

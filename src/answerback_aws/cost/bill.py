@@ -21,7 +21,7 @@ from answerback_aws.cost.workload import (
 
 MILLION: Final = 1e6
 HOURS_A_MONTH: Final = MINUTES_A_MONTH / 60
-ALARMS: Final = 23
+ALARMS: Final = 24
 """Metrics that alarms watch, which is what is billed (tests/aws/cost/test_stack_of_the_model.py counts them)."""
 
 METRICS: Final = 20
@@ -112,6 +112,9 @@ def _rows(usage: Usage, design: Design) -> Iterator[_Row]:
         yield _Row("DynamoDB", "reads on demand", usage.read_units, "units", "dynamodb_read_million")
     yield _Row("DynamoDB", "storage", usage.stored_gb, "GB", "dynamodb_storage_gb_month")
     yield _Row("DynamoDB", "point-in-time recovery", usage.stored_gb, "GB", "dynamodb_backup_gb_month")
+    yield _Row("S3", "pieces and files written", usage.s3_puts, "requests", "s3_put_million")
+    yield _Row("S3", "pieces and files read", usage.s3_gets, "requests", "s3_get_million")
+    yield _Row("S3", "files kept for 98 days", usage.file_gb, "GB", "s3_storage_gb_month")
     yield _Row("SQS", "FIFO requests", usage.sqs_requests, "requests", "sqs_fifo_million")
     yield _Row("Aurora", "capacity", usage.aurora_acu_hours, "ACU-hours", "aurora_acu_hour")
     yield _Row("Aurora", "storage", usage.stored_gb * COPIES_KEPT, "GB", "aurora_storage_gb_month")

@@ -23,10 +23,13 @@ class UnitCounts:
     connection: Section
     ping: Section
     answer: Section
+    budget: Section
     poll: Section
     renewal: Section
     write_behind: Section
     minute: Section
+    piece: Section
+    file: Section
     cold: Section
 
 

@@ -29,7 +29,7 @@ MAX_ZIP_BYTES: Final = 250 * 1024 * 1024
 
 _NOT_FOR_FUNCTIONS: Final = ("answerback/cli/", "answerback/gateway/")
 """They are in the package and import what is not: a terminal's and a server's libraries."""
-_OURS_SUFFIXES: Final = (".py", ".sql", ".typed")
+_OURS_SUFFIXES: Final = (".py", ".sql", ".toml", ".typed")
 _ONLY_FOR_BUILDS: Final = (".pyc", ".pyi", ".pyx", ".pxd", ".c", ".h", ".cpp", ".a")
 _NEVER_INCLUDED: Final = frozenset({"__pycache__", "node_modules", "venv"})
 _RUNTIME_MODULES: Final = frozenset(

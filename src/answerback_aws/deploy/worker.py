@@ -71,6 +71,7 @@ def worker_parameters(asked: WorkerRequest, previous: Mapping[str, str], uploads
         is_short = len(asked.system) <= MAX_SYSTEM_PARAMETER
         now = replace(now, system=None if is_short else asked.system)
         given["SystemPrompt"] = asked.system if is_short else ""
+        given["SystemPromptBytes"] = str(len(asked.system.encode()))
     data = now.encode()
     new_key = "" if now == StoredSettings() else f"settings/{hashlib.sha256(data).hexdigest()}.json"
     if new_key:

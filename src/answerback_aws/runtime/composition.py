@@ -9,8 +9,8 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
 
 from answerback.clock import epoch_ms
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from answerback.service.delivery_sender import DeliverySender
     from answerback.service.front import Front
     from answerback.service.janitor import Janitor
+    from answerback.service.uploads import Uploads
     from answerback.service.worker import Worker
     from answerback.traces import Traces
     from answerback_aws.runtime.api_gateway import ApiGatewaySender
@@ -112,6 +113,10 @@ class Composition:
         return self.client("sqs")
 
     @cached_property
+    def s3(self) -> Any:
+        return self.client("s3")
+
+    @cached_property
     def sender(self) -> "ApiGatewaySender":
         from answerback_aws.runtime.api_gateway import ApiGatewaySender  # noqa: PLC0415
 
@@ -192,6 +197,19 @@ class Composition:
 
         return DynamoTurns(self.database("requests", "conversations"))
 
+    @cached_property
+    def uploads(self) -> "Uploads | None":
+        """The files that come with questions, where the stack takes any."""
+        bucket = self.settings.files_bucket
+        if bucket is None:
+            return None
+        from answerback.service.uploads import Uploads  # noqa: PLC0415
+        from answerback_aws.runtime.s3_files import S3Files  # noqa: PLC0415
+
+        database = self.database("conversations", "rate_limits")
+        files = S3Files(database, s3=lambda: self.s3, calls=self.calls, bucket=bucket, clock=epoch_ms)
+        return Uploads(files=files, clock=epoch_ms)
+
     # --- Aurora
 
     def data_api(self, timeouts: Timeouts) -> "DataApi":
@@ -239,7 +257,8 @@ class Composition:
         """The verifier of tokens; None in a stack that allows anonymous connections."""
         return LazyTokens(self._make_tokens) if self.settings.has_tokens else None
 
-    def _make_tokens(self) -> "JwtTokens":
+    def _make_tokens(self, *, names_team: bool = True) -> "JwtTokens":
+        """`names_team`: the authorizer's say who the team is; of a renewed token only the user is looked at."""
         from answerback.auth import JwtTokens, fetched_keys  # noqa: PLC0415
 
         settings = self.settings
@@ -250,6 +269,7 @@ class Composition:
             issuer=settings.jwt_issuer,
             audience=settings.jwt_audience,
             user_claim=settings.user_claim,
+            team_claim=settings.team_claim if names_team else None,
         )
 
     @cached_property
@@ -298,7 +318,7 @@ class Composition:
         settings = FrontSettings(
             models=tuple(self.settings.model_limits),
             model_limits=self.settings.model_limits,
-            quota=self.settings.quota,
+            quota=replace(self.settings.quota, tariff=self.settings.tariff),
             policy=self.settings.policy,
             max_tokens=self.settings.max_tokens,
             lock_system=self.settings.lock_system,
@@ -316,14 +336,17 @@ class Composition:
                 delivery_sender=self.delivery_sender,
                 observer=self.observer,
                 clock=epoch_ms,
+                uploads=self.uploads,
             ),
             connections=self.connections,
             history_pages=HistoryPages(history=HistoryInBothForms(self.history), clock=epoch_ms),
             delivery_sender=self.delivery_sender,
-            tokens=self.tokens,
+            tokens=LazyTokens(partial(self._make_tokens, names_team=False)) if self.settings.has_tokens else None,
             clock=epoch_ms,
             is_blocked=self.limits.is_blocked,
             store_id=self.store_id.read,
+            budgets_of_user=self.limits.budgets_of_user,
+            uploads=self.uploads,
         )
 
     @cached_property
@@ -366,6 +389,7 @@ class Composition:
             clock=epoch_ms,
             monotonic=time.monotonic,
             new_owner=owner_tokens(),
+            uploads=self.uploads,
             ask=ask if self.traces is None else self.traces.ask,
         )
 

@@ -111,6 +111,10 @@ class Counts(Observer):
         self.count("Fenced")
         log.debug("an attempt was fenced")
 
+    def overran(self, record: Record) -> None:
+        self._about(record)
+        self.count("BudgetOverrun")
+
     # --- of the adapters and functions
 
     @property

@@ -42,6 +42,7 @@ from answerback_desktop.engine.events import (
     TurnsRemoved,
 )
 from answerback_desktop.engine.outbox import StoredOutbox
+from answerback_desktop.engine.parts import WANTED, Writer
 from answerback_desktop.records import Conversation, Turn, TurnStatus
 from answerback_desktop.settings import Settings
 from answerback_desktop.store.copies import FileCopies, FileGone
@@ -123,6 +124,7 @@ class Answers:
                 system=system,
                 max_tokens=settings.max_tokens,
                 replaces=replaces,
+                parts=WANTED,
                 attachments=tuple(file.attachment for file in kept),
             )
             stream = None if client is None else _begin(client, frame, kept)
@@ -222,6 +224,7 @@ def _begin(client: Client, frame: SendMessage, files: Sequence[File]) -> AnswerS
             replaces=frame.replaces,
             attachments=files,
             request_id=frame.request_id,
+            parts=frame.parts or (),
             total_timeout=WAIT_S,
         )
     except MessageTooLarge:
@@ -243,6 +246,7 @@ class LiveAnswer:
         self._turn = turn
         self._parts = [turn.answer]
         self._length = len(turn.answer)
+        self._writer = Writer()
         self.is_unsaved = False
 
     @property
@@ -269,16 +273,17 @@ class LiveAnswer:
                 return self._become(TurnStatus.STREAMING, attempt=attempt)
             case Started(attempt) | Restarted(attempt):
                 self._set_text("")
+                self._writer = Writer()
                 return self._become(TurnStatus.STREAMING, attempt=attempt)
-            case Text():
-                return self._take_text(event)
+            case Text() | PartStarted() | PartText():
+                return self._take_text(self._writer.length, self._writer.take(event))
             case Uploading(sent_bytes=sent, total_bytes=total):
                 percent = 100 * sent // total
                 if percent == self._turn.sent_percent or self._turn.status is not TurnStatus.OUTBOX:
                     return None
                 self._turn = replace(self._turn, sent_percent=percent)
                 return TurnChanged(self.turn)
-            case Thinking() | PartStarted() | PartText():
+            case Thinking():
                 return None
 
     def _become(self, status: TurnStatus, *, position: int | None = None, attempt: int = 0) -> TurnChanged:
@@ -288,16 +293,15 @@ class LiveAnswer:
         self.is_unsaved = True
         return TurnChanged(self.turn)
 
-    def _take_text(self, event: Text) -> TurnChanged | TextAppended | None:
-        delta = event.delta
-        if event.offset != self._length:
-            shown = self.text[event.offset : event.offset + len(delta)]
-            if event.offset > self._length or not delta.startswith(shown):
-                self._set_text(event.snapshot)
+    def _take_text(self, offset: int, delta: str) -> TurnChanged | TextAppended | None:
+        if offset != self._length:
+            shown = self.text[offset : offset + len(delta)]
+            if offset > self._length or not delta.startswith(shown):
+                self._set_text(self._writer.text)
                 return self._become(TurnStatus.STREAMING)
             delta = delta[len(shown) :]
-            if not delta:
-                return None
+        if not delta:
+            return None
         offset = self._length
         self._parts.append(delta)
         self._length += len(delta)

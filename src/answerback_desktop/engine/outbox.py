@@ -11,6 +11,7 @@ from answerback.client import (
     RequestCancelled,
     RequestFailed,
 )
+from answerback_desktop.engine.parts import written
 from answerback_desktop.records import Conversation, Failure, FailureCode, Times, Tokens, Turn, TurnStatus
 from answerback_desktop.store.store import AccountStore
 
@@ -76,7 +77,9 @@ def ended(turn: Turn, outcome: Answer | AnswerbackError, *, now_ms: int) -> Turn
             return _with_answer(replace(over, status=TurnStatus.CANCELLED), answer)
         case RequestFailed():
             retry_at_ms = None if outcome.retry_after_ms is None else now_ms + outcome.retry_after_ms
-            failure = Failure(code=code_of(outcome.code), is_retryable=outcome.retryable, retry_at_ms=retry_at_ms)
+            is_over_budget = outcome.reason == "budget" and outcome.retryable
+            code = FailureCode.OVER_BUDGET if is_over_budget else code_of(outcome.code)
+            failure = Failure(code=code, is_retryable=outcome.retryable, retry_at_ms=retry_at_ms)
             failed = replace(over, status=TurnStatus.FAILED, failure=failure)
             return failed if outcome.answer is None else _with_answer(failed, outcome.answer)
         case _:  # RequestTimeout, MessageTooLarge, ProtocolViolation: made by the client; what is shown stays
@@ -93,7 +96,7 @@ def _with_answer(turn: Turn, answer: Answer) -> Turn:
     usage, timing = answer.usage, answer.timing
     return replace(
         turn,
-        answer=answer.text,
+        answer=written(answer.parts) if answer.parts else answer.text,
         attempt=answer.attempt,
         model=answer.model or turn.model,
         finish_reason=answer.finish_reason,

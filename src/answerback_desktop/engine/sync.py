@@ -15,10 +15,12 @@ from answerback.client import (
     clean,
     is_id,
     is_retryable,
+    parts_of,
 )
 from answerback.client import Turn as HistoryTurn
 from answerback_desktop.engine.export import instant_ms
 from answerback_desktop.engine.outbox import code_of
+from answerback_desktop.engine.parts import written
 from answerback_desktop.records import Failure, Tokens, Turn, TurnStatus
 from answerback_desktop.store.accounts import keep_copy
 from answerback_desktop.store.history import HistoryStore, Listed, TurnMerge
@@ -227,7 +229,7 @@ class Sync:
         conversation_id = wanted.conversation_id
         total, batch, seen = TurnMerge(), list[Turn](), set[str]()
         newer: Turn | None = None
-        async for raw in self._server.history(conversation_id, superseded=True):
+        async for raw in self._server.history(conversation_id, superseded=True, parts=True):
             turn = turn_of(conversation_id, raw, now_ms=self._clock())
             if turn is None or turn.request_id in seen:
                 continue
@@ -298,7 +300,7 @@ def turn_of(conversation_id: str, turn: HistoryTurn, *, now_ms: int) -> Turn | N
         request_id=turn.request_id,
         conversation_id=conversation_id,
         question=clean(turn.question),
-        answer=clean(turn.answer),
+        answer=clean(written(parts_of(turn)) if turn.parts else turn.answer),
         status=status,
         asked_at_ms=instant_ms(turn.asked_at, now_ms),
         answered_at_ms=instant_ms(turn.answered_at, now_ms),

@@ -19,7 +19,7 @@ from answerback.ports import Piece, Prompt
 from answerback_proof.history import ModelRun, RunHistory
 from answerback_proof.simulation.hostile_model import HostileModel, Misbehaviour
 
-SPEC: Final = "python:answerback_proof.chaos.recording_model:recording_echo?answer_timeout=15"
+SPEC: Final = "python:answerback_proof.chaos.recording_model:recording_echo?answer_timeout=15&price=1/1"
 """With a time for an answer that is far below what the apps wait: some of its runs end by that only."""
 FAIL_RATE: Final = 0.02
 MISBEHAVES: Final = 0.02
@@ -41,6 +41,7 @@ class RecordingEcho:
         self._echo = EchoModel(
             EchoOptions(
                 delay_ms=delay_ms,
+                parts=True,
                 fail=EchoFailure.MIDSTREAM,
                 fail_rate=FAIL_RATE,
                 concurrency=CONCURRENCY,

@@ -7,13 +7,16 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Final
 
 from answerback.client import ConnectionState, SessionReplaced, Stopped
+from answerback.clock import epoch_ms
+from answerback.core.budget import Budget, Period, Unit, team_holder
+from answerback.core.budget import Counter as BudgetCounter
 from answerback.stores import open_store
 from answerback_aws.emulator.postgres import PostgresServer
 from answerback_proof.chaos.faults import DEATHS, FAULTS, FLEET_DEATHS, FLEET_FAULTS, KILLS, GatewayFaults
@@ -23,7 +26,7 @@ from answerback_proof.chaos.plan import ChaosPlan, trusting
 from answerback_proof.chaos.recording_model import RunRecorder
 from answerback_proof.chaos.report import ChaosReport, conclude
 from answerback_proof.checker import Visible, check
-from answerback_proof.history import Result, RunHistory, add_stores
+from answerback_proof.history import Result, RunHistory, Stored, add_stores
 from answerback_proof.load.process import ProcessFailed
 from answerback_proof.proxy import HOST, Proxy
 from answerback_proof.workload import App, Mix, PlannedRequest, Window
@@ -40,6 +43,7 @@ MIX: Final = Mix(
     timed=0.06,
     timeouts_s=(0.05, 1.5),
     repeated=0.12,
+    parts=("reasoning", "tool", "citation"),
 )
 
 _IDLE_S: Final = 60.0
@@ -54,6 +58,7 @@ _ERRORS_SHOWN: Final = 10
 _FIRST_ANSWERS: Final = 20
 _BURSTS: Final = (1, 1, 1, 2, 3)
 _TRUSTING_EACH: Final = 3
+TEAM: Final = "chaos"
 _CLIENT_LOG: Final = "answerback.client"
 
 
@@ -77,6 +82,8 @@ async def run_chaos(plan: ChaosPlan, *, notify: Callable[[str], None]) -> ChaosR
         runs = RunRecorder(folder / "runs", history, delay_ms=plan.delay_ms)
         runs.open()
         stack.callback(runs.close)
+        users = sorted({user_of(plan, number) for number in range(plan.apps)})
+        await give_budget(database, folder / "data", users)
         gateways, ways = [], []
         for node in _NODES[: plan.gateways] if plan.gateways > 1 else (None,):
             reached = database
@@ -114,6 +121,7 @@ async def run_chaos(plan: ChaosPlan, *, notify: Callable[[str], None]) -> ChaosR
         store = await open_store(database, gateways[0].data_dir)
         try:
             await add_stores(history, store, store)
+            check_budget(history, await store.counters())
         finally:
             await store.close()
     return conclude(
@@ -130,15 +138,49 @@ async def run_chaos(plan: ChaosPlan, *, notify: Callable[[str], None]) -> ChaosR
     )
 
 
+def user_of(plan: ChaosPlan, number: int) -> str:
+    """Whose app it is."""
+    return f"u{plan.seed}{plan.name}-{number // plan.apps_a_user}"
+
+
+async def give_budget(database: str | None, data_dir: Path, users: Sequence[str]) -> None:
+    """Put all users into a team with a budget in money that refuses nobody: what counts is how it is counted."""
+    await asyncio.to_thread(data_dir.mkdir, parents=True, exist_ok=True)
+    store = await open_store(database, data_dir)
+    try:
+        budget = Budget(2**53 - 1, Unit.MICRO_USD, Period.MONTH)
+        await store.set_budget(team_holder(TEAM), Period.MONTH, budget, now_ms=epoch_ms())
+        for user in users:
+            await store.set_team(user, TEAM, now_ms=epoch_ms())
+    finally:
+        await store.close()
+
+
+def check_budget(history: RunHistory, counters: Mapping[tuple[str, str], BudgetCounter]) -> None:
+    """At rest nothing is reserved, and what is settled is what the endings cost, to the micro-dollar."""
+    team = [counter for (holder, _), counter in counters.items() if holder == team_holder(TEAM)]
+    reserved, used = sum(one.reserved for one in team), sum(one.used for one in team)
+    endings = [event.record.ending for _, event in history.events if isinstance(event, Stored)]
+    costs = [ending.cost_micro_usd or 0 for ending in endings if ending is not None]
+    if reserved:
+        history.broke(f"{reserved} of the budget are reserved, and nothing runs")
+    if used != sum(costs):
+        history.broke(f"{used} of the budget are settled, and the endings cost {sum(costs)}")
+    if not used:
+        history.broke("nothing was charged to the budget")
+
+
 class ChaosApp(App[Window]):
     """An app of a run. It has up to three conversations, in which it asks a few requests at a time."""
 
     def __init__(self, number: int, *, plan: ChaosPlan, history: RunHistory, url: str) -> None:
-        user, session = f"u{plan.seed}{plan.name}-{number // plan.apps_a_user}", f"s{plan.seed}{plan.name}-app{number}"
+        user, session = user_of(plan, number), f"s{plan.seed}{plan.name}-app{number}"
         super().__init__(user=user, session=session, history=history, is_echo=True)
         self._plan = plan
         self._url = url
-        self._timing = trusting(plan.timing) if number % _TRUSTING_EACH == 0 else plan.timing
+        # Several gateways may lose a frame between them, and rely on the app to ask.
+        is_trusting = number % _TRUSTING_EACH == 0 and plan.gateways == 1
+        self._timing = trusting(plan.timing) if is_trusting else plan.timing
         self._rng = random.Random(f"{plan.seed} {session}")  # noqa: S311 - chaos that can be repeated
         self._numbers = count(1)
         self.has_answer = asyncio.Event()

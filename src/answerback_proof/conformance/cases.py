@@ -241,7 +241,7 @@ ClientStep: TypeAlias = (
 class Needs(_Record, frozen=True, kw_only=True):
     """What a server must have for a case: models by name, tokens (true, false, or either), a pattern of its limits.
 
-    `features`: of those that `welcome` names.
+    `features`: of those that `welcome` names. `budget`: a pattern of the one that is told there.
     `deployment`: where PROTOCOL.md section 17 tells the two apart; None: either.
     """
 
@@ -249,6 +249,7 @@ class Needs(_Record, frozen=True, kw_only=True):
     features: Sequence[str] = ()
     tokens: bool | None = None
     limits: Any = None
+    budget: Any = None
     deployment: Literal["gateway", "aws"] | None = None
 
 

@@ -67,6 +67,7 @@ class ServerFacts:
     models: Sequence[str]
     features: Sequence[str]
     limits: Mapping[str, Any]
+    budget: Mapping[str, Any] | None = None
 
     @property
     def deployment(self) -> str:
@@ -205,6 +206,7 @@ class ServerRun:
                 models=welcome["models"],
                 features=welcome.get("features") or (),
                 limits=welcome["limits"],
+                budget=welcome.get("budget"),
             )
         except (CaseFailed, KeyError) as exc:
             raise CannotConnect(f"{self._url} does not answer `hello` with `welcome`: {exc}") from exc
@@ -270,4 +272,8 @@ class ServerRun:
             return "is about the embedded gateway" if needs.deployment == "gateway" else "is about API Gateway"
         if needs.limits is not None and not matches(needs.limits, dict(facts.limits)):
             return f"needs a server with the limits {json.dumps(needs.limits)}"
+        if unknown := [name for name in needs.features if name not in facts.features]:
+            return f"needs a server that knows {', '.join(unknown)}"
+        if needs.budget is not None and not (facts.budget and matches(needs.budget, dict(facts.budget))):
+            return f"needs a user with the budget {json.dumps(needs.budget)}"
         return None

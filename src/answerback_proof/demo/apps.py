@@ -9,7 +9,9 @@ from enum import StrEnum
 from typing import Final
 
 from answerback.client import AnswerbackError
-from answerback.client.events import Answer, Queued, Restarted, Started, Text
+from answerback.client.events import Answer, PartText, Queued, Restarted, Started, Text
+from answerback.core.parts import KINDS
+from answerback.texts import spoken
 from answerback_proof.history import RunHistory
 from answerback_proof.workload import App, PlannedRequest, Window
 
@@ -42,7 +44,10 @@ class Phase(StrEnum):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class OpenQuestion:
-    """One question of one app, as the app sees it. Instants are monotonic seconds."""
+    """One question of one app, as the app sees it. Instants are monotonic seconds.
+
+    `aside`: what the model says before the text, or in between; empty while the text comes.
+    """
 
     number: int
     question: str
@@ -50,6 +55,7 @@ class OpenQuestion:
     phase: Phase = Phase.ASKED
     position: int = 0
     text: str = ""
+    aside: str = ""
     asked_at: float = 0.0
     first_text_at: float | None = None
     ended_at: float | None = None
@@ -77,12 +83,14 @@ class OpenQuestion:
             case Queued(position=position):
                 self.phase, self.position = Phase.QUEUED, position
             case Started() | Restarted():
-                self.phase, self.text = Phase.WRITING, ""
+                self.phase, self.text, self.aside = Phase.WRITING, "", ""
+            case PartText(kind=kind, name=name):
+                self.aside = f"{spoken(kind)}{f' {name}' if name else ''}: {event.snapshot}"
             case Text():
-                self.phase, self.text = Phase.WRITING, event.snapshot
+                self.phase, self.text, self.aside = Phase.WRITING, event.snapshot, ""
                 self.first_text_at = self.first_text_at or time.monotonic()
             case Answer():
-                self.phase, self.answer, self.text = Phase.DONE, event, event.text
+                self.phase, self.answer, self.text, self.aside = Phase.DONE, event, event.text, ""
                 self.ended_at = time.monotonic()
             case AnswerbackError():
                 self.phase, self.error, self.ended_at = Phase.FAILED, str(event), time.monotonic()
@@ -130,7 +138,12 @@ class DemoApp(App[Window]):
             results = []
             for asked in self.questions:
                 asked.asked_at = time.monotonic()
-                request = PlannedRequest(request_id=asked.request_id, text=asked.question, max_tokens=max_tokens)
+                request = PlannedRequest(
+                    request_id=asked.request_id,
+                    text=asked.question,
+                    max_tokens=max_tokens,
+                    parts=tuple(sorted(KINDS)),
+                )
                 results.append(self.ask(request))
                 on_change(self, asked)
             await asyncio.gather(*results)

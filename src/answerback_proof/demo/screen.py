@@ -86,10 +86,11 @@ def _news(asked: OpenQuestion) -> str:
 
 
 class Lines:
-    """In a pipe: a line when a question is asked, accepted, starts to be answered, and is answered."""
+    """In a pipe: a line when a question is asked, accepted, starts to be answered, is answered, and for each part."""
 
     def __init__(self) -> None:
         self._shown: dict[str, Phase] = {}
+        self._aside: dict[str, str] = {}
 
     def __enter__(self) -> "Lines":
         return self
@@ -99,7 +100,10 @@ class Lines:
 
     def changed(self, app: DemoApp, asked: OpenQuestion) -> None:
         """Something happened to this question."""
-        before = self._shown.get(asked.request_id)
+        before, aside = self._shown.get(asked.request_id), self._aside.get(asked.request_id, "")
+        self._aside[asked.request_id] = asked.aside
+        if aside and not asked.aside.startswith(aside):
+            say(f"{app.name}, {spoken(f'question {asked.number}')}: {' '.join(aside.split())}")
         if before is asked.phase or (asked.phase is Phase.WRITING and not asked.text):
             return
         self._shown[asked.request_id] = asked.phase
@@ -161,7 +165,7 @@ def _ahead(app: DemoApp, asked: OpenQuestion) -> int:
 def _paragraph(asked: OpenQuestion, *, ahead: int, lines: int, width: int) -> Text:
     """The question, where it is, and the end of its answer: exactly `lines` lines, so that nothing jumps."""
     room = lines - 2
-    rows = textwrap.wrap(asked.text, width)
+    rows = textwrap.wrap(asked.aside or asked.text, width)
     if len(rows) > room:
         rows = rows[-room:]
         rows[0] = "…" + rows[0][1:]

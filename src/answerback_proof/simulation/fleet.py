@@ -130,9 +130,9 @@ class SimulatedFleetStore(FleetStore):
         self._connection = partial(RemoteConnection, postgres, node)
         self._taken_from = node.taken_from
 
-    async def take_over(self, nodes: Collection[str], *, is_alive: Callable[[str], bool]) -> Sequence[Record]:
+    async def take_over(self, nodes: Collection[str], **more: Any) -> Sequence[Record]:
         try:
-            records = await super().take_over(nodes, is_alive=is_alive)
+            records = await super().take_over(nodes, **more)
         except Unavailable:
             self._taken_from(nodes)
             raise

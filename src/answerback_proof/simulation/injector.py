@@ -23,9 +23,11 @@ class Faults:
     Set-up. `split`: front and worker are processes of their own without a notifier, frames may overtake each other, the
     queue survives (AWS); else one process with the real listener, a queue rebuilt at start (the gateway), or several of
     those on one database behind a load balancer (`gateways`). `probes`: the client asks when nothing comes; `janitor`:
-    there is one. Both mask holes of the others, so quiet profiles go without. `per_minute`: the rate limit. `token_s`:
-    seconds that a token lasts. `client_timeout_s`: seconds after which a client gives up. `gives_up`: its own time-outs
-    hold, 30 s without a sign of life; else it waits for ever. `files`: the share of questions that have files.
+    there is one. Both mask holes of the others, so quiet profiles go without. `per_minute`: the rate limit. `budget`:
+    tokens a day of a user; a team of all users has half as much again. `token_s`: seconds that a token lasts.
+    `client_timeout_s`: seconds after which a client gives up. `gives_up`: its own time-outs hold, 30 s without a sign
+    of life; else it waits for ever. `parts`: the model says more than text, and clients want some of it. `files`: the
+    share of questions that have files.
 
     Faults. A bare name is the probability of one event; `*_every_s` are mean seconds between things that happen by
     themselves. `worker_crash` and `front_crash` are per await. 0 is off everywhere.
@@ -37,9 +39,11 @@ class Faults:
     janitor: bool = True
     latency_s: float = 0.02
     per_minute: int = 0
+    budget: int = 0
     token_s: float = _counted(FaultKind.TOKEN_RENEWAL)
     client_timeout_s: float = 0.0
     gives_up: bool = False
+    parts: bool = False
     files: float = 0.0
     skew_ms: int = _counted(FaultKind.CLOCK_SKEW, 0)
 
@@ -100,16 +104,8 @@ class Faults:
 
 _SET_UP: Final = frozenset(
     {
-        "split",
-        "gateways",
-        "probes",
-        "janitor",
-        "latency_s",
-        "per_minute",
-        "token_s",
-        "client_timeout_s",
-        "gives_up",
-        "files",
+        *("split", "gateways", "probes", "janitor", "latency_s", "per_minute", "budget", "token_s"),
+        *("client_timeout_s", "gives_up", "parts", "files"),
     }
 )
 FAULT_NAMES: Final = tuple(one.name for one in fields(Faults) if one.name not in _SET_UP)
@@ -213,6 +209,48 @@ PROFILES: Final[Mapping[str, Faults]] = MappingProxyType(
             worker_crash=0.002,
             redeliver_every_s=30.0,
             cancel=0.1,
+        ),
+        "parts-quiet": replace(
+            _IMPATIENT, parts=True, slow=0.05, rollover=0.3, model_fails=0.05, process_crash_every_s=20.0
+        ),
+        "aws-parts": Faults(
+            **_ON_AWS,
+            parts=True,
+            lose=0.03,
+            duplicate=0.05,
+            late=0.05,
+            slow=0.05,
+            model_fails=0.05,
+            cut_every_s=15.0,
+            worker_crash=0.003,
+            redeliver_every_s=20.0,
+            cancel=0.1,
+        ),
+        "aws-parts-quiet": replace(
+            _IMPATIENT,
+            **_ON_AWS,
+            parts=True,
+            rollover=0.5,
+            slow=0.03,
+            freeze_every_s=60.0,
+            worker_crash=0.003,
+            redeliver_every_s=30.0,
+        ),
+        "gateway-budgets": replace(
+            _USUAL, budget=60_000, slow=0.02, cut_every_s=12.0, process_crash_every_s=12.0, cancel=0.25
+        ),
+        "aws-budgets": replace(
+            _USUAL,
+            **_ON_AWS,
+            budget=60_000,
+            duplicate=0.05,
+            late=0.05,
+            stall=0.01,
+            cut_every_s=15.0,
+            worker_crash=0.006,
+            front_crash=0.01,
+            redeliver_every_s=10.0,
+            cancel=0.25,
         ),
         "fleet": replace(
             _USUAL,

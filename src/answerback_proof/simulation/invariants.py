@@ -11,7 +11,9 @@ from typing import Final
 
 from answerback.client.errors import RequestFailed, SessionReplaced
 from answerback.client.events import Answer
+from answerback.core import budget
 from answerback.core.context import Role
+from answerback.core.parts import visible
 from answerback.core.request import Ending, Record, RequestKey
 from answerback.core.transitions import State
 from answerback.protocol.errors import ErrorCode
@@ -31,7 +33,7 @@ from answerback_proof.history import Promise, Violation, ViolationKind
 from answerback_proof.simulation.app import SimulatedApp, SimulatedWindow
 from answerback_proof.simulation.injector import Faults
 from answerback_proof.simulation.server import POLICY, Clocks, GeneratedAnswer, WordyModel
-from answerback_proof.simulation.store import WatchedStore
+from answerback_proof.simulation.store import FaultyStore, WatchedStore
 
 MINUTE_MS: Final = 60_000
 
@@ -57,6 +59,7 @@ class Invariants:
         """How often a client has asked on a connection for the text of a request."""
         self.sent_text: Counter[tuple[str, str, int]] = Counter()
         """Code points of each attempt sent on each connection."""
+        self.budgets = Budgets()
 
     def _key(self, connection_id: str, request_id: str) -> RequestKey:
         return RequestKey(self.windows[connection_id].app.user, request_id)
@@ -65,6 +68,12 @@ class Invariants:
 
     def record_changed(self, before: Record | None, after: Record) -> None:
         """Each change of a record in the store."""
+        if self._faults.budget:
+            self.budgets.record_changed(before, after)
+            store = self._store()
+            assert isinstance(store, FaultyStore)
+            for detail in self.budgets.check(store):
+                self._violate(broken("budget", detail))
         if before is None:
             return
         name = after.request_id
@@ -145,6 +154,8 @@ class Invariants:
                 self._violate(
                     broken(Promise.ORDER, f"{run.key.request_id} starts while {other.request_id} of its key runs")
                 )
+        if record.hold is not None:
+            self.budgets.runs.append((record, run))
         self._check_context(run, record)
 
     def _is_held(self, record: Record) -> bool:
@@ -156,7 +167,7 @@ class Invariants:
         """The model is shown the conversation's completed turns in which it said something, and only those."""
         store = self._store()
         given_answers = [m.text for m in run.prompt.messages[:-1] if m.role is Role.ASSISTANT]
-        answers = store.answers
+        answers = {key: visible(content) for key, content in store.answers.items()}
         expected = [] if record.standalone else [answers[k] for k in self._completed_before(record) if answers[k]]
         if given_answers != expected[-20:]:
             detail = f"{run.key.request_id} was asked with the answers {given_answers}, the conversation has {expected}"
@@ -170,6 +181,65 @@ class Invariants:
             and other.conversation_id == record.conversation_id
             and other.state is State.COMPLETED
         ]
+
+
+class Budgets:
+    """What the counters of budgets must say, worked out from the records and from what the model has billed."""
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[Record, GeneratedAnswer]] = []
+        self._charged: Counter[tuple[str, str]] = Counter()
+        """By counter: of what has ended, and of attempts that were lost."""
+        self._held: dict[RequestKey, Record] = {}
+
+    def record_changed(self, before: Record | None, after: Record) -> None:
+        """Each change of a record in the store."""
+        held = before and before.hold
+        if before is not None and held:
+            each = _each(before)
+            lost = (after.hold.lost if after.hold is not None else held.lost) - held.lost
+            for counter, amount in each.items():
+                self._charged[counter] += lost * amount
+                if after.ending is not None:
+                    self._charged[counter] += self._true_charge(before, after.ending, amount)
+        self._held.pop(after.key, None)
+        if after.hold is not None and after.ending is None:
+            self._held[after.key] = after
+
+    def _true_charge(self, before: Record, ending: Ending, amount: int) -> int:
+        """What an ending costs: nothing if no model was asked, the model's count if there is one, else all."""
+        is_of_its_worker = ending.attempt == before.attempt
+        if is_of_its_worker and not any((r.key, r.attempt) == (before.key, before.attempt) for _, r in self.runs):
+            return 0
+        if ending.input_tokens is not None and ending.output_tokens is not None:
+            return ending.input_tokens + ending.output_tokens
+        return amount if before.attempt else 0
+
+    def check(self, store: FaultyStore) -> Iterable[str]:
+        """What is wrong with the counters, at this instant."""
+        reserved: Counter[tuple[str, str]] = Counter()
+        billed: Counter[tuple[str, str]] = Counter()
+        for record in self._held.values():
+            reserved.update(_each(record))
+        for record, run in self.runs:
+            billed.update(dict.fromkeys(_each(record), run.billed))
+        counters = store.written_counters()
+        for name in counters.keys() | reserved.keys() | self._charged.keys():
+            counter, cap = counters.get(name, budget.Counter()), store.caps[name[0]]
+            if counter.used > cap:
+                yield f"{name} is at {counter.used}, above its cap {cap}"
+            if counter.reserved != reserved[name]:
+                yield f"{name} has {counter.reserved} reserved, unfinished requests hold {reserved[name]}"
+            if counter.used - counter.reserved != self._charged[name]:
+                yield f"{name} has settled {counter.used - counter.reserved}, true is {self._charged[name]}"
+            if counter.used < billed[name]:
+                yield f"{name} is at {counter.used}, the model has billed {billed[name]}"
+
+
+def _each(record: Record) -> dict[tuple[str, str], int]:
+    """What an attempt at the request holds, by counter."""
+    assert record.hold is not None
+    return {entry[:2]: entry.used for entry in budget.reserved(record.hold, record.user_id)}
 
 
 # --- at the end
@@ -199,6 +269,10 @@ def check_end(evidence: Evidence) -> Iterable[Violation]:
                 yield from _reason(evidence, record, record.ending)
     yield from _no_redundant_resend(evidence)
     yield from _limits(evidence)
+    counters = evidence.store.written_counters() if isinstance(evidence.store, FaultyStore) else {}
+    for (holder, window), counter in counters.items():
+        if counter.reserved:
+            yield broken("budget", f"{holder} {window} has {counter.reserved} reserved, and nothing runs")
 
 
 def _windows(app: SimulatedApp) -> Iterable[Violation]:
@@ -245,7 +319,9 @@ def _reason(evidence: Evidence, record: Record, ending: Ending) -> Iterable[Viol
         case ErrorCode.TIMEOUT:
             is_true = ran_ms + slack_ms >= POLICY.answer_timeout_ms or waited_ms + slack_ms >= POLICY.queue_timeout_ms
         case ErrorCode.RATE_LIMITED:
-            is_true = bool(evidence.faults.per_minute)
+            is_true = bool(
+                evidence.faults.budget if ending.error_reason == budget.REASON else evidence.faults.per_minute
+            )
         case ErrorCode.UNAUTHORIZED:
             is_true = bool(evidence.faults.token_s)
         case _:
@@ -257,17 +333,22 @@ def _reason(evidence: Evidence, record: Record, ending: Ending) -> Iterable[Viol
 def _no_redundant_resend(evidence: Evidence) -> Iterable[Violation]:
     """Text is sent again only if the client asks again, a later attempt begins, or the queue redelivers the request."""
     invariants = evidence.invariants
-    texts = {(run.key, run.attempt): run.text for run in evidence.model.runs}
+    lengths = {(run.key, run.attempt): _length(run) for run in evidence.model.runs}
     for (connection_id, request_id, attempt), sent in invariants.sent_text.items():
         app = invariants.windows[connection_id].app
         key = RequestKey(app.user, request_id)
-        text = texts.get((key, attempt))
-        if text is None:
+        length = lengths.get((key, attempt))
+        if length is None:
             continue
-        length = len(text)
         copies = invariants.asked_for[connection_id, request_id] + max(0, evidence.dispatched[key] - 1)
         if sent > length * max(1, copies):
             yield broken("redundant text", f"{connection_id} was sent {sent} of {length} code points of {request_id}")
+
+
+def _length(run: GeneratedAnswer) -> int | None:
+    if run.text is None:
+        return None
+    return len("".join(text for _, _, text in run.parts) or run.text)
 
 
 def _limits(evidence: Evidence) -> Iterable[Violation]:

@@ -2,10 +2,13 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, replace
+from random import Random
 from typing import Final, Protocol
 
+from answerback.core.assembly import AnswerPart
+from answerback.core.budget import Tariff, Terms
 from answerback.core.delivery import steady
 from answerback.core.handshake import Rules
 from answerback.core.request import Policy, RequestKey
@@ -14,6 +17,7 @@ from answerback.ports import (
     Finish,
     Identity,
     ModelError,
+    Part,
     Piece,
     Prompt,
     Queue,
@@ -45,6 +49,10 @@ SWEEP_S: Final = 30.0
 POLICY: Final = Policy()
 RULES: Final = Rules()
 WORDS_S: Final = 0.35
+PIECES_S: Final = 0.1
+TARIFF: Final = Tariff(models={"wordy": Terms(max_tokens=64)})
+"""For budgets: the model says a few words, and earlier turns have room."""
+
 THINKING_S: Final = (36.0, 48.0)
 """Longer than a client waits without a sign of life."""
 
@@ -60,14 +68,15 @@ _FAILURES: Final = frozenset(
 class Clocks:
     """The front's clock, and the workers', which is `skew_ms` ahead of it. `front`: another one than the true time."""
 
-    def __init__(self, skew_ms: int = 0, *, front: Callable[[], int] | None = None) -> None:
+    def __init__(self, skew_ms: int = 0, *, front: Callable[[], int] | None = None, start_ms: int = EPOCH_MS) -> None:
         self._loop = asyncio.get_running_loop()
         self._skew_ms = skew_ms
         self._front = front
+        self._start_ms = start_ms
 
     def front(self) -> int:
         """Epoch milliseconds."""
-        return EPOCH_MS + round(self._loop.time() * 1000) if self._front is None else self._front()
+        return self._start_ms + round(self._loop.time() * 1000) if self._front is None else self._front()
 
     def worker(self) -> int:
         """Epoch milliseconds."""
@@ -87,16 +96,25 @@ class SimulatedTokens:
         return Identity(token, self._clock() + self._lasts_ms)
 
 
+WANTED: Final = ("reasoning", "tool", "citation")
+"""What apps want of the kinds that the model says."""
+
+
 @dataclass(slots=True, kw_only=True)
 class GeneratedAnswer:
-    """One attempt at the model. `text`: all that it says, if that is known. `may_fail`: it can be a failure."""
+    """One attempt at the model. `text`: all that it says, if that is known, and `parts` if that is more than text.
+    `may_fail`: it can be a failure.
+    """
 
     key: RequestKey
     attempt: int
     prompt: Prompt
     text: str | None
+    parts: tuple[AnswerPart, ...] = ()
     misbehaviour: Misbehaviour | None = None
     may_fail: bool = False
+    billed: int = 0
+    """Tokens that a provider bills for it, whatever becomes of it."""
 
 
 class WordyModel:
@@ -122,9 +140,46 @@ class WordyModel:
         """All that it says to this request in this attempt."""
         return " ".join(f"{key.user_id}/{key.request_id}/{attempt}/{n}가😀" for n in range(cls.words(key)))
 
+    @classmethod
+    def script(cls, key: RequestKey, attempt: int) -> Iterator[str | Part]:
+        """The same with parts between its words: long and short ones, in pieces, empty ones, several of one kind."""
+        rng = Random(f"{key.user_id}/{key.request_id}/{attempt}")  # noqa: S311 - repeatable, not secret
+        for number, word in enumerate(cls.text(key, attempt).split(" ")):
+            for _ in range(rng.choice((0, 0, 0, 1, 1, 4))):
+                kind = rng.choice(("reasoning", "tool", "tool", "status", "citation", "later"))
+                name = f"{kind}{number}" if kind == "tool" else None
+                yield Part(kind, "", name, new=True)
+                for piece in range(rng.choice((0, 1, 1, 3))):
+                    yield Part(kind, f"{key.user_id}/{key.request_id}/{attempt}/{kind}/{number}/{piece}가😀 ")
+            yield word if number == 0 else f" {word}"
+
+    @classmethod
+    def parts(cls, key: RequestKey, attempt: int) -> tuple[AnswerPart, ...]:
+        """What an app gets of it that wants `WANTED`, told once more in the plainest way."""
+        found: list[AnswerPart] = []
+        begins = False
+        label: tuple[str, str | None] = ("", None)
+        for piece in cls.script(key, attempt):
+            if isinstance(piece, str):
+                if found and found[-1].kind == "text":
+                    found[-1] = AnswerPart("text", None, found[-1].text + piece)
+                else:
+                    found.append(AnswerPart("text", None, piece))
+            elif piece.kind in WANTED:
+                if piece.new:
+                    begins, label = True, (piece.kind, piece.name)
+                elif begins:
+                    found.append(AnswerPart(*label, piece.text))
+                    begins = False
+                else:
+                    found[-1] = found[-1]._replace(text=found[-1].text + piece.text)
+        return tuple(found) if len(found) > 1 else ()
+
     def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
         key = RequestKey(prompt.user_id, prompt.request_id)
         run = GeneratedAnswer(key=key, attempt=prompt.attempt, prompt=prompt, text=self._text(prompt))
+        if self._faults.parts:
+            run.parts = self.parts(key, prompt.attempt)
         if self._injector.occurs(FaultKind.MODEL_MISBEHAVES, self._faults.model_misbehaves):
             run.misbehaviour = self._injector.stream("misbehaviour").choice(list(Misbehaviour))
             run.may_fail = run.misbehaviour in _FAILURES
@@ -138,14 +193,26 @@ class WordyModel:
 
     async def _say(self, run: GeneratedAnswer) -> AsyncGenerator[Piece, None]:
         run.may_fail = self._injector.occurs(FaultKind.MODEL_FAILS, self._faults.model_fails)
+        run.billed = len(run.prompt.messages)
         words = self._text(run.prompt).split(" ")
-        for number, word in enumerate(words):
+        pieces: Iterator[str | Part] = iter([word if number == 0 else f" {word}" for number, word in enumerate(words)])
+        if self._faults.parts:
+            pieces = self.script(run.key, run.attempt)
+        number = 0
+        for piece in pieces:
+            if isinstance(piece, Part):
+                if piece.text:
+                    await asyncio.sleep(self._injector.pause_s("parts", PIECES_S))
+                yield piece
+                continue
             await asyncio.sleep(self._injector.pause_s("model", WORDS_S))
             if self._injector.occurs(FaultKind.MODEL_THINKS, self._faults.model_thinks):
                 await asyncio.sleep(self._injector.stream("thoughts").uniform(*THINKING_S))
             if run.may_fail and number == len(words) // 2:
                 raise ModelError(ErrorCode.MODEL_FAILED)
-            yield word if number == 0 else f" {word}"
+            run.billed += 1
+            yield piece
+            number += 1
         yield Finish(output_tokens=len(words), input_tokens=len(run.prompt.messages))
 
     def _text(self, prompt: Prompt) -> str:
@@ -192,7 +259,7 @@ class Parts:
         delivery_sender = self._new_delivery_sender()
         settings = FrontSettings(
             models=(model.name,),
-            quota=Quota(per_minute=faults.per_minute, max_pending=1_000),
+            quota=Quota(per_minute=faults.per_minute, max_pending=1_000, tariff=TARIFF),
             policy=self._policy,
             queue_survives=faults.split,
         )
@@ -214,6 +281,7 @@ class Parts:
             tokens=SimulatedTokens(clock=clocks.front, lasts_s=faults.token_s) if faults.token_s else None,
             clock=clocks.front,
             is_blocked=store.is_blocked,
+            budgets_of_user=store.budgets_of_user,
             uploads=uploads,
         )
         self.janitor = Janitor(

@@ -4,8 +4,11 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
+from msgspec.structs import replace
+
+from answerback.core.budget import Budget, Counter, Period, Unit, team_holder
 from answerback.core.parts import Content
 from answerback.core.request import Change, Question, Record, RequestKey, Step
 from answerback.core.uploads import FileKey, Upload
@@ -28,6 +31,9 @@ from answerback.stores.statements import TURN
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.simulation.injector import FaultInjector, Faults
 from answerback_proof.simulation.network import STALL_S
+
+TEAM: Final = "everybody"
+"""The team of all users who have a budget."""
 
 
 class FaultyChannel:
@@ -90,6 +96,8 @@ class WatchedStore(MemoryStore):
         super().__init__()
         self._watch = watch
         self._seen: dict[RequestKey, Record] = {}
+        self.caps: dict[str, int] = {}
+        """Tokens a day, by holder of a budget."""
 
     @property
     def records(self) -> Mapping[RequestKey, Record]:
@@ -141,22 +149,24 @@ class FaultyStore(WatchedStore):
         async def accept() -> Admission:
             admission = await MemoryStore.accept(self, record, question, quota, now_ms=now_ms)
             if isinstance(admission, Accepted):
-                self._saw(record)
+                self._saw(record if admission.hold is None else replace(record, hold=admission.hold))
             return admission
 
         return await self._channel.call(accept)
 
     async def change(self, key: RequestKey, change: Change[T]) -> T:
         async def change_it() -> T:
-            written: list[Record] = []
+            steps: list[Step[T]] = []
 
             def watched(before: Record | None) -> Step[T]:
-                step = change(before)
-                written[:] = [] if step.record is None else [step.record]
-                return step
+                steps[:] = [change(before)]
+                return steps[0]
 
             outcome = await MemoryStore.change(self, key, watched)
-            for record in written:
+            record = steps[-1].record
+            if steps[-1].otherwise is not None:  # which of the two it was, the store knows
+                record = await MemoryStore.read(self, key)
+            if record is not None:
                 self._saw(record)
             return outcome
 
@@ -188,6 +198,18 @@ class FaultyStore(WatchedStore):
         )
         return await self._channel.call(read)
 
+    def give_budgets(self, users: Sequence[str], tokens: int, *, now_ms: int) -> None:
+        """Give each user a budget, and all of them a team with one."""
+        for holder, limit in (*((user, tokens) for user in users), (team_holder(TEAM), tokens * 3 // 2)):
+            now(self.set_budget(holder, Period.DAY, Budget(limit, Unit.TOKENS, Period.DAY), now_ms=now_ms))
+            self.caps[holder] = limit
+        for user in users:
+            now(self.set_team(user, TEAM, now_ms=now_ms))
+
+    def written_counters(self) -> dict[tuple[str, str], Counter]:
+        """Those of budgets, as they are written."""
+        return now(self.counters())
+
     async def upload(self, key: FileKey) -> Upload | None:
         return await self._channel.call(partial(MemoryStore.upload, self, key))
 
@@ -207,8 +229,8 @@ class FaultyStore(WatchedStore):
 
         await self._channel.call(complete)
 
-    async def discard(self, name: str) -> None:
-        await self._channel.call(partial(MemoryStore.discard, self, name))
+    async def discard(self, key: FileKey, name: str) -> None:
+        await self._channel.call(partial(MemoryStore.discard, self, key, name))
 
     async def examine(self, key: FileKey) -> str | None:
         return await self._channel.call(partial(MemoryStore.examine, self, key))

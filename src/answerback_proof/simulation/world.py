@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Any, Final
 
+from answerback.core.parts import NOTHING
 from answerback.core.request import Record
 from answerback.protocol.codec import decode_client, encode
 from answerback.protocol.frames import (
@@ -32,7 +33,7 @@ from answerback_proof.simulation.injector import DEATHS, FaultInjector, Faults
 from answerback_proof.simulation.invariants import Evidence, Invariants, broken, check_end
 from answerback_proof.simulation.network import FOR_EVER_S, Link, Network, SimulatedLoop
 from answerback_proof.simulation.process import current, install
-from answerback_proof.simulation.server import Clocks, GeneratedAnswer, Parts, Server, WordyModel
+from answerback_proof.simulation.server import EPOCH_MS, WANTED, Clocks, GeneratedAnswer, Parts, Server, WordyModel
 from answerback_proof.simulation.store import FaultyChannel, FaultyStore, WatchedStore, now
 from answerback_proof.simulation.uploads import SimulatedUploads
 from answerback_proof.workload import Mix
@@ -84,7 +85,9 @@ class World:
         )
         skew_ms = 0 if faults.gateways > 1 else injector.stream("skew").randint(-faults.skew_ms, faults.skew_ms)
         injector.counts[FaultKind.CLOCK_SKEW] += skew_ms != 0
-        self._clocks = clocks = Clocks(skew_ms)
+        # Where there are budgets a day ends while questions run.
+        start_ms = EPOCH_MS - 25_000 if faults.budget else EPOCH_MS
+        self._clocks = clocks = Clocks(skew_ms, start_ms=start_ms)
         self.history = RunHistory(clocks.front)
         self._invariants = Invariants(faults=faults, clocks=clocks, store=lambda: self._store, violate=self._violate)
         self._model = WordyModel(injector, faults, watch=self._model_started)
@@ -117,6 +120,10 @@ class World:
             )
             for number in range(case.apps)
         ]
+        if faults.budget:
+            users = sorted({app.user for app in self._apps})
+            assert isinstance(self._store, FaultyStore)
+            self._store.give_budgets(users, faults.budget, now_ms=clocks.front())
         self._mix = Mix(
             streamed=0.7,
             words=(2,),
@@ -124,6 +131,7 @@ class World:
             cancel_within_s=CANCEL_WITHIN_S,
             timed=float(faults.client_timeout_s > 0),
             timeouts_s=(faults.client_timeout_s, faults.client_timeout_s),
+            parts=WANTED if faults.parts else (),
         )
 
     def _make_parts(self, **more: Any) -> Parts:
@@ -202,11 +210,11 @@ class World:
         store, answers = self._store, self._store.answers
         for key, record in store.records.items():
             self.history.add(
-                Stored(
-                    request=qualified(key.user_id, key.request_id),
-                    record=record,
-                    answer=answers.get(key, ""),
+                Stored.of(
+                    record,
+                    answers.get(key, NOTHING),
                     has_question=store.has_question(key),
+                    prefix=qualified(key.user_id, ""),
                 )
             )
         for user, turn in store.all_turns():
@@ -253,7 +261,9 @@ class World:
         key, attempt = run.key, run.attempt
         self.trace(f"model: {key.user_id} {key.request_id}, attempt {attempt}")
         request = qualified(key.user_id, key.request_id)
-        self.history.add(ModelRun(request=request, attempt=attempt, text=run.text))
+        asked = self.history.asked.get(request)
+        parts = run.parts if asked is not None and asked.stream and asked.parts else ()
+        self.history.add(ModelRun(request=request, attempt=attempt, text=run.text, parts=parts))
         self._invariants.model_started(run)
         self._uploads.model_started(run)
 

@@ -169,7 +169,7 @@ async def test_a_user_that_is_erased_in_mid_answer_leaves_nothing(world) -> None
     store = world.requests()
     await world.accept(store)
     await store.change(KEY, world.claim())
-    assert await erase_user(world.database(), "ann")
+    assert await erase_user(world.database(), world.requests(), "ann")
     assert await store.change(KEY, world.finish("too late")) == Fenced(None)
     assert all(world.items(table) == [] for table in (world.tables.requests, world.tables.conversations))
 

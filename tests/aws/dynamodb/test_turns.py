@@ -94,7 +94,7 @@ async def test_what_ended_a_moment_ago_is_a_note_without_the_index(world) -> Non
 async def test_a_settled_note_of_an_erased_user_brings_nothing_back(world) -> None:
     await world.turn(world.requests(), "r1")
     entries = await world.turns().pending()
-    assert await erase_user(world.database(), "ann")
+    assert await erase_user(world.database(), world.requests(), "ann")
     assert await world.turns().present(entries) == []
     await world.turns().settled(entries)
     assert world.items(world.tables.conversations) == []
@@ -244,12 +244,12 @@ async def test_erasing_a_user_empties_every_table_of_that_user_alone(world) -> N
         )
         await connections.bind(f"k-{user}", user)
     assert await limits.own_limit("ann") == 7
-    assert await erase_user(world.database(), "ann")
+    assert await erase_user(world.database(), world.requests(), "ann")
     for name in world.tables.__slots__:
         items = world.items(getattr(world.tables, name))
         assert items, name
         assert {item["userId"]["S"] for item in items} == {"bob"}, name
-    assert not await erase_user(world.database(), "ann")
+    assert not await erase_user(world.database(), world.requests(), "ann")
     assert await limits.own_limit("ann") is None
     assert len(await store.unfinished()) == 1
 

@@ -67,7 +67,7 @@ class Server:
         if count:
             yield ConversationSummary(conversation_id="c", title="C", turns=count, created_at=at, updated_at=at)
 
-    async def history(self, conversation_id, *, superseded):
+    async def history(self, conversation_id, *, superseded, parts):
         await self.pause()
         for number, turn in enumerate(self.turns[::-1]):
             yield turn

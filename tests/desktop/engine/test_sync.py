@@ -36,7 +36,7 @@ class OneConversation:
         at = SECOND.format(count)
         yield ConversationSummary(conversation_id="c", title="C", turns=count, created_at=at, updated_at=at)
 
-    async def history(self, conversation_id, *, superseded):
+    async def history(self, conversation_id, *, superseded, parts):
         for one in reversed(self.turns):
             yield one
 

@@ -102,9 +102,10 @@ UPDATE requests SET forgotten = 1 WHERE (user_id, request_id, n) IN (
 _DELETE_FORGOTTEN: Final = "DELETE FROM requests WHERE forgotten IS NOT NULL AND conversation_id IS NULL"
 
 _SELECT_USAGE_PAGE: Final = """
-SELECT user_id, day, requests, input_tokens, output_tokens FROM usage
-WHERE (day, user_id) > (CAST(:after_day AS text), CAST(:after_user AS text)) AND day >= :since_day AND {users}
-ORDER BY day, user_id LIMIT :limit"""
+SELECT user_id, day, {model}, requests, input_tokens, output_tokens FROM {table}
+WHERE (day, user_id, {model}) > (CAST(:after_day AS text), CAST(:after_user AS text), CAST(:after_model AS text))
+  AND day >= :since_day AND {users}
+ORDER BY day, user_id, {model} LIMIT :limit"""
 
 
 def _named(text: str, *names: str) -> str:
@@ -159,7 +160,13 @@ async def write_turns(statements: Statements, entries: Sequence[PendingTurn]) ->
     kept = [entry for entry in entries if _is_kept(entry, deleted.get(_pair_of(entry)), _pair_of(entry) in revived)]
     for pair in sorted(revived):
         await _erase(statements, *pair, deleted_at_ms=deleted[pair])
-    await statements.execute_many(sql.COUNT_USAGE, [_used(entry) for entry in entries])
+    used = [_used(entry) for entry in entries]
+    await statements.execute_many(sql.COUNT_USAGE, used)
+    of_models = [
+        {"model": entry.turn.model or "", **{name: row[name] for name in row if name != "last_accepted_at_ms"}}
+        for entry, row in zip(entries, used, strict=True)
+    ]
+    await statements.execute_many(sql.COUNT_MODEL_USAGE, of_models)
     if kept:
         await statements.execute_many(_TOUCH, [_conversation(entry) for entry in kept])
         await statements.execute_many(_KEEP_TURN, [_texts(entry) for entry in kept])
@@ -376,18 +383,25 @@ async def _erase(statements: Statements, user_id: str, conversation_id: str, *, 
 # --- users --------------------------------------------------------------------------------------------------
 
 
-async def usage(statements: Statements, user_id: str | None, *, since_day: str | None) -> Sequence[DailyUsage]:
+async def usage(
+    statements: Statements, user_id: str | None, *, since_day: str | None, by_model: bool = False
+) -> Sequence[DailyUsage]:
     """Usage by day, read a page at a time."""
     rows: list[Row] = []
-    after_day = after_user = ""
-    select = _SELECT_USAGE_PAGE.format(users=sql.ALL_USERS if user_id is None else "user_id = :user_id")
+    after_day = after_user = after_model = ""
+    select = _SELECT_USAGE_PAGE.format(
+        users=sql.ALL_USERS if user_id is None else "user_id = :user_id",
+        table="model_usage" if by_model else "usage",
+        model="model" if by_model else "CAST('' AS text)",
+    )
     page: dict[str, Value] = {"user_id": user_id, "since_day": since_day or "", "limit": _USAGE_PAGE}
     while True:
-        found = await statements.execute(select, {**page, "after_day": after_day, "after_user": after_user})
+        after: Params = {"after_day": after_day, "after_user": after_user, "after_model": after_model}
+        found = await statements.execute(select, {**page, **after})
         rows += found.rows
         if len(found.rows) < _USAGE_PAGE:
-            return sum_usage(rows, since_day=since_day)
-        after_user, after_day = rows[-1][:2]
+            return sum_usage(rows, since_day=since_day, by_model=by_model)
+        after_user, after_day, after_model = rows[-1][:3]
 
 
 async def export(api: DataApi, user_id: str) -> AsyncIterator[bytes]:

@@ -4,12 +4,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from answerback.clock import epoch_ms
 from answerback.core.admission import is_locked, locked, unlocked
-from answerback.core.request import Record, cancel
+from answerback.core.budget import Budget, BudgetState, Period, encode_budgets
+from answerback.core.request import Record, RequestKey, cancel, erase
 from answerback.ports import DailyUsage, Requests, StoredUser
 from answerback.stores import statements as sql
 from answerback.stores.encoding import user_of
 from answerback.stores.statements import Params
+from answerback.stores.store import caps_row
 from answerback.stores.user_data import line_of
 from answerback_aws.runtime.aurora import operations
 from answerback_aws.runtime.aurora.data_api import DataApi, Statements
@@ -18,12 +21,13 @@ from answerback_aws.runtime.dynamodb.database import Database
 from answerback_aws.runtime.dynamodb.items import Value, decode, number_of, text_of
 from answerback_aws.runtime.dynamodb.limits import RateLimits
 from answerback_aws.runtime.dynamodb.tables import USER_DATA
+from answerback_aws.runtime.s3_files import S3Files
 
 
 class AwsUsers:
     """ports.Users in Aurora. Each call first brings to Aurora what it does not have yet, and so wakes it.
 
-    `close_connection`: closes a socket; it may be gone already.
+    `files` None: the stack takes none. `close_connection`: closes a socket; it may be gone already.
     """
 
     def __init__(
@@ -33,6 +37,7 @@ class AwsUsers:
         requests: Requests,
         write_behind: WriteBehind,
         api: DataApi,
+        files: S3Files | None = None,
         close_connection: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         self._database = database
@@ -41,6 +46,7 @@ class AwsUsers:
         self._requests = requests
         self._write_behind = write_behind
         self._api = api
+        self._files = files
 
     async def users(self, *, after: str | None = None, limit: int = 100) -> Sequence[StoredUser]:
         """A user whose first question has not ended is in DynamoDB only."""
@@ -109,12 +115,35 @@ class AwsUsers:
             statement = sql.SET_CONVERSATION_RETENTION
         return (await self._api.write(lambda statements: statements.execute(statement, row))).changed > 0
 
-    async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
+    async def set_budget(self, holder: str, period: Period, budget: Budget | None, *, now_ms: int) -> None:
+        """Set it on DynamoDB, where acceptance looks, then show it in Aurora. The same command again repairs either."""
+        budgets = await self._limits.set_budget(holder, period, budget)
+        statement, row = caps_row(holder, now_ms)
+        row["caps"] = encode_budgets(budgets)
+        await self._api.write(lambda statements: statements.execute(statement, row))
+
+    async def set_team(self, user_id: str, team: str | None, *, now_ms: int) -> None:
+        row: Params = {"user_id": user_id, "team": team, "created_at_ms": now_ms}
+        await self._limits.set_team(user_id, team)
+        await self._api.write(lambda statements: statements.execute(sql.SET_TEAM, row))
+
+    async def budgets(self, holder: str, *, now_ms: int) -> Sequence[BudgetState]:
+        return await self._limits.states(holder, now_ms=now_ms)
+
+    async def teams(self) -> Sequence[str]:
+        found = await self._api.read(lambda statements: statements.execute(sql.SELECT_TEAMS))
+        return [team for team, _ in found.rows]
+
+    async def usage(
+        self, user_id: str | None, *, since_day: str | None = None, by_model: bool = False
+    ) -> Sequence[DailyUsage]:
         await self._write_behind.flush(user_id)
-        return await self._api.read(lambda statements: operations.usage(statements, user_id, since_day=since_day))
+        return await self._api.read(
+            lambda statements: operations.usage(statements, user_id, since_day=since_day, by_model=by_model)
+        )
 
     async def export(self, user_id: str) -> AsyncIterator[bytes]:
-        """What Aurora has, then every item of DynamoDB. A turn of the last three months is in both."""
+        """What Aurora has, then every item of DynamoDB, then files. A turn of the last three months is in both."""
         await self._write_behind.flush(user_id)
         async for line in operations.export(self._api, user_id):
             yield line
@@ -130,14 +159,18 @@ class AwsUsers:
                     )
                     if found is not None:
                         yield line_of("dynamodb.connections", decode(found))
+        if self._files is not None:
+            async for name, data in self._files.objects(user_id):
+                yield line_of("s3.files", {"key": name, "data": data})
 
     async def delete_user(self, user_id: str) -> bool:
         """Delete a user from both databases, in an order that no concurrent write can undo. A lock-out stays.
 
-        delete      Aurora answers ──► everything on DynamoDB ──► [ lock the user ──► everything in Aurora ]
+        delete      Aurora answers ──► everything on DynamoDB ──► files ──► [ lock the user ──► everything in Aurora ]
         write_behind    [ lock the user ──► is the entry there? ──► write it ]
 
         A record that the writer saw is written before the lock is ours, and deleted by us. Behind that there is none.
+        A front that was writing bytes may leave an object that nothing names: a repeat or the lifecycle deletes it.
         """
         known = await self._found(user_id)  # a paused Aurora wakes before anything is erased
 
@@ -145,7 +178,9 @@ class AwsUsers:
             await operations.lock_users(statements, [user_id])
             return await operations.delete_user(statements, user_id)
 
-        was_here = await erase_user(self._database, user_id)
+        was_here = await erase_user(self._database, self._requests, user_id)
+        if self._files is not None:
+            was_here = await self._files.erase(user_id) or was_here
         was_there = await self._api.write(erase)
         return was_here or was_there or (known is not None and not known.blocked)
 
@@ -177,10 +212,10 @@ async def forget_connections(database: Database, user_id: str) -> list[str]:
     return open_now
 
 
-async def erase_user(database: Database, user_id: str) -> bool:
+async def erase_user(database: Database, requests: Requests, user_id: str) -> bool:
     """Delete every item of the user but a lock-out, for good; whether there was any. May be repeated.
 
-    Raises: Unavailable.
+    A request that holds some of a team's budget ends first, and so gives it back. Raises: Unavailable.
 
     erase     records ──► texts and turns ──► minutes and limit ──► sessions and their connections
                       ▲
@@ -195,10 +230,13 @@ async def erase_user(database: Database, user_id: str) -> bool:
             table,
             "userId = :u",
             {":u": user_id},
-            ProjectionExpression="#s, connectionId, perMinute",
-            ExpressionAttributeNames={"#s": sort_key},
+            ProjectionExpression="#s, connectionId, perMinute, #hold",
+            ExpressionAttributeNames={"#s": sort_key, "#hold": "hold"},
             ConsistentRead=True,
         )
+        for item in items:
+            if "hold" in item:
+                await requests.change(RequestKey(user_id, item[sort_key]["S"]), partial(erase, now_ms=epoch_ms()))
         keys: list[dict[str, Value]] = [
             {"userId": user_id, sort_key: item[sort_key]["S"]}
             for item in items

@@ -184,6 +184,7 @@ def _encode(connection: Connection) -> dict[str, dict[str, Any]]:
             "authenticated": connection.authenticated or None,
             "tokenExpiresAtMs": connection.token_expires_at_ms,
             "generation": connection.generation,
+            "team": connection.team,
             "sourceIp": connection.source_ip or None,
             "userAgent": connection.user_agent or None,
         }
@@ -201,6 +202,7 @@ def _decode(item: Item) -> Connection:
         authenticated=bool(values.get("authenticated", False)),
         token_expires_at_ms=number_of(item, "tokenExpiresAtMs"),
         generation=number_of(item, "generation"),
+        team=text_of(item, "team"),
         source_ip=str(values.get("sourceIp", "")),
         user_agent=str(values.get("userAgent", "")),
     )

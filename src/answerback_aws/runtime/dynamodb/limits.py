@@ -1,17 +1,61 @@
-"""The rate: calendar minutes of a user (core.admission), and the user's own limit."""
+"""The rate: calendar minutes of a user (core.admission), and the user's own limit. Budgets and their counters."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from answerback.core.admission import WINDOW_MS, is_locked, window_of
+from answerback.core.budget import (
+    KEPT_MS,
+    Budget,
+    BudgetState,
+    Counter,
+    Entry,
+    Period,
+    decode_budgets,
+    encode_budgets,
+    opens_at_ms,
+    states,
+    team_holder,
+    with_budget,
+)
 from answerback_aws.runtime.dynamodb.database import Database
-from answerback_aws.runtime.dynamodb.items import decode, encode, number_of
+from answerback_aws.runtime.dynamodb.items import Item, decode, encode, number_of, text_of
 
 _OWN_LIMIT: Final = "limit"
 """Sorts behind every minute, so that one query reads the present minute and the limit."""
 
+_CAPS: Final = "budget"
+"""The budgets of a user or a team, and the user's team. Sorts behind every minute, before counters and limit."""
+
+_COUNTER: Final = f"{_CAPS}#"
+_LAST: Final = f"{_CAPS}~"
 _KEPT_S: Final = 3_600
 """A minute's item outlives its minute by far, for clocks that differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The budgets of a user or a team, and its counters."""
+
+    budgets: tuple[Budget, ...] = ()
+    team: str | None = None
+    counters: Mapping[tuple[str, str], Counter] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, holder: str, items: Sequence[Item]) -> "Standing":
+        """From the items of its partition."""
+        budgets: tuple[Budget, ...] = ()
+        team: str | None = None
+        counters: dict[tuple[str, str], Counter] = {}
+        for item in items:
+            name = item["window"]["S"]
+            if name == _CAPS:
+                budgets, team = decode_budgets(text_of(item, "caps")), text_of(item, "team")
+            elif name.startswith(_COUNTER):
+                counter = Counter(number_of(item, "used") or 0, number_of(item, "reserved") or 0)
+                counters[holder, name.removeprefix(_COUNTER)] = counter
+        return cls(budgets, team, counters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +64,7 @@ class Window:
 
     count: int
     own_limit: int | None
+    standing: Standing
 
 
 class RateLimits:
@@ -30,7 +75,7 @@ class RateLimits:
         self._table = database.tables.rate_limits
 
     async def window(self, user_id: str, *, now_ms: int) -> Window:
-        """The user's minute as of a moment ago: half a read unit."""
+        """The user's minute and budgets as of a moment ago: half a read unit."""
         minute = _minute(now_ms)
         found = await self._database.query(
             self._table,
@@ -44,7 +89,79 @@ class RateLimits:
         return Window(
             count=0 if counted is None else int(counted["asked"]),
             own_limit=None if own is None else int(own["perMinute"]),
+            standing=Standing.of(user_id, found),
         )
+
+    # --- budgets
+
+    async def standing(self, holder: str, *, consistent: bool = False) -> Standing:
+        """How the budgets of a user or a team stand, as of a moment ago, or as they are now."""
+        found = await self._database.query(
+            self._table,
+            "userId = :u AND #w BETWEEN :first AND :last",
+            {":u": holder, ":first": _CAPS, ":last": _LAST},
+            ExpressionAttributeNames={"#w": "window"},
+            ConsistentRead=consistent,
+        )
+        return Standing.of(holder, found)
+
+    async def states(self, holder: str, *, now_ms: int) -> list[BudgetState]:
+        """The budgets of a holder, and how they stand."""
+        found = await self.standing(holder, consistent=True)
+        return states(holder, found.budgets, found.counters, now_ms=now_ms)
+
+    async def budgets_of_user(self, user_id: str, team: str | None, *, now_ms: int) -> list[BudgetState]:
+        """Those that a question of the user is counted in. `team`: as the token has it."""
+        own = await self.standing(user_id)
+        found = states(user_id, own.budgets, own.counters, now_ms=now_ms)
+        if (team := team or own.team) is not None:
+            holder = team_holder(team)
+            theirs = await self.standing(holder)
+            found += states(holder, theirs.budgets, theirs.counters, now_ms=now_ms)
+        return found
+
+    async def set_budget(self, holder: str, period: Period, budget: Budget | None) -> tuple[Budget, ...]:
+        """Set one of the holder's budgets; all that there are now."""
+        budgets = with_budget((await self.standing(holder, consistent=True)).budgets, period, budget)
+        await self._set(holder, "caps", encode_budgets(budgets))
+        return budgets
+
+    async def set_team(self, user_id: str, team: str | None) -> None:
+        """Put the user into a team; None: into none."""
+        await self._set(user_id, "team", team)
+
+    async def _set(self, holder: str, name: str, value: str | None) -> None:
+        change: dict[str, Any] = {"UpdateExpression": "REMOVE #n"}
+        if value is not None:
+            change = {"UpdateExpression": "SET #n = :v", "ExpressionAttributeValues": encode({":v": value})}
+        key = {"userId": holder, "window": _CAPS}
+        await self._database.update(self._table, key, ExpressionAttributeNames={"#n": name}, **change)
+
+    def charge(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+        """The part of a transaction that changes counters, each where it has room.
+
+        A condition has no arithmetic, so `used` alone is asked about, and holds what is reserved.
+        """
+        return [self._charge(entry) for entry in entries]
+
+    def _charge(self, entry: Entry) -> dict[str, Any]:
+        values = {
+            ":used": entry.used,
+            ":reserved": entry.reserved,
+            ":e": (opens_at_ms(entry.window) + KEPT_MS) // 1000,
+        }
+        update: dict[str, Any] = {
+            "TableName": self._table,
+            "Key": encode({"userId": entry.holder, "window": _COUNTER + entry.window}),
+            "UpdateExpression": "ADD #used :used, reserved :reserved SET expiresAt = :e",
+            "ExpressionAttributeNames": {"#used": "used"},
+        }
+        if entry.room is not None:
+            values[":room"] = entry.room
+            update["ConditionExpression"] = "attribute_not_exists(#used) OR #used <= :room"
+        return {"Update": {**update, "ExpressionAttributeValues": encode(values)}}
+
+    # --- the minute
 
     def count(self, user_id: str, *, limit: int, now_ms: int) -> dict[str, Any]:
         """The part of a transaction that counts one request, if fewer than `limit` were counted in this minute."""

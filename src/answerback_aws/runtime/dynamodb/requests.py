@@ -1,7 +1,8 @@
 """ports.Requests on DynamoDB.
 
 What one answer costs (write units; a text counts its KB): question text 1+, accept 2 record + 1 index + 2 minute,
-claim 1, renew or retarget 1, answer text 1+, end 2 record + 1 index + 2 turn + 1 index, settled 1 + 1 index.
+claim 1, renew or retarget 1, answer text 1+, end 2 record + 1 index + 2 turn + 1 index, settled 1 + 1 index. Each
+budget that it is counted in: 2 with the acceptance and 2 with the ending.
 """
 
 import asyncio
@@ -13,15 +14,18 @@ from functools import partial
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
+from msgspec.structs import replace
+
 from answerback.core import defaults
-from answerback.core.admission import Accepted, Admission, Quota, admit
+from answerback.core.admission import Accepted, Admission, Quota, admit, hold_of
+from answerback.core.budget import Counters, Entry, Hold, OverBudget, reserved, team_holder
 from answerback.core.parts import NOTHING, Content
 from answerback.core.request import Change, Ending, Question, Record, RequestKey, Step
 from answerback.core.transitions import State
 from answerback.ports import T, Unavailable
 from answerback_aws.runtime.dynamodb.database import TRIES, Database, Refused
 from answerback_aws.runtime.dynamodb.items import Item, decode_item, encode, encode_record, number_of, text_of, update
-from answerback_aws.runtime.dynamodb.limits import RateLimits
+from answerback_aws.runtime.dynamodb.limits import RateLimits, Standing
 from answerback_aws.runtime.dynamodb.tables import TTL_ATTRIBUTE, UNFINISHED, Place
 from answerback_aws.runtime.dynamodb.texts import Texts
 from answerback_aws.runtime.dynamodb.turns import TURNS_MS, DynamoTurns, turn_item
@@ -104,7 +108,8 @@ class DynamoRequests:
         """Store a new request in one transaction.
 
         The pending cap and `position` come from an index that follows the table within moments: of many requests in
-        the same moment a few more than the cap may pass. The rate is exact: it is a condition of the transaction.
+        the same moment a few more than the cap may pass. The rate and the budgets are exact: they are conditions of the
+        transaction.
 
             front    look ──► question text ──► transaction: record if absent, minute + 1 if below ──► Accepted
                            ▲                  ▲                                                       ▲
@@ -128,24 +133,48 @@ class DynamoRequests:
                 own_limit=window.own_limit,
                 quota=quota,
                 now_ms=now_ms,
+                user_id=record.user_id,
             )
             existing = None if held is None else held.record
-            admission = decide(existing=existing, position=_ahead(record.ordering_key, held, waiting))
-            if not isinstance(admission, Accepted):
-                return admission
-            place = await self._put_question(record, question)
-            limit = quota.limit_of(window.own_limit)
-            refused = await self._put_accepted(record, question, place, limit, now_ms)
-        if refused is None:
-            return admission
-        await self._texts.take_question_back(place, question)
-        if 0 in refused.failed:
-            found = self._held(refused.items[0])
-            if found is None:
-                raise Unavailable("the record of an equal id went away while it was looked at")
-            return decide(existing=found.record, position=_ahead(record.ordering_key, found, waiting))
-        # Others of this user were accepted meanwhile, up to the limit.
-        return decide(existing=None, position=admission.position, counted=limit)
+            position = _ahead(record.ordering_key, held, waiting)
+            limit, own = quota.limit_of(window.own_limit), window.standing
+            for attempt in range(TRIES):
+                hold, counters = await self._hold(record, question, quota, own, now_ms, is_first=not attempt)
+                admission = decide(existing=existing, position=position, hold=hold, counters=counters)
+                if isinstance(admission, OverBudget) and not attempt and not admission.never:
+                    # As of a moment ago; what has ended since has made room.
+                    own = await self._limits.standing(record.user_id, consistent=True)
+                    continue
+                if not isinstance(admission, Accepted):
+                    return admission
+                place = await self._put_question(record, question)
+                held_record = record if admission.hold is None else replace(record, hold=admission.hold)
+                refused = await self._put_accepted(held_record, question, place, limit, now_ms)
+                if refused is None:
+                    return admission
+                await self._texts.take_question_back(place, question)
+                if 0 in refused.failed:
+                    found = self._held(refused.items[0])
+                    if found is None:
+                        raise Unavailable("the record of an equal id went away while it was looked at")
+                    return decide(existing=found.record, position=_ahead(record.ordering_key, found, waiting))
+                if limit and 1 in refused.failed:
+                    # Others of this user were accepted meanwhile, up to the limit.
+                    return decide(existing=None, position=admission.position, counted=limit)
+                # Others have reserved meanwhile: there may still be room.
+                await self._database.pause(attempt)
+                own = await self._limits.standing(record.user_id, consistent=True)
+        raise Unavailable("others reserved what was left of a budget, again and again")
+
+    async def _hold(
+        self, record: Record, question: Question, quota: Quota, own: Standing, now_ms: int, *, is_first: bool
+    ) -> tuple[Hold | OverBudget | None, Counters]:
+        """What a new request has to hold, and how the counters of its user and team stand."""
+        team, theirs = quota.team or own.team, Standing()
+        if team is not None:
+            theirs = await self._limits.standing(team_holder(team), consistent=not is_first)
+        hold = hold_of(record, question, quota, own=own.budgets, team=team, of_team=theirs.budgets, now_ms=now_ms)
+        return hold, {**own.counters, **theirs.counters}
 
     async def _put_question(self, record: Record, question: Question) -> Place:
         """Write the texts at a position that is free in the conversation."""
@@ -174,15 +203,16 @@ class DynamoRequests:
             "ExpressionAttributeValues": encode({":now": _seconds(now_ms)}),
         }
         refused: Refused | None
-        if per_minute:
+        if per_minute or record.hold is not None:
             put = {
                 "TableName": self._table,
                 "Item": item,
                 "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
                 **condition,
             }
-            count = self._limits.count(record.user_id, limit=per_minute, now_ms=now_ms)
-            refused = await self._database.transact([{"Put": put}, count])
+            count = [self._limits.count(record.user_id, limit=per_minute, now_ms=now_ms)] if per_minute else []
+            charge = () if record.hold is None else reserved(record.hold, record.user_id)
+            refused = await self._database.transact([{"Put": put}, *count, *self._limits.charge(charge)])
         else:
             refused = await self._database.put(self._table, item, **condition)
         if refused is not None and _is(refused.items.get(0), item):
@@ -218,6 +248,10 @@ class DynamoRequests:
                 step = change(None if held is None else held.record)
                 if step.record is not None:
                     written = await self._write(key, held, step.record, step)
+                    if isinstance(written, Refused) and 0 not in written.failed and step.otherwise is not None:
+                        step = step.otherwise  # a budget has no room
+                        assert step.record is not None
+                        written = await self._write(key, held, step.record, step)
                     if isinstance(written, _Held):
                         self._remember(written)
                         return step.outcome
@@ -246,9 +280,9 @@ class DynamoRequests:
             item = {**encode_record(after), **own, **encode({"version": version})}
             if after.ending is not None and UNFINISHED in item:
                 del item[UNFINISHED]
-                refused = await self._end(held, item, after, after.ending, step.content)
+                refused = await self._end(held, item, after, after.ending, step)
             else:
-                refused = await self._update(held, item)
+                refused = await self._update(held, item, step.charge)
         if refused is not None and not _is(refused.items.get(0), item):
             return refused
         return _Held(item, after, self._clock())
@@ -260,12 +294,14 @@ class DynamoRequests:
             return item | encode({UNFINISHED: self._positions.next(record.accepted_at_ms)})
         return item | encode({TTL_ATTRIBUTE: _seconds(record.ending.ended_at_ms + self._retention.refusals_ms)})
 
-    async def _update(self, held: _Held, item: Item) -> Refused | None:
+    async def _update(self, held: _Held, item: Item, charge: Sequence[Entry] = ()) -> Refused | None:
+        if charge:
+            return await self._database.transact([self._changed(held, item), *self._limits.charge(charge)])
         found = await self._database.update(self._table, _key(held.record), **_change_of(held.item, item))
         return found if isinstance(found, Refused) else None
 
     async def _end(
-        self, held: _Held, item: dict[str, Any], record: Record, ending: Ending, content: Content
+        self, held: _Held, item: dict[str, Any], record: Record, ending: Ending, step: Step[Any]
     ) -> Refused | None:
         """Write the ending; of an accepted request with it the turn, which is the durable note for the history.
 
@@ -282,7 +318,7 @@ class DynamoRequests:
             return await self._update(held, item)
         item |= encode({TTL_ATTRIBUTE: _seconds(ending.ended_at_ms + self._retention.requests_ms)})
         version = text_of(item, "version") or ""
-        answer = await self._texts.put_answer(place, content, version=version, ended_at_ms=ending.ended_at_ms)
+        answer = await self._texts.put_answer(place, step.content, version=version, ended_at_ms=ending.ended_at_ms)
         item |= encode({"answer": answer})
         replaces, replaces_from = text_of(item, "replaces"), None
         if replaces is not None and record.state is State.COMPLETED:
@@ -290,18 +326,22 @@ class DynamoRequests:
         turn = turn_item(
             record, ending, position=place.position, replaces=replaces, replaces_from=replaces_from, answer=answer
         )
-        ended = {
-            "TableName": self._table,
-            "Key": encode(_key(record)),
-            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-            **_change_of(held.item, item),
-        }
-        refused = await self._database.transact(
-            [{"Update": ended}, {"Put": {"TableName": self._conversations, "Item": turn}}]
-        )
+        kept = {"Put": {"TableName": self._conversations, "Item": turn}}
+        refused = await self._database.transact([self._changed(held, item), kept, *self._limits.charge(step.charge)])
         if refused is not None and answer is not None and not _is(refused.items.get(0), item):
             await self._texts.take_answer_back(place, answer)
         return refused
+
+    def _changed(self, held: _Held, item: Item) -> dict[str, Any]:
+        """The part of a transaction that writes a record, if it still is as it was read."""
+        return {
+            "Update": {
+                "TableName": self._table,
+                "Key": encode(_key(held.record)),
+                "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+                **_change_of(held.item, item),
+            }
+        }
 
     # --- reading
 

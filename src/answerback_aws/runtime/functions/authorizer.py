@@ -66,6 +66,8 @@ async def authorize(tokens: Tokens, event: Mapping[str, Any], *, rules: Rules) -
     context = {"userId": identity.user_id}
     if identity.expires_at_ms is not None:
         context["expiresAtMs"] = str(identity.expires_at_ms)
+    if identity.team is not None:
+        context["team"] = identity.team
     return _policy(event, effect, user_id=identity.user_id, context=context)
 
 

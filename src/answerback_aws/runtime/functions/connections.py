@@ -81,6 +81,7 @@ def _connection(event: Mapping[str, Any], handshake: Handshake, *, now_ms: int) 
         user_id=handshake.user_id if user_id is None else str(user_id),
         authenticated=user_id is not None,
         token_expires_at_ms=None if expires_at_ms is None else int(expires_at_ms),
+        team=known.get("team"),
         source_ip=identity.get("sourceIp") or "",
         user_agent=(identity.get("userAgent") or "")[:MAX_USER_AGENT] or handshake.user_agent,
     )

@@ -145,7 +145,8 @@ class FoldView(BlockView):
         self._start, self.path = segment.start, segment.path
         is_growing = not segment.is_closed and not self.turn.status.is_over
         thoughts = texts.thinking if is_growing else texts.thoughts
-        self.button.setText(thoughts if segment.title == "think" else segment.title or texts.details)
+        details = (segment.title or texts.details) + (" …" if is_growing else "")
+        self.button.setText(thoughts if segment.title == "think" else details)
         self.button.setAccessibleName(self.button.text())
         self.set_open(is_open=self.is_open)
         self.button.setIconSize(QSize(theme.body_px, theme.body_px))

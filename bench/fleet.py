@@ -1,0 +1,224 @@
+"""Measure several gateways on one PostgreSQL, beside a single one, and replace three of them under load.
+
+    .venv/bin/python bench/fleet.py                   all of it (5 minutes)
+    .venv/bin/python bench/fleet.py --only roll       the rolling upgrade alone; --only cost: the rest
+    .venv/bin/python bench/fleet.py --apps 200        fewer connected apps
+    .venv/bin/python bench/fleet.py --save            write the section of docs/benchmarks.md
+
+One database serves all cases, each in a database of its own. CPU is that of all gateways and of PostgreSQL's processes.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import re
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+
+from answerback import Client
+from answerback_aws.emulator.emulator import free_ports
+from answerback_aws.emulator.postgres import PostgresServer
+from answerback_proof.chaos.fleet import haproxy
+from answerback_proof.load.figures import NO_LIMITS, distribution, loop_factory, measured_gateway
+from answerback_proof.load.load import Load, Plan
+from answerback_proof.load.process import ServerProcess, start_server, usage_of
+from servers import usage_of_tree
+
+PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+MARKS = ("<!-- fleet -->\n", "<!-- /fleet -->\n")
+ASKING = 40
+WORDS = 80
+OPENING_AT_ONCE = 50
+DRAIN_S = 20
+
+
+def database_of(server: PostgresServer, name: str) -> str:
+    """The URL of a new database."""
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name)))
+    return server.url.replace("/postgres?", f"/{name}?")
+
+
+@asynccontextmanager
+async def gateways(folder: Path, url: str, count: int, *, is_fleet: bool) -> AsyncIterator[list[ServerProcess]]:
+    """So many gateways on the database."""
+    async with AsyncExitStack() as stack:
+        started = []
+        for node in "abc"[:count]:
+            command = measured_gateway(folder / f"{url[-20:-10]}{node}", model="echo:concurrency=100000")
+            more = ("--node", node, "--drain", "0s") if is_fleet else ()
+            started.append(await start_server([*command, "--database", url, *more]))
+            stack.push_async_callback(started[-1].stop)
+        yield started
+
+
+def database_cpu_s(server: PostgresServer) -> float:
+    pid = int((server.folder / "data" / "postmaster.pid").read_text(encoding="ascii").split()[0])
+    return usage_of_tree(pid).cpu_s
+
+
+async def cost(folder: Path, server: PostgresServer, name: str, count: int, *, is_fleet: bool) -> tuple[str, ...]:
+    """One row: CPU an answer of gateways and database in a closed loop, and the latency at 50 questions a second."""
+    url = database_of(server, name)
+    async with gateways(folder, url, count, is_fleet=is_fleet) as started, AsyncExitStack() as stack:
+        closed, open_ = [], []
+        for one in started:
+            plan = Plan(url=f"{one.url}", apps=20, requests=100, words=50)
+            closed.append(await stack.enter_async_context(Load(plan)))
+            slow = Plan(url=one.url, apps=20, requests=round(50 / count), words=50, rate=50 / count)
+            open_.append(await stack.enter_async_context(Load(slow)))
+        await asyncio.gather(*(load.run(requests=10) for load in closed))
+        before, database_before = sum(used(one) for one in started), database_cpu_s(server)
+        runs = await asyncio.gather(*(load.run() for load in closed))
+        cpu_s, database_s = sum(used(one) for one in started) - before, database_cpu_s(server) - database_before
+        answers = sum(len(run.exchanges.ended) for run in runs)
+        quiet = await asyncio.gather(*(load.run() for load in open_))
+        ended = [one for run in quiet for one in run.exchanges.ended if one.ended_at is not None]
+        latency = distribution(one.ended_at - one.due_at for one in ended)
+        assert latency is not None
+        figures = (cpu_s / answers * 1e6, database_s / answers * 1e6, latency.p50, latency.p99)
+    return (name.replace("_", " "), *(f"{figure:,.0f}" for figure in figures[:2]), *(f"{ms:.1f}" for ms in figures[2:]))
+
+
+def used(one: ServerProcess) -> float:
+    usage = usage_of(one.pid)
+    assert usage is not None
+    return usage.cpu_s
+
+
+# --- the rolling upgrade -------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Seen:
+    """What apps saw. `gaps_s`: between two pieces of an answer, or from the question to the first."""
+
+    answers: int = 0
+    wrong: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    attempts: Counter[int] = field(default_factory=Counter)
+    gaps_s: list[float] = field(default_factory=list)
+
+
+async def asks(app: Client, number: int, seen: Seen, over: asyncio.Event) -> None:
+    """Ask one question after the other, and look at every piece of the answers."""
+    turn = 0
+    while not over.is_set():
+        turn += 1
+        question = " ".join(f"{number}-{turn}-{word}" for word in range(WORDS))
+        text, last = "", time.monotonic()
+        try:
+            stream = app.stream(question, conversation=f"c{number}")
+            async for piece in stream:
+                now = time.monotonic()
+                seen.gaps_s.append(now - last)
+                text, last = text + piece, now
+            seen.attempts[(await stream.answer).attempt] += 1
+        except Exception as exc:
+            seen.errors[type(exc).__name__] += 1
+            continue
+        seen.answers += 1
+        seen.wrong += text != question
+
+
+async def roll(folder: Path, server: PostgresServer, apps: int) -> dict[str, str]:
+    """Three gateways behind HAProxy are replaced one after the other, while all apps are connected and some ask."""
+    url, ports = database_of(server, "roll"), free_ports(3)
+
+    def command(number: int) -> list[str]:
+        base = [sys.executable, "-m", "answerback", "serve", "--port", str(ports[number]), "--admin-port", "0"]
+        stored = ["--database", url, "--node", "abc"[number], "--drain", f"{DRAIN_S}s", "--lb-grace", "2s"]
+        quiet = ["--log-level", "warning", "--model", "echo:delay_ms=40&concurrency=100000"]
+        return [*base, "--data-dir", str(folder / f"roll{number}"), *stored, *quiet, *NO_LIMITS]
+
+    running = [await start_server(command(number)) for number in range(3)]
+    seen, over, leaving_s = Seen(), asyncio.Event(), []
+    try:
+        async with haproxy(folder, ports) as port, AsyncExitStack() as stack:
+            clients = [Client(f"ws://127.0.0.1:{port}", user=f"u{number}") for number in range(apps)]
+            for start in range(0, apps, OPENING_AT_ONCE):
+                some = clients[start : start + OPENING_AT_ONCE]
+                await asyncio.gather(*(stack.enter_async_context(client) for client in some))
+            asking = [
+                asyncio.create_task(asks(client, number, seen, over)) for number, client in enumerate(clients[:ASKING])
+            ]
+            await asyncio.sleep(4)
+            for number in range(3):
+                began = time.monotonic()
+                running[number].process.send_signal(signal.SIGTERM)
+                await running[number].process.wait()
+                leaving_s.append(time.monotonic() - began)
+                running[number] = await start_server(command(number))
+                await asyncio.sleep(3)
+            over.set()
+            await asyncio.gather(*asking)
+    finally:
+        for one in running:
+            with contextlib.suppress(ProcessLookupError):
+                await one.stop(number=signal.SIGKILL)
+    gaps = distribution(seen.gaps_s)
+    assert gaps is not None
+    return {
+        "connected apps, of which ask": f"{apps:,}, {ASKING}",
+        "answers": f"{seen.answers:,}",
+        "wrong or lost": f"{seen.wrong + sum(seen.errors.values())}{f' {dict(seen.errors)}' if seen.errors else ''}",
+        "answered by a second attempt": f"{seen.answers - seen.attempts[1]}",
+        "gap between words, median / 99 % / worst": f"{gaps.p50:.0f} / {gaps.p99:.0f} / {gaps.max:,.0f} ms",
+        "a gateway left after": " / ".join(f"{seconds:.0f} s" for seconds in leaving_s),
+    }
+
+
+# --- the page ------------------------------------------------------------------------------------------------
+
+
+async def measured(arguments: argparse.Namespace) -> str:
+    lines: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="answerback-fleet-") as name, PostgresServer() as server:
+        folder = Path(name)
+        if arguments.only in (None, "cost"):
+            lines += [
+                "| | gateway µs an answer | PostgreSQL µs an answer | 50/s: p50 ms | p99 ms |",
+                "|---|---:|---:|---:|---:|",
+            ]
+            for title, count, is_fleet in (
+                ("single", 1, False),
+                ("one_of_a_fleet", 1, True),
+                ("three_gateways", 3, True),
+            ):
+                row = await cost(folder, server, title, count, is_fleet=is_fleet)
+                print(*row, sep="\t", flush=True)
+                lines.append(f"| {' | '.join(row)} |")
+            lines.append("")
+        if arguments.only in (None, "roll"):
+            found = await roll(folder, server, arguments.apps)
+            lines += ["| three gateways are replaced one after the other | |", "|---|---:|"]
+            lines += [f"| {what} | {figure} |" for what, figure in found.items()]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=("cost", "roll"))
+    parser.add_argument("--apps", type=int, default=2_000)
+    parser.add_argument("--save", action="store_true")
+    arguments = parser.parse_args()
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        tables = runner.run(measured(arguments))
+    print(tables)
+    if arguments.save:
+        text = PAGE.read_text(encoding="utf-8")
+        between = re.compile(f"{MARKS[0]}.*{MARKS[1]}", re.DOTALL)
+        PAGE.write_text(between.sub(lambda _: f"{MARKS[0]}\n{tables}\n{MARKS[1]}", text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
