@@ -184,6 +184,7 @@ async def test_files_are_erased_with_their_user(store):
     assert (await store.upload(key_of())).have == frozenset()
 
 
+@pytest.mark.purging
 async def test_a_piece_that_came_as_its_upload_was_deleted_goes_with_the_next_sweep(backend):
     store = await backend.make()
     orphan = {"upload": "gone", "piece": 0, "data": b"x"}
