@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from answerback_desktop.records import FailureCode, TurnStatus
 from answerback_desktop.texts import ChatTexts
+from answerback_desktop.viewmodels.countdown import local_time
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
 
@@ -55,6 +56,8 @@ def state_line(
             reason = "" if turn.failure is None else texts.failures[turn.failure.code]
             if turn.failure is not None and turn.failure.code is FailureCode.MODEL_FAILED and not turn.length:
                 reason = texts.no_answer
+            if turn.failure is not None and turn.failure.opens_at_ms is not None:
+                reason += " " + texts.budget_opens.format(when=local_time(turn.failure.opens_at_ms))
             return StateLine(tone=Tone.FAILED, text=reason, retry_in_s=retry)
         case TurnStatus.COMPLETED if not turn.length:
             text = texts.empty_cut if turn.is_cut else texts.empty_answer
