@@ -18,6 +18,7 @@ _HOP_BY_HOP: Final = frozenset({"host", "connection", "content-length", "transfe
 _READS: Final = frozenset({"GetItem", "BatchGetItem", "Query", "Scan", "TransactGetItems"})
 _BILLED: Final = _READS | {"PutItem", "UpdateItem", "DeleteItem", "BatchWriteItem", "TransactWriteItems"}
 _CONNECTIONS: Final = re.compile(r".*/@connections/[^/]+")
+_FILES: Final = re.compile(r"/[^/]+/(up|blob)/.*")
 _POSTS: Final = {"POST": "PostToConnection", "GET": "GetConnection", "DELETE": "DeleteConnection"}
 _PATHS: Final = {
     "/Execute": ("RDSData", "ExecuteStatement"),
@@ -108,6 +109,8 @@ def _named(method: str, path: str, target: str) -> tuple[str, str]:
         return _PATHS[path]
     if path.endswith("/converse-stream"):
         return "Bedrock", "ConverseStream"
+    if _FILES.fullmatch(path):
+        return "S3", method
     return "other", f"{method} {path}"
 
 

@@ -1,6 +1,8 @@
 """Counts what one of each thing takes, on a stack that runs on the emulator: what counts.toml holds."""
 
 import asyncio
+import base64
+import hashlib
 import json
 import re
 import time
@@ -15,6 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from answerback.clock import epoch_ms
 from answerback.core.budget import Budget, encode_budgets
+from answerback.protocol.limits import MAX_FRAME_BYTES, PIECE_BYTES
 from answerback_aws.emulator.emulator import Emulator
 from counting_proxy import Call, CountingProxy
 
@@ -75,6 +78,11 @@ class Measured:
     def data_api(self) -> int:
         """Calls of the RDS Data API."""
         return sum(call.service == "RDSData" for call in self.calls)
+
+    @property
+    def s3(self) -> Counter[str]:
+        """Calls of S3 by their method; a copy is a `PUT`."""
+        return Counter(call.operation for call in self.calls if call.service == "S3")
 
     @property
     def sqs(self) -> int:
@@ -162,6 +170,23 @@ class Measuring:
         item = {"userId": {"S": user}, "window": {"S": "budget"}, "caps": {"S": encode_budgets(budgets)}}
         self._dynamodb.put_item(TableName=self._outputs["RateLimitsTable"], Item=item)
 
+    async def file(self, data: bytes) -> Measured:
+        """A new file, asked for, brought, and named by a question whose answer is not streamed."""
+        asked = {"action": "putPiece", "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        async with self._bound(_name("user")) as socket:
+            self._begin()
+            (state,) = await _exchange(socket, {**asked, "requestId": "ask"}, "uploadState")
+            upload, offsets = json.loads(state)["upload"], range(0, len(data), PIECE_BYTES)
+            for offset in offsets:
+                piece = base64.b64encode(data[offset : offset + PIECE_BYTES]).decode()
+                told = {"requestId": f"p{offset}", "offset": offset, "upload": upload, "data": piece}
+                (state,) = await _exchange(socket, {**asked, **told}, "uploadState")
+            assert json.loads(state)["complete"], state
+            self._due.update({"front": 1 + len(offsets)})
+            file = {"sha256": asked["sha256"], "bytes": len(data), "mediaType": "text/plain", "name": "a.txt"}
+            frames = await self._ask(socket, "a short question", stream=False, conversation=None, attachments=[file])
+            return await self._counted(frames=frames, sent_frames=2 + len(offsets))
+
     async def turns(self, count: int) -> None:
         """So many short answers of one user in a row, which then wait to be written to Aurora."""
         async with self._bound(_name("user")) as socket:
@@ -179,9 +204,9 @@ class Measuring:
     # --- apps
 
     async def _ask(
-        self, socket: ClientConnection, question: str, *, stream: bool, conversation: str | None
+        self, socket: ClientConnection, question: str, *, stream: bool, conversation: str | None, **more: Any
     ) -> list[str]:
-        asked: dict[str, Any] = {"requestId": str(uuid.uuid4()), "message": question, "stream": stream}
+        asked: dict[str, Any] = {"requestId": str(uuid.uuid4()), "message": question, "stream": stream, **more}
         if conversation is not None:
             asked["conversationId"] = conversation
         frames = await _exchange(socket, {"action": "sendMessage", **asked}, "messageResponse")
@@ -272,7 +297,10 @@ def _metrics(lines: Sequence[str]) -> frozenset[str]:
 
 async def _exchange(socket: ClientConnection, frame: Mapping[str, Any], last: str) -> list[str]:
     """Send a frame, and take frames until the `last` action."""
-    await socket.send(json.dumps(frame))
+    text = json.dumps(frame)
+    # API Gateway takes messages of 128 KB, in frames of 32.
+    parts = [text[start : start + MAX_FRAME_BYTES] for start in range(0, len(text), MAX_FRAME_BYTES)]
+    await socket.send(parts if len(parts) > 1 else text)
     frames = []
     async with asyncio.timeout(_WAIT_S):
         while True:

@@ -32,7 +32,10 @@ SPEAKING = {
     "warn": ["answerback/cli"],
     "confirm": ["answerback/cli"],
     "spoken": ["answerback/cli", "answerback_proof/demo"],
-    **{level: ["answerback/cli/doctor.py", "answerback/cli/probe.py"] for level in ("ok", "warning", "failure")},
+    **{
+        level: [f"answerback/cli/{name}.py" for name in ("doctor", "probe", "database_checks")]
+        for level in ("ok", "warning", "failure")
+    },
     "missing_extra": ["answerback/", "answerback_desktop"],
     "extra_needed": ["answerback/", "answerback_desktop"],
     "CannotConnect": ["answerback/client"],

@@ -232,7 +232,7 @@ class Files(Protocol):
     async def complete(self, key: FileKey, name: str, *, content: str, now_ms: int) -> None:
         """The file is whole, or is young again: it may be named by questions from now on."""
 
-    async def discard(self, name: str) -> None:
+    async def discard(self, key: FileKey, name: str) -> None:
         """Forget an unfinished upload: together its pieces are another file."""
 
     async def examine(self, key: FileKey) -> str | None:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from answerback.client import Attachment
+
 
 class TurnStatus(StrEnum):
     """Where a question is. The last three are final."""
@@ -88,7 +90,8 @@ class Turn:
     `answer` belongs to `attempt`. `position`: unfinished requests before it, while it is queued. `asked_at_ms` is epoch
     and orders the turns of a conversation, those that are not over last (`order`). `replaces`: the turn whose place
     this one takes. `is_synced`: the server's history has it. `superseded_by`: the turn that took its place, or the
-    place of a turn before it; such turns are earlier versions.
+    place of a turn before it; such turns are earlier versions. `attachments`: the files that were asked with.
+    `sent_percent`: how much of them is at the server, while they are brought there.
     """
 
     request_id: str
@@ -108,6 +111,8 @@ class Turn:
     answered_at_ms: int | None = None
     is_synced: bool = False
     superseded_by: str | None = None
+    attachments: tuple[Attachment, ...] = ()
+    sent_percent: int | None = None
 
     @property
     def order(self) -> tuple[bool, int, str]:

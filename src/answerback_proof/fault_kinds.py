@@ -36,6 +36,8 @@ class FaultKind(StrEnum):
     CANCEL_AND_RESUME = "cancel and resume at once"
     SNOOPING = "snooping"
     HELLO_FLOOD = "hello storm"
+    WRONG_PIECE = "wrong pieces of a file"
+    CUT_UPLOAD = "connection cut at a piece of a file"
     TOKEN_RENEWAL = "renewal of a token"  # noqa: S105 - a name
 
     # processes of the server

@@ -17,6 +17,7 @@ from answerback.client import (
     AnswerbackError,
     Client,
     Closed,
+    File,
     PendingRequest,
     ProtocolViolation,
     RequestCancelled,
@@ -50,6 +51,7 @@ class PlannedRequest:
     cancel_after_s: float | None = None
     is_repeated: bool = False
     parts: tuple[str, ...] = ()
+    files: tuple[File, ...] = ()
 
     def frame(self) -> SendMessage:
         """The frame that asks it."""
@@ -61,6 +63,7 @@ class PlannedRequest:
             model=self.model,
             max_tokens=self.max_tokens,
             parts=self.parts if self.stream else (),
+            attachments=tuple(file.attachment for file in self.files),
         )
 
 
@@ -171,7 +174,8 @@ class App(ABC, Generic[W]):
                 may_time_out=request.timeout_s is not None,
             )
             self.history.add(asked)
-        self.disk[request_id] = PendingRequest(frame=request.frame())
+        paths = tuple(file.path for file in request.files)
+        self.disk[request_id] = PendingRequest(frame=request.frame(), paths=paths)
         self.results[request_id] = asyncio.get_running_loop().create_future()
         if self.window.is_open:
             self.window.ask(request, f"{self.window.name}, again" if again else self.window.name)
@@ -248,6 +252,7 @@ class Window:
             "request_id": request.request_id,
             "model": request.model,
             "max_tokens": request.max_tokens,
+            "attachments": request.files,
         }
         try:
             if request.stream:

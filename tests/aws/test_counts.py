@@ -8,6 +8,7 @@ import pytest
 
 from answerback.core.budget import Budget, Period, Unit
 from answerback.ports import Finish, Piece
+from answerback.protocol.limits import PIECE_BYTES
 from answerback_aws.cost.bill import METRICS, deployed
 from answerback_aws.cost.counts import load_counts
 from answerback_aws.cost.workload import BYTES_A_TOKEN, FRAME_BYTES, Workload, answer_use, deltas
@@ -113,6 +114,33 @@ async def test_an_answer_under_budgets(warm: Measuring, stack: Stack, periods: l
     more = len(periods) * COUNTS.budget["write_units"]
     assert measured.write_units - measured.refused_units == COUNTS.answer["write_units"] + 1 + more
     assert measured.read_units == COUNTS.answer["read_units"]
+
+
+async def test_a_file_and_its_pieces(warm: Measuring) -> None:
+    """By two files of which one has a piece more, each with a question."""
+    answer = await warm.answer("a short question", stream=False)
+    one, two = await warm.file(b"a" * 1_000), await warm.file(b"b" * (PIECE_BYTES + 1))
+    piece, file = COUNTS.piece, COUNTS.file
+
+    def written(measured: Measured) -> float:
+        """Without the texts: this model says in its answer what stands in the file."""
+        return sum(call.write_units for call in measured.calls if call.operation != "PutItem" and call.status < 400)
+
+    assert {
+        "invocations": two.invocations - one.invocations,
+        "write_units": written(two) - written(one),
+        "read_units": two.read_units - one.read_units,
+        "s3_puts": two.s3["PUT"] - one.s3["PUT"],
+        "s3_gets": two.s3["GET"] - one.s3["GET"],
+    } == {name: piece[name] for name in ("invocations", "write_units", "read_units", "s3_puts", "s3_gets")}
+    assert {
+        "invocations": one.invocations - piece["invocations"] - answer.invocations,
+        "write_units": written(one) - piece["write_units"] - written(answer),
+        "read_units": one.read_units - piece["read_units"] - answer.read_units,
+        "s3_puts": one.s3["PUT"] - piece["s3_puts"],
+        "s3_gets": one.s3["GET"] - piece["s3_gets"],
+    } == {name: file[name] for name in ("invocations", "write_units", "read_units", "s3_puts", "s3_gets")}
+    assert not answer.s3
 
 
 async def test_the_model_of_the_cost_predicts_a_streamed_answer(warm: Measuring, stack: Stack) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from answerback.client import Client, Forbidden
+from answerback.client import Client, File, Forbidden
 from answerback_aws.deploy.account import Account
 from answerback_aws.deploy.deployment import Deployment, DeployRequest
 from answerback_aws.deploy.errors import DeployError
@@ -82,6 +83,12 @@ async def asked(stack: Stack, *questions: str) -> str:
     return user
 
 
+def files_of(stack: Stack) -> set[str]:
+    """The objects of all users."""
+    told = stack.emulator.client("s3").list_objects_v2(Bucket=stack.outputs["FilesBucket"])
+    return {one["Key"] for one in told.get("Contents", ())}
+
+
 def done(result: "subprocess.CompletedProcess[str]") -> Any:
     assert (result.returncode, result.stderr) == (0, ""), result.stderr
     return json.loads(result.stdout) if result.stdout.startswith(("{", "[")) else result.stdout
@@ -102,15 +109,27 @@ async def test_a_reader_sees_how_it_does_and_changes_nothing(secured: Stack, ope
 
 
 @pytest.mark.parametrize("operator", ["users"], indirect=True)
-async def test_who_manages_users_limits_bills_and_erases_them(secured: Stack, operator: Command) -> None:
-    user = await asked(secured, "one two three", "four five")
+async def test_who_manages_users_limits_bills_and_erases_them(
+    secured: Stack, operator: Command, tmp_path: Path
+) -> None:
+    user, before = await asked(secured, "one two three", "four five"), files_of(secured)
+    async with Client(secured.url, token=secured.token(user)) as client:
+        await client.ask("six", attachments=[File(name="a.txt", data=b"seven")], timeout=90)
     shown = done(await asyncio.to_thread(operator, "users", "show", user, "--json"))
-    assert (shown["userId"], shown["turns"], shown["perMinute"]) == (user, 2, None)
+    assert (shown["userId"], shown["turns"], shown["perMinute"]) == (user, 3, None)
     (day,) = done(await asyncio.to_thread(operator, "users", "usage", user, "--json"))
-    assert (day["requests"], day["inputTokens"], day["outputTokens"]) == (2, 14, 5)
+    assert (day["requests"], day["inputTokens"]) == (3, 21)
     assert done(await asyncio.to_thread(operator, "users", "set-limit", user, "7", "--json"))["perMinute"] == 7
     assert user in {one["userId"] for one in done(await asyncio.to_thread(operator, "users", "list", "--json"))}
+    exported = tmp_path / "user.jsonl"
+    done(await asyncio.to_thread(operator, "users", "export", user, str(exported)))
+    lines = [json.loads(line) for line in exported.read_text(encoding="utf-8").splitlines()]
+    assert {"s3.files", "dynamodb.conversations"} <= {line["table"] for line in lines}
+    assert b64encode(b"seven").decode() in {line.get("data") for line in lines}
+    (told,) = [line for line in lines if line.get("item", "").startswith("upload#")]
+    assert told["content"] == "text/plain"
     done(await asyncio.to_thread(operator, "users", "delete", user, "--yes"))
+    assert files_of(secured) == before
     for table in ("Sessions", "Requests", "Conversations", "RateLimits"):
         assert user not in {item.get("userId") for item in secured.items(table)}
     for table in ("requests", "conversations", "users", "usage"):
@@ -159,7 +178,8 @@ class Silent:
 def test_who_deploys_makes_changes_and_deletes_a_stack_and_no_other(secured: Stack) -> None:
     """CloudFormation's own calls are not checked by the emulator: the next test reads those.
 
-    The bucket is the company's. One of ours refuses what comes without TLS, and so everything on the emulator.
+    The bucket is the company's. One of ours refuses what comes without TLS, and so everything on the emulator, as does
+    that of files.
     """
     secured.emulator.client("s3").create_bucket(Bucket="our-packages")
     document = policy("deploy", "crew").replace("answerback-artefacts-*", "our-packages*")
@@ -178,7 +198,11 @@ def test_who_deploys_makes_changes_and_deletes_a_stack_and_no_other(secured: Sta
         assert [
             fact for fact in Deployment(account, "crew", Silent()).facts(request)[0] if fact.is_good is not True
         ] == []
+        s3, bucket = secured.emulator.client("s3"), state.outputs["FilesBucket"]
+        s3.delete_bucket_policy(Bucket=bucket)
+        s3.put_object(Bucket=bucket, Key="blob/user/file", Body=b"a file")
         removed = Removal(account, "crew", Silent()).destroy()
+        assert bucket not in {one["Name"] for one in s3.list_buckets()["Buckets"]}
         assert (len(removed.snapshots), removed.bucket) == (1, "our-packages")
         with pytest.raises(DeployError, match="does not allow these credentials"):
             Removal(account, secured.stack_name, Silent()).destroy()
@@ -190,7 +214,7 @@ def test_who_deploys_makes_changes_and_deletes_a_stack_and_no_other(secured: Sta
 
 SCHEMAS = Path(str(find_spec("cfnlint").origin)).parent / "data" / "schemas"  # to import it takes a second
 UNUSED = re.compile(
-    r"(kinesis|firehose|elasticfilesystem|s3files|lambda:GetLayerVersion|lambda:PassCapacityProvider|s3:REST|s3:getObject$"
+    r"(kinesis|firehose|elasticfilesystem|s3files|s3tables|lambda:GetLayerVersion|lambda:PassCapacityProvider|s3:REST|s3:getObject$"
     r"|s3:GetObjectMetadata|lambda:GetCodeSigningConfig|iam:(Attach|Detach)(Group|User)Policy|dynamodb:DescribeImport"
     r"|logs:(PutLogEvents|CreateLogStream|DescribeLogStreams)|ec2:CreateNetworkInterface)"
 )

@@ -7,7 +7,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from answerback.client import Client, RequestCancelled
+from answerback.client import Client, File, RequestCancelled
 from answerback_aws.emulator.bedrock import Asked
 from stack import LONG_SYSTEM, Stack
 
@@ -48,6 +48,7 @@ async def test_everything_an_app_can_do(secured: Stack) -> None:
         await asyncio.Event().wait()
 
     secured.scripts[question] = endless
+    file = File(name="a.txt", data=b"x" * 70_000)
     async with Client(secured.url, token=secured.token(user)) as client, asyncio.timeout(120):
         assert (await client.ask("one two", conversation=conversation)).text == "one two"
         stream = client.stream(question, conversation=conversation)
@@ -57,6 +58,8 @@ async def test_everything_an_app_can_do(secured: Stack) -> None:
             await stream.answer
         assert [turn.question async for turn in client.history(conversation)] == [question, "one two"]
         assert [found.conversation_id async for found in client.conversations()] == [conversation]
+        answer = await client.ask("what is in it?", conversation=conversation, attachments=[file])
+        assert "x" * 1_000 in answer.text
         await client.rename(conversation, "a title")
         await client.delete(conversation)
     assert denied(secured) == []

@@ -47,6 +47,13 @@ FORGET_CONNECTION = dynamodb("Connections", "DeleteItem") | dynamodb("Sessions",
 END_REQUEST = dynamodb("Requests", "GetItem UpdateItem") | dynamodb("Conversations", "GetItem Query PutItem DeleteItem")
 ARCHIVE = dynamodb("Conversations", "GetItem BatchGetItem Query PutItem UpdateItem DeleteItem BatchWriteItem") | AURORA
 
+
+def files(*folders: str, actions: str) -> set[tuple[str, str]]:
+    """Objects of the bucket; what is not there is only said to be missing to who may list it."""
+    objects = {(f"s3:{action}", f"${{FilesBucket.Arn}}/{folder}/*") for folder in folders for action in actions.split()}
+    return objects | {("s3:ListBucket", "${FilesBucket.Arn}")}
+
+
 MAY: Mapping[str, set[tuple[str, str]]] = {
     "AuthorizerFunction": set(),
     "ConnectionsFunction": FORGET_CONNECTION | dynamodb("Connections", "PutItem"),
@@ -59,9 +66,11 @@ MAY: Mapping[str, set[tuple[str, str]]] = {
     | dynamodb("RateLimits", "Query UpdateItem")
     | ARCHIVE
     | dynamodb("Conversations/index/unarchived", "Query")
+    | files("up", "blob", actions="GetObject PutObject")
     | SEND
     | posts("POST", "DELETE"),
     "WorkerFunction": FORGET_CONNECTION
+    | files("blob", actions="GetObject")
     | END_REQUEST
     | consume("Queue")
     | posts("POST")
@@ -113,7 +122,7 @@ def test_no_role_has_a_wildcard_that_could_be_narrower(name: str) -> None:
     for action, resource in statements(role_of(name)):
         assert "*" not in action
         assert resource != "*" or action.startswith("xray:")
-        assert resource.count("*") == resource.endswith("@connections/*") or resource == "*"
+        assert resource.count("*") == resource.endswith(("@connections/*", "/up/*", "/blob/*")) or resource == "*"
     managed = role_of(name)["Properties"].get("ManagedPolicyArns")
     own = {"Fn::If": ["HasWorkerPolicies", {"Ref": "WorkerPolicyArns"}, {"Ref": "AWS::NoValue"}]}
     assert managed == (own if name == "WorkerFunction" else None), "only those that the operator names"

@@ -193,7 +193,7 @@ def test_dashboard_and_alerts_read_metrics_that_there_are(metrics: str) -> None:
             labels = set(re.findall(r"(\w+)=~?\"", selectors)) - {"instance", "job"}
             assert labels <= set(re.findall(r'(\w+)="', samples[name])), expression
         for label in re.findall(r"by \(([^)]*)\)", expression):
-            known = set(re.findall(r'(\w+)="', "".join(samples[name] for name, _ in named))) | {"instance"}
+            known = set(re.findall(r'(\w+)="', "".join(samples[name] for name, _ in named))) | {"instance", "job"}
             assert {one.strip() for one in label.split(",")} <= known, expression
 
 

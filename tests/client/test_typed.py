@@ -13,6 +13,7 @@ from answerback.client import AnswerInvalid, BlockingClient, Client
 from answerback.client.typed import read_as, schema_of
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
+from answerback.protocol.limits import MAX_MESSAGE_BYTES
 
 INVOICE = '{"number": "A-17", "lines": [{"what": "차", "price": 3}]}'
 
@@ -37,6 +38,11 @@ class Person(BaseModel):
     name: str
 
 
+class Node(BaseModel):
+    value: int
+    inner: "list[Node]" = []
+
+
 @pytest.fixture
 async def app(tmp_path):
     async with contextlib.AsyncExitStack() as stack:
@@ -52,6 +58,7 @@ async def app(tmp_path):
         (Invoice, INVOICE, Invoice("A-17", [Line("차", 3)])),
         (Invoice, f"```json\n{INVOICE}\n```\n", Invoice("A-17", [Line("차", 3)])),
         (Point, '{"x": 1}', Point(1)),
+        (Point, '\ufeff```json5 \r\n{"x": 1}\r\n```', Point(1)),
         (Person, '{"name": "Kim"}', Person(name="Kim")),
         (list[int], "[1, 2]", [1, 2]),
         (dict[str, Point], '{"a": {"x": 1, "y": 2}}', {"a": Point(1, 2)}),
@@ -90,6 +97,27 @@ async def test_one_more_answer_is_asked_for_only_where_the_app_says_so(app: Clie
     assert caught.value.answer.request_id == turns[0].request_id
 
 
+async def test_what_was_answered_is_not_lost_where_the_second_question_is_too_large(app: Client) -> None:
+    long = "x" * (MAX_MESSAGE_BYTES - 1_000)
+    with pytest.raises(AnswerInvalid) as caught:
+        await app.ask(long, type=Point, repair=1)
+    assert long.startswith(caught.value.answer.text)
+
+
+async def test_a_repair_is_within_the_time_of_its_question(app: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    begin = app._begin
+
+    def noted(frame: Any, timeouts: Any, files: Any) -> Any:
+        given.append(timeouts.total_s)
+        return begin(frame, timeouts, files)
+
+    monkeypatch.setattr(app, "_begin", noted)
+    with pytest.raises(AnswerInvalid):
+        await app.ask("no JSON", type=Point, repair=1, timeout=20)
+    assert given[1] < given[0] == 20
+
+
 async def test_a_model_that_cannot_keep_to_a_schema_is_told_of_it(app: Client) -> None:
     answer = await app.ask("Where?", model="context", system="Be brief.", schema=schema_of(Point))
     first, *_ = answer.text.split("\nuser: ")
@@ -111,6 +139,12 @@ async def test_a_schema_that_is_too_large_or_none_is_told(app: Client) -> None:
     large = {"description": "x" * 16_384}
     with pytest.raises(Exception, match="may have 16384 bytes"):
         await app.ask("1", schema=large)
+    deep: dict[str, Any] = {}
+    for _ in range(64):
+        deep = {"a": deep}
+    with pytest.raises(ValueError, match="it may be 64 levels deep"):
+        await app.ask("1", schema=deep)
+    assert (await app.ask("1", schema=deep["a"])).text == "1"
     with pytest.raises(ValueError, match="not a JSON object"):
         await app.ask("1", schema={"a": object()})
 
@@ -121,6 +155,7 @@ def test_the_top_of_a_schema_is_no_reference() -> None:
     assert schema["properties"]["lines"]["items"] == {"$ref": "#/$defs/Line"}
     assert schema["$defs"]["Line"]["type"] == "object"
     assert schema_of(Person)["properties"]["name"]["type"] == "string"
+    assert (schema_of(Node)["type"], "$ref" in schema_of(Node)) == ("object", False)
 
 
 def test_what_is_no_fence_is_left_alone() -> None:

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import hashlib
+import os
 import random
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,22 @@ from answerback.client import (
     Client,
     File,
     PendingRequest,
+    Queued,
     RequestCancelled,
     RequestFailed,
     RequestTimeout,
     Timing,
     Uploading,
 )
+from answerback.client.effects import FilesWanted, Send
+from answerback.client.exchange import Timeouts
+from answerback.client.session import Session
+from answerback.client.uploads import PIECES_OUT
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
+from answerback.protocol.codec import encode
+from answerback.protocol.errors import ErrorCode
+from answerback.protocol.frames import CancelMessage, Error, SendMessage
 from answerback.protocol.limits import MAX_ATTACHMENT_BYTES, PIECE_BYTES
 
 QUICK = Timing(backoff_min_s=0.001, backoff_max_s=0.002, call_timeout_s=0.3, silence_s=0.2)
@@ -224,3 +234,114 @@ def test_the_blocking_client_sends_files_too(tmp_path: Path) -> None:
             return await asyncio.to_thread(ask)
 
     assert asyncio.run(main()) == told(("a.png", "image/png", PNG))
+
+
+@pytest.mark.timeout(10)
+def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in ("/dev/zero", pipe):
+        with pytest.raises(ValueError, match="not a regular file"):
+            File.read(path)
+    link = tmp_path / "link.txt"
+    link.symlink_to(tmp_path / "target")
+    (tmp_path / "target").write_text("x")
+    assert File.read(link).name == "link.txt"
+    assert File.read("/proc/self/status").data  # its size is told as 0
+
+
+@pytest.mark.timeout(10)
+async def test_a_pipe_in_place_of_a_kept_file_ends_the_question(start, tmp_path):
+    gateway = await start()
+    picture = tmp_path / "a.png"
+    picture.write_bytes(PNG)
+    outbox = KeptOutbox()
+    async with Client("ws://127.0.0.1:9", session="s", offline_start=True, outbox=outbox) as app:
+        app.stream("?", attachments=[picture])
+    picture.unlink()
+    os.mkfifo(picture)
+    async with Client(gateway.url, session="s", outbox=outbox) as app:
+        with pytest.raises(AttachmentMissing):
+            await app.restored[0].answer
+
+
+def test_names_are_composed_and_have_nothing_that_cannot_be_seen() -> None:
+    assert File(name=unicodedata.normalize("NFD", "보고서.txt"), data=b"x").name == "보고서.txt"
+    assert File(name="a\u202etxt.exe\x85\u2028\udc80", data=b"x").name == "a_txt.exe___"
+    assert File(name=f"{'가' * 300}.txt", data=b"x").name == f"{'가' * 251}.txt"
+
+
+async def test_more_than_a_question_may_have_is_told_before_anything_is_sent(start):
+    gateway = await start()
+    async with Client(gateway.url) as app:
+        with pytest.raises(ValueError, match="there are 9 files"):
+            app.stream("?", attachments=[File(name="a", data=b"x")] * 9)
+        with pytest.raises(ValueError, match="the files have 20971520 bytes together"):
+            await app.ask("?", attachments=[File(name="a", data=bytes(MAX_ATTACHMENT_BYTES))] * 5)
+        assert app.pending() == []
+
+
+async def test_an_accepted_question_lets_go_of_its_files(start):
+    gateway = await start("echo:first_ms=10000")
+    async with Client(gateway.url) as app:
+        stream = app.stream("?", attachments=[File(name="a.txt", data=b"x" * PIECE_BYTES)])
+        async for event in stream.events():
+            if isinstance(event, Queued):
+                assert not app._sending[stream.request_id].files
+                stream.cancel()
+                break
+
+
+def test_a_cancelled_question_does_not_wait_for_its_files() -> None:
+    session = Session(timing=Timing())
+    frame = SendMessage(request_id="r", message="?", attachments=(File(name="a", data=b"x").attachment,))
+    wanted = session.restore(PendingRequest(frame=frame), Timeouts(total_s=60), now=0.0)
+    assert [effect for effect in wanted if isinstance(effect, FilesWanted)]
+    session.cancel("r", now=1.0)
+    sent = [effect.frame for effect in session.connected(1, now=2.0) if isinstance(effect, Send)]
+    assert CancelMessage(request_id="r") in sent
+
+
+async def test_many_questions_bring_their_files_one_after_the_other(start, monkeypatch):
+    gateway = await start()
+    out = most = 0
+    call = Client._call
+
+    async def counted(self: Client, request_id: str, frame: Any, kind: Any) -> Any:
+        nonlocal out, most
+        out, most = out + 1, max(most, out + 1)
+        try:
+            return await call(self, request_id, frame, kind)
+        finally:
+            out -= 1
+
+    monkeypatch.setattr(Client, "_call", counted)
+    async with Client(gateway.url, user="kim") as app:
+        files = [File(name="a.png", data=PNG + bytes([number])) for number in range(20)]
+        answers = await asyncio.gather(*(app.ask("?", attachments=[file]) for file in files))
+    assert [answer.text for answer in answers] == [told(("a.png", "image/png", file.data)) for file in files]
+    assert most == PIECES_OUT
+
+
+def test_a_piece_is_a_sign_for_all_who_wait_for_their_files() -> None:
+    session = Session(timing=Timing())
+    for name in "ab":
+        frame = SendMessage(request_id=name, message="?", attachments=(File(name="a", data=b"x").attachment,))
+        session.ask(frame, Timeouts(total_s=600, silence_s=30, from_call=True), now=0.0)
+    session.bringing(now=29.0)
+    session.tick(now=31.0)
+    assert session.pending == 2
+    session.tick(now=60.0)
+    assert session.pending == 0
+
+
+def test_what_is_said_twice_is_brought_once() -> None:
+    session = Session(timing=Timing())
+    frame = SendMessage(request_id="r", message="?", attachments=(File(name="a", data=b"x").attachment,))
+    session.connected(1, now=0.0)
+    session.ask(frame, Timeouts(total_s=60), now=0.0)
+    session.brought("r", now=0.0)
+    missing = encode(Error(code=ErrorCode.ATTACHMENT_MISSING, message="?", request_id="r"))
+    told = [effect for _ in range(3) for effect in session.received(1, missing, now=1.0)]
+    assert [type(effect) for effect in told] == [FilesWanted]
+    assert session.pending == 1

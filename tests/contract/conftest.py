@@ -103,15 +103,17 @@ class FleetBackend(PostgresBackend):
 class DynamoBackend(Backend):
     """Requests and context on the emulated DynamoDB; memory stands for Aurora, behind."""
 
-    def __init__(self, client: Any, tables: Tables, *, threads: int) -> None:
+    def __init__(self, client: Callable[[str], Any], tables: Tables, *, threads: int) -> None:
         super().__init__()
         self._client = client
+        client("s3").create_bucket(Bucket=tables.conversations)
         self._tables = tables
         self._calls = Calls(threads=threads)
         self._aurora = MemoryStore()
 
     async def make(self) -> Any:
-        return DynamoStore(Database(client=self._client, calls=self._calls, tables=self._tables), self._aurora)
+        database = Database(client=self._client("dynamodb"), calls=self._calls, tables=self._tables)
+        return DynamoStore(database, self._aurora, s3=lambda: self._client("s3"), calls=self._calls)
 
     def end(self) -> None:
         self._calls.close()
@@ -143,7 +145,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         backends = SQL_BACKENDS if "sql_stores" in marks else [*BACKENDS, *DYNAMODB]
         if "encoded" in marks:
             backends = [*SQL_BACKENDS, *DYNAMODB]
-        if marks & {"purging", "sql_stores", "users", "files"}:
+        if marks & {"purging", "sql_stores", "users"}:
             backends = [backend for backend in backends if backend not in DYNAMODB]
         if "crowd" in marks:
             backends = [backend for backend in backends if backend != "moto"]
@@ -159,7 +161,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "crowd: of hundreds of calls, which moto answers slowly and no differently")
     config.addinivalue_line("markers", "encoded: about how records are written, which the memory store does not")
     config.addinivalue_line("markers", "purging: about records that are deleted when told to, not by a time to live")
-    config.addinivalue_line("markers", "files: about files that come with questions, which DynamoDB does not keep")
     config.addinivalue_line("markers", "history: about the history, which on AWS is behind in Aurora")
     config.addinivalue_line("markers", "users: about users and usage, which DynamoDB does not keep")
 
@@ -179,15 +180,15 @@ async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         case "sqlite":
             backend = SqliteBackend(tmp_path)
         case "dynamodb":
-            client = request.getfixturevalue("emulator").client("dynamodb")
-            with own_tables(client) as tables:
+            client = request.getfixturevalue("emulator").client
+            with own_tables(client("dynamodb")) as tables:
                 backend = DynamoBackend(client, tables, threads=8)
                 yield backend
                 backend.end()
             return
         case "moto":
-            client = request.getfixturevalue("moto_client")("dynamodb")
-            with mock_aws(), own_tables(client) as tables:
+            client = request.getfixturevalue("moto_client")
+            with mock_aws(), own_tables(client("dynamodb")) as tables:
                 # It is not safe for threads: of two writes in the same moment both may pass their condition.
                 backend = DynamoBackend(client, tables, threads=1)
                 yield backend

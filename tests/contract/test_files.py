@@ -17,8 +17,7 @@ from answerback.core.uploads import (
 )
 from answerback.protocol.frames import Attachment
 from answerback.protocol.limits import MAX_ATTACHMENT_BYTES, PIECE_BYTES
-
-pytestmark = pytest.mark.files
+from dynamo import NOW_MS
 
 DATA = bytes(range(256)) * 600
 """Two whole pieces and a rest, of bytes that no text has."""
@@ -45,8 +44,8 @@ async def test_pieces_come_in_any_order_and_the_first_data_of_each_stay(store):
     key = key_of()
     assert await store.upload(key) is None
     assert await store.read_file(key) is None
-    begun = await store.begin(key, "up", now_ms=1_000)
-    assert begun == Upload(name="up", begun_at_ms=1_000)
+    begun = await store.begin(key, "up", now_ms=NOW_MS)
+    assert begun == Upload(name="up", begun_at_ms=NOW_MS)
     assert begun.offset(key) == 0
     await store.put(key, "up", 2, piece(2))
     assert (await store.upload(key)).offset(key) == 0
@@ -63,7 +62,7 @@ async def test_an_upload_and_what_it_has_survive_a_restart(backend):
     if type(backend).__name__ == "MemoryBackend":
         return
     store = await backend.open()
-    await store.begin(key_of(), "up", now_ms=1_000)
+    await store.begin(key_of(), "up", now_ms=NOW_MS)
     await store.put(key_of(), "up", 1, piece(1))
     store = await backend.reopen()
     assert (await store.upload(key_of())).have == {1}
@@ -71,8 +70,8 @@ async def test_an_upload_and_what_it_has_survive_a_restart(backend):
 
 async def test_pieces_of_another_upload_and_of_another_user_are_not_kept(store):
     key = key_of()
-    await store.begin(key, "up", now_ms=1_000)
-    assert (await store.begin(key, "again", now_ms=2_000)).name == "up"
+    await store.begin(key, "up", now_ms=NOW_MS)
+    assert (await store.begin(key, "again", now_ms=NOW_MS + 1_000)).name == "up"
     await store.put(key, "again", 0, piece(0))
     await store.put(key_of(user="bob"), "up", 0, piece(0))
     assert (await store.upload(key)).have == frozenset()
@@ -81,61 +80,75 @@ async def test_pieces_of_another_upload_and_of_another_user_are_not_kept(store):
 
 async def test_a_discarded_upload_begins_anew_and_a_whole_file_is_not_discarded(store):
     key = key_of()
-    await store.begin(key, "up", now_ms=1_000)
+    await store.begin(key, "up", now_ms=NOW_MS)
     await store.put(key, "up", 0, piece(0))
-    await store.discard("up")
+    await store.discard(key, "up")
     assert await store.upload(key) is None
-    whole = await bring(store, 2_000, name="second")
-    assert (whole.name, whole.completed_at_ms, whole.content) == ("second", 2_000, "text/plain")
-    await store.discard("second")
+    whole = await bring(store, NOW_MS + 1_000, name="second")
+    assert (whole.name, whole.completed_at_ms, whole.content) == ("second", NOW_MS + 1_000, "text/plain")
+    await store.discard(key, "second")
     assert await store.upload(key) == whole
     assert await store.read_file(key) == DATA
 
 
 async def test_what_a_user_may_begin_is_bounded(store):
     for number in range(MAX_OPEN):
-        assert await store.begin(key_of(b"%d" % number), f"up-{number}", now_ms=1_000) is not None
-    assert await store.begin(key_of(), "one more", now_ms=1_000) is None
-    assert await store.begin(key_of(user="bob"), "of bob", now_ms=1_000) is not None
-    assert await store.begin(key_of(b"0"), "known", now_ms=1_000) is not None
-    await store.complete(key_of(b"0"), "up-0", content="", now_ms=1_000)
-    assert await store.begin(key_of(), "one more", now_ms=1_000) is not None
+        assert await store.begin(key_of(b"%d" % number), f"up-{number}", now_ms=NOW_MS) is not None
+    assert await store.begin(key_of(), "one more", now_ms=NOW_MS) is None
+    assert await store.begin(key_of(user="bob"), "of bob", now_ms=NOW_MS) is not None
+    assert await store.begin(key_of(b"0"), "known", now_ms=NOW_MS) is not None
+    await store.complete(key_of(b"0"), "up-0", content="", now_ms=NOW_MS)
+    assert await store.begin(key_of(), "one more", now_ms=NOW_MS) is not None
 
 
 async def test_what_a_user_may_begin_in_a_day_is_bounded(store):
     def large(number: int) -> FileKey:
         return FileKey("ann", f"{number:064x}", MAX_ATTACHMENT_BYTES)
 
-    most = MAX_DAILY_BYTES // MAX_ATTACHMENT_BYTES
+    most, day_ms = MAX_DAILY_BYTES // MAX_ATTACHMENT_BYTES, NOW_MS // DAY_MS * DAY_MS
     for number in range(most):
-        assert await store.begin(large(number), f"up-{number}", now_ms=DAY_MS) is not None
-        await store.complete(large(number), f"up-{number}", content="", now_ms=DAY_MS)
-    assert await store.begin(large(most), "more", now_ms=2 * DAY_MS - 1) is None
-    assert await store.begin(large(most), "more", now_ms=2 * DAY_MS) is not None
+        assert await store.begin(large(number), f"up-{number}", now_ms=day_ms) is not None
+        await store.complete(large(number), f"up-{number}", content="", now_ms=day_ms)
+    assert await store.begin(large(most), "more", now_ms=day_ms + DAY_MS - 1) is None
+    assert await store.begin(large(most), "more", now_ms=day_ms + DAY_MS) is not None
 
 
+@pytest.mark.purging
 async def test_unfinished_uploads_go_after_a_day(store):
-    await store.begin(key_of(), "up", now_ms=1_000)
+    await store.begin(key_of(), "up", now_ms=NOW_MS)
     await store.put(key_of(), "up", 0, piece(0))
-    assert await store.purge_files(now_ms=1_000 + UNFINISHED_MS) == 0
-    assert await store.purge_files(now_ms=1_001 + UNFINISHED_MS) == 1
+    assert await store.purge_files(now_ms=NOW_MS + UNFINISHED_MS) == 0
+    assert await store.purge_files(now_ms=NOW_MS + 1 + UNFINISHED_MS) == 1
     assert await store.upload(key_of()) is None
-    again = await store.begin(key_of(), "up", now_ms=2_000)
+    again = await store.begin(key_of(), "up", now_ms=NOW_MS + 1_000)
     assert again.have == frozenset()
 
 
-async def test_a_whole_file_lives_longer_than_what_names_it(store, actor):
-    other = b"another file"
-    whole = await bring(store, actor.now_ms)
-    await bring(store, actor.now_ms, other)
+async def named(store: Any, actor: Any) -> Attachment:
+    """A file that the question of a turn has named."""
     file = Attachment(sha256=key_of().sha256, size=len(DATA), media_type="text/plain", name="a.txt")
     await actor.accept("r1", attachments=(file,))
     question = await store.question(actor.record("r1").key)
     assert question.attachments == (file,)
     await actor.claim("r1")
     await actor.finish("r1")
+    return file
+
+
+async def test_a_turn_says_which_files_its_question_had(store, actor):
+    file = await named(store, actor)
+    (recent,) = await store.recent_turns("ann", "c1", limit=9)
+    assert recent.attachments == (file,)
     (turn,) = await store.turns("ann", "c1", before=None, limit=9)
     assert turn.attachments == (file,)
+
+
+@pytest.mark.purging
+async def test_a_whole_file_lives_longer_than_what_names_it(store, actor):
+    other = b"another file"
+    whole = await bring(store, actor.now_ms)
+    await bring(store, actor.now_ms, other)
+    file = await named(store, actor)
     late_ms = actor.now_ms + YOUNG_MS + SWEEP_MARGIN_MS
     assert whole.may_be_named(actor.now_ms + YOUNG_MS - 1)
     assert not whole.may_be_named(actor.now_ms + YOUNG_MS)
@@ -154,18 +167,30 @@ async def test_a_whole_file_lives_longer_than_what_names_it(store, actor):
 
 
 async def test_an_old_file_that_is_completed_again_is_young_again(store):
-    whole = await bring(store, 1_000)
-    await store.complete(key_of(), whole.name, content="text/plain", now_ms=5_000)
-    assert (await store.upload(key_of())).completed_at_ms == 5_000
+    whole = await bring(store, NOW_MS)
+    await store.complete(key_of(), whole.name, content="text/plain", now_ms=NOW_MS + 4_000)
+    assert (await store.upload(key_of())).completed_at_ms == NOW_MS + 4_000
 
 
 async def test_files_are_erased_with_their_user(store):
-    await bring(store, 1_000)
-    await bring(store, 1_000, user="bob")
-    await store.begin(key_of(b"half"), "half", now_ms=1_000)
+    await bring(store, NOW_MS)
+    await bring(store, NOW_MS, user="bob")
+    await store.begin(key_of(b"half"), "half", now_ms=NOW_MS)
     assert await store.delete_user("ann")
     assert await store.upload(key_of()) is None
     assert await store.upload(key_of(b"half")) is None
     assert await store.read_file(key_of(user="bob")) == DATA
-    await store.begin(key_of(), "anew", now_ms=1_000)
+    await store.begin(key_of(), "anew", now_ms=NOW_MS)
     assert (await store.upload(key_of())).have == frozenset()
+
+
+@pytest.mark.purging
+async def test_a_piece_that_came_as_its_upload_was_deleted_goes_with_the_next_sweep(backend):
+    store = await backend.make()
+    orphan = {"upload": "gone", "piece": 0, "data": b"x"}
+    insert = "INSERT INTO pieces (upload, piece, data) VALUES (:upload, :piece, :data)"
+    await store._group.call(lambda database: database.execute(insert, orphan))
+    kept = await bring(store, 1_000)
+    await store.purge_files(now_ms=2_000)
+    rows = await store._rows("SELECT DISTINCT upload FROM pieces")
+    assert rows == [(kept.name,)]

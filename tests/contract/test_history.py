@@ -1,9 +1,11 @@
 """ports.History, held by every store."""
 
+from functools import partial
+
 import pytest
 
 from answerback.core.parts import MAX_NAME_LENGTH, MAX_PARTS, TEXT, Content, Mark
-from answerback.core.request import RequestKey
+from answerback.core.request import RequestKey, cancel
 from answerback.ports import StoredTurn
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
@@ -76,11 +78,12 @@ async def test_turns_come_newest_first_in_pages(store, actor):
 async def test_turns_are_in_the_order_accepted_not_ended(store, actor):
     await actor.accept("r1", conversation=None)
     await actor.accept("r2", conversation=None)
-    for request_id in ("r2", "r1"):
-        await actor.claim(request_id)
-        await actor.finish(request_id, f"to {request_id}")
+    await actor.claim("r1")
+    stop = partial(cancel, refusal_record=actor.record("r2"), now_ms=actor.now_ms)
+    await store.change(RequestKey("ann", "r2"), stop)  # while the first one runs
+    await actor.finish("r1", "to r1")
     turns = await store.turns("ann", "s1", before=None, limit=9)
-    assert [(t.request_id, t.answer) for t in turns] == [("r2", "to r2"), ("r1", "to r1")]
+    assert [(t.request_id, t.answer) for t in turns] == [("r2", ""), ("r1", "to r1")]
 
 
 async def test_conversations_and_users_are_apart(store, actor):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -215,3 +216,16 @@ async def test_damaged_weights_are_not_loaded(tmp_path: Path) -> None:
         assert caught.value.code is ErrorCode.MODEL_UNAVAILABLE
         assert says in caught.value.detail
         assert "--force-reinstall" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [{"type": "array", "items": {"$ref": "#"}}, {"type": "no type"}, {"type": "array", "items": {}, "minItems": 10**9}],
+)
+async def test_a_schema_that_llama_cpp_cannot_keep_to_is_told_in_words(
+    local_model: LocalModel, schema: dict[str, Any]
+) -> None:
+    prompt = Prompt(messages=(Message(Role.USER, "Hi"),), max_tokens=4, json_schema=schema)
+    *text, finish = [piece async for piece in local_model.stream(prompt)]
+    assert text
+    assert isinstance(finish, Finish)

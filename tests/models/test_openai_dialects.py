@@ -6,9 +6,10 @@ from collections.abc import Callable
 import pytest
 from aiohttp import web
 
+from answerback.core.context import Message, Role
 from answerback.models import build_model
 from answerback.models.openai import Dialect
-from answerback.ports import FinalModelError, Finish
+from answerback.ports import FinalModelError, Finish, Prompt
 from openai_server import DONE, END, Handler, answers, chunk, model_of, serving, streams
 
 pytestmark = pytest.mark.usefixtures("own_network")
@@ -109,3 +110,18 @@ async def test_the_spec_may_say_it_outright(read: Callable, ask: Callable) -> No
         await model.close()
     assert set(seen[0]) == {"model", "messages", "stream"}
     assert [one["role"] for one in seen[0]["messages"]] == ["user"]
+
+
+async def test_a_schema_that_a_server_refuses_is_told_in_words_and_others_are_not(read: Callable) -> None:
+    def refuses(body: dict) -> str | None:
+        schema = body.get("response_format", {}).get("json_schema", {}).get("schema", {})
+        refusal = {"error": {"message": "Invalid schema for response_format 'answer': type is missing"}}
+        return None if "response_format" not in body or "type" in schema else json.dumps(refusal)
+
+    seen: list[dict] = []
+    async with model_of(dialect(refuses, seen)) as model:
+        for schema in ({"title": "bad"}, {"type": "object"}):
+            prompt = Prompt(messages=(Message(Role.USER, "?"),), json_schema=schema)
+            assert await read(model, prompt) == (["a", Finish()], None)
+    assert ["response_format" in body for body in seen] == [True, False, True]
+    assert '"title": "bad"' in seen[1]["messages"][0]["content"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -91,17 +92,20 @@ async def test_what_a_dead_gateway_began_is_one_trace_and_the_console_shows_it(j
             await ask(socket, "r1", TEXT)
             ended, text = await answer(socket)
             assert (ended["status"], text) == ("completed", TEXT)
-        overview = json.loads(await asyncio.to_thread(read_overview, b))
+        overview = json.loads(await asyncio.to_thread(read_admin, b, "overview"))
+        metrics = await asyncio.to_thread(read_admin, b, "metrics")
         assert b.stop() == 0
     assert [(node["name"], node["state"]) for node in overview["nodes"]] == [("b", "serving"), ("a", "dead")]
+    states = re.findall(r'^answerback_nodes\{state="(\w+)"\} (\d)', metrics, re.MULTILINE)
+    assert dict(states) == {"serving": "1", "draining": "0", "gone": "0", "dead": "1"}
     with psycopg.connect(database) as connection:
         rows = connection.execute("SELECT record, record_schema FROM answerback.requests").fetchall()
     check_trace(collector.spans, decode_record(*rows[0]), attempts=2)
 
 
-def read_overview(gateway: GatewayProcess) -> str:
+def read_admin(gateway: GatewayProcess, path: str) -> str:
     key = (gateway.data_dir / "admin.key").read_text().strip()
-    url = f"http://127.0.0.1:{gateway.admin_port}/overview"
+    url = f"http://127.0.0.1:{gateway.admin_port}/{path}"
     with urlopen(Request(url, headers={"Authorization": f"Bearer {key}"}), timeout=10) as told:
         return str(told.read().decode())
 

@@ -254,3 +254,26 @@ def test_null_is_absent_for_every_member_that_may_be(frame: dict[str, Any], kind
             assert decode_client(json.dumps({**frame, field.encode_name: None})) == decode_client(json.dumps(frame))
     with pytest.raises(FrameError):
         decode_client(json.dumps({**frame, next(iter(frame.keys() - {"action"})): None}))
+
+
+@pytest.mark.parametrize("name", ["a\x85b", "a\u2028b", "gpj.\u202eexe", "\u2066a"])
+def test_a_name_of_a_file_has_nothing_that_breaks_or_turns_a_line(name: str) -> None:
+    one = {"sha256": "0" * 64, "bytes": 1, "mediaType": "text/plain", "name": name}
+    frame = {"action": "sendMessage", "requestId": "r", "message": "?", "attachments": [one]}
+    with pytest.raises(FrameError, match='"attachments" must be'):
+        decode_client(msgspec.json.encode(frame))
+    assert decode_client(msgspec.json.encode({**frame, "attachments": [{**one, "name": "a\u202f👩‍💻.md"}]}))
+
+
+@pytest.mark.parametrize(("depth", "is_read"), [(63, True), (64, False), (900, False)])
+def test_a_schema_is_not_too_deep_to_be_read_again(depth: int, is_read: bool) -> None:
+    schema = '{"items":[' * (depth // 2) + "{}" * (depth % 2 == 0) + "true" * (depth % 2) + "]}" * (depth // 2)
+    data = (
+        f'{{"action":"sendMessage","requestId":"r","message":"?","format":{{"type":"json_schema","schema":{schema}}}}}'
+    )
+    if is_read:
+        assert decode_client(data)
+    else:
+        with pytest.raises(FrameError, match="64 levels deep") as caught:
+            decode_client(data)
+        assert caught.value.request_id == "r"

@@ -19,6 +19,7 @@ SEEDS = {
     "parts-quiet": 60,
     "aws-parts": 60,
     "aws-parts-quiet": 60,
+    "uploads": 60,
     "thinking": 60,
     "aws-thinking": 60,
     "fleet": 120,
@@ -26,7 +27,7 @@ SEEDS = {
     "fleet-limits": 60,
     "fleet-budgets": 120,
 }
-"""1,400 in all, a tenth of them in every run of the tests; `answerback simulate --seeds 100000` for more."""
+"""1,480 in all, a tenth of them in every run of the tests; `answerback simulate --seeds 100000` for more."""
 
 
 @pytest.fixture(autouse=True)

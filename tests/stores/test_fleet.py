@@ -2,14 +2,17 @@
 
 import asyncio
 from collections import Counter
+from functools import partial
 
 import psycopg
 import pytest
 
-from answerback.core.request import Claimed, RequestKey
+from answerback.core.request import Claimed, Ended, RequestKey, cancel, expire
+from answerback.core.uploads import MAX_OPEN, FileKey
 from answerback.ports import Accepted, Bound, Connection, Existing, Limited, Superseded, Unavailable
+from answerback.protocol.errors import ErrorCode
 from answerback.stores import StoreError
-from answerback.stores.fleet import FleetStore
+from answerback.stores.fleet import Changed, FleetStore
 from asking import Actor
 
 NONE = {"is_alive": lambda _: False, "is_here": lambda _: False}
@@ -124,6 +127,23 @@ async def test_the_old_home_may_not_claim_what_was_taken_over(actors):
     assert [record.key for record in await a.store.changed([RequestKey("ann", "r")])] == [RequestKey("ann", "r")]
 
 
+@pytest.mark.parametrize("by", [0, 1], ids=["at home", "elsewhere"])
+async def test_what_waits_behind_another_may_be_cancelled_and_expire(actors, by):
+    a, by = actors[0], actors[by]
+    told = []
+    by.store.on_effects = told.extend
+    for name in ("r1", "r2", "r3"):
+        await a.accept(name)
+    await a.claim("r1")
+    stop = partial(cancel, refusal_record=a.record("r2"), now_ms=a.now_ms)
+    give_up = partial(expire, now_ms=a.now_ms, code=ErrorCode.TIMEOUT)
+    for name, change in (("r2", stop), ("r3", give_up)):
+        assert isinstance(await by.store.change(RequestKey("ann", name), change), Ended)
+    assert [record.request_id for record in await a.store.unfinished()] == ["r1"]
+    ended = [Changed("a", RequestKey("ann", name)) for name in ("r2", "r3")]
+    assert [one for one in told if isinstance(one, Changed)] == ([] if by is a else ended)
+
+
 async def test_a_gateway_that_starts_again_takes_up_what_it_left(actors, postgres_server, schema):
     """Its own name is the home of all that, before and after."""
     a, _ = actors
@@ -167,6 +187,13 @@ async def test_what_is_taken_over_stands_before_what_was_accepted_later(actors):
     assert [record.request_id for record in records] == ["r1", "r2", "r3"]
     assert not isinstance(await b.claim("r2"), Claimed)
     assert isinstance(await b.claim("r1"), Claimed)
+
+
+async def test_what_a_user_may_begin_is_bounded_over_both(stores):
+    keys = [FileKey("ann", f"{number:064x}", 10) for number in range(4 * MAX_OPEN)]
+    await asyncio.gather(*(stores[n % 2].begin(key, key.sha256, now_ms=1_000) for n, key in enumerate(keys)))
+    rows = await stores[0]._rows("SELECT count(*) FROM uploads")
+    assert rows == [(MAX_OPEN,)]
 
 
 async def test_a_gateway_goes_on_beside_a_newer_one_whose_tables_have_more(actors, postgres_server, schema):

@@ -21,11 +21,13 @@ from answerback.ports import (
 )
 from answerback.stores.sqlite import MemoryStore
 from answerback_aws.runtime.aurora.users import erase_user
+from answerback_aws.runtime.client import Calls
 from answerback_aws.runtime.dynamodb.database import Database
 from answerback_aws.runtime.dynamodb.limits import RateLimits
 from answerback_aws.runtime.dynamodb.requests import DynamoRequests
 from answerback_aws.runtime.dynamodb.tables import TABLES, Tables
 from answerback_aws.runtime.dynamodb.turns import DynamoTurns
+from answerback_aws.runtime.s3_files import S3Files
 from asking import record_of
 from template import RESOURCES
 
@@ -50,12 +52,27 @@ def own_tables(client: Any) -> Iterator[Tables]:
 class DynamoStore(DynamoRequests):
     """DynamoDB's requests and recent turns; what Aurora would hold is in `aurora`, written behind."""
 
-    def __init__(self, database: Database, aurora: MemoryStore, *, clock: Callable[[], int] = lambda: NOW_MS) -> None:
+    def __init__(
+        self,
+        database: Database,
+        aurora: MemoryStore,
+        *,
+        clock: Callable[[], int] = lambda: NOW_MS,
+        s3: Callable[[], Any] | None = None,
+        calls: Calls | None = None,
+    ) -> None:
         super().__init__(database, clock=clock)
+        self._files = None
+        if s3 is not None and calls is not None:
+            self._files = S3Files(database, s3=s3, calls=calls, bucket=database.tables.conversations, clock=clock)
         self.turns_table = DynamoTurns(database)
         self._tables = database
         self._limits_table = RateLimits(database)
         self._aurora = aurora
+
+    def __getattr__(self, name: str) -> Any:
+        """The verbs of ports.Files."""
+        return getattr(self.__dict__["_files"], name)
 
     async def close(self) -> None:
         """Nothing is held but clients, which others share."""
@@ -69,7 +86,7 @@ class DynamoStore(DynamoRequests):
             record = record_of(
                 turn.request_id, entry.user_id, conversation_id=conversation, accepted_at_ms=turn.accepted_at_ms
             )
-            question = Question(message=turn.question, model="", replaces=turn.replaces)
+            question = Question(message=turn.question, model="", replaces=turn.replaces, attachments=turn.attachments)
             # An id that was used before and purged: the history keeps both turns.
             if await self._aurora.read(key) is not None:
                 await self._aurora.purge(ended_before_ms=2**62, refused_before_ms=0)
@@ -123,6 +140,8 @@ class DynamoStore(DynamoRequests):
 
     async def delete_user(self, user_id: str) -> bool:
         found = await erase_user(self._tables, self, user_id)
+        if self._files is not None:
+            found = await self._files.erase(user_id) or found
         return await self._aurora.delete_user(user_id) or found
 
 

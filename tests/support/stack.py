@@ -101,6 +101,8 @@ class Stack:
         )
         found = formation.describe_stacks(StackName=self.stack_name)["Stacks"][0]
         self.outputs = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
+        # It refuses what comes without TLS, and so everything on an emulator that enforces it.
+        s3.delete_bucket_policy(Bucket=self.outputs["FilesBucket"])
 
     @property
     def url(self) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import time
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,9 @@ from answerback.client import Answer, AnswerbackError, Client, File
 from answerback.client.errors import RequestCancelled, RequestFailed, RequestTimeout
 from answerback.client.events import Done, Event, Text
 from answerback.client.typed import without_fence
+from answerback.client.uploads import read_bounded
+from answerback.protocol.codec import is_deep
+from answerback.protocol.limits import MAX_ATTACHMENT_BYTES
 from answerback.settings import duration_ms
 
 
@@ -102,28 +106,52 @@ class _Schema:
         try:
             from jsonschema import SchemaError  # noqa: PLC0415 - an extra
             from jsonschema.validators import validator_for  # noqa: PLC0415
+            from referencing.exceptions import Unresolvable  # noqa: PLC0415
+            from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY  # noqa: PLC0415
         except ImportError as exc:
             raise CliError("--schema needs a package that is not installed", "pip install '.[schema]'") from exc
         try:
-            schema = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+            schema = msgspec.json.decode(
+                read_bounded(path, MAX_ATTACHMENT_BYTES).removeprefix(BOM_UTF8), type=dict[str, Any]
+            )
+            if is_deep(schema) or not isinstance(schema.get("$schema", ""), str):
+                raise usage_error(f'{path} is not a JSON Schema: it is nested too deeply, or "$schema" is no URL')
             kind = validator_for(schema, default=validator_for({}))
             kind.check_schema(schema)
+            resource = DRAFT202012.detect(schema).create_resource(schema)
+            _look_up(resource, EMPTY_REGISTRY.resolver_with_root(resource))
         except OSError as exc:
             raise usage_error(f"{path} cannot be read ({exc.strerror})", "name a file after --schema") from exc
-        except msgspec.MsgspecError as exc:
-            raise usage_error(f"{path} is not a JSON object") from exc
         except SchemaError as exc:
             raise usage_error(f"{path} is not a JSON Schema: {exc.message}") from exc
-        return cls(schema, kind(schema))
+        except Unresolvable as exc:
+            raise usage_error(f"{path} refers to {exc.ref}, which is not in it", 'put it below "$defs"') from exc
+        except (msgspec.MsgspecError, RecursionError) as exc:
+            raise usage_error(f"{path} is not a JSON object") from exc
+        except ValueError as exc:
+            raise wrong_input(exc) from exc
+        return cls(schema, kind(schema, registry=EMPTY_REGISTRY))  # without it, what is referred to would be fetched
 
     def why_not(self, text: str) -> str | None:
         """Why the answer is not valid."""
         try:
             value = msgspec.json.decode(without_fence(text))
-        except msgspec.MsgspecError as exc:
+        except (msgspec.MsgspecError, RecursionError) as exc:
             return f"the answer is not JSON: {exc}"
-        found = next(iter(self._validator.iter_errors(value)), None)
+        try:
+            found = next(iter(self._validator.iter_errors(value)), None)
+        except Exception as exc:
+            return f"the answer cannot be checked: {type(exc).__name__}: {exc}"  # a schema that refers to itself
         return None if found is None else f"the answer is not valid at {found.json_path}: {found.message}"
+
+
+def _look_up(resource: Any, resolver: Any) -> None:
+    """Raises: Unresolvable: something in the schema refers to what is not there."""
+    for name in ("$ref", "$dynamicRef"):
+        if isinstance(resource.contents, dict) and isinstance(reference := resource.contents.get(name), str):
+            resolver.lookup(reference)
+    for inner in resource.subresources():
+        _look_up(inner, resolver.in_subresource(inner))
 
 
 def _file(path: Path) -> File:

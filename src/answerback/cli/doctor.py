@@ -63,7 +63,9 @@ def doctor(
     url: Annotated[
         str | None, typer.Option(metavar="URL", help="Look at this gateway only, as an app would.", show_default=False)
     ] = None,
-    deep: Annotated[bool, typer.Option("--deep", help="Also load the model and ask it something.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also read every page of the store, and ask the model something.")
+    ] = False,
     config: ConfigFile = None,
     data_dir: DataDir = None,
     database: DatabaseUrl = None,
@@ -120,8 +122,12 @@ async def _local(configuration: Configuration, *, token: str | None, deep: bool)
         yield finding
     if any(finding.what == "packages" and finding.level is not Level.OK for finding in installation):
         return
-    async for finding in check_store(settings):
+    server = await asyncio.to_thread(_server, settings.database) if settings.database else []
+    for finding in server:
         yield finding
+    if all(finding.level is not Level.FAIL for finding in server):  # else the store fails by the same
+        async for finding in check_store(settings):
+            yield finding
     for finding in await asyncio.to_thread(check_files, settings, deep=deep):
         yield finding
     async for finding in check_auth(settings, token=token):
@@ -139,6 +145,12 @@ async def _remote(url: str, *, token: str | None, deep: bool) -> AsyncIterator[F
         found = [failure("gateway", f"nobody is there at {url} ({exc.text})", "start it: answerback serve")]
     for finding in found:
         yield finding
+
+
+def _server(url: str) -> list[Finding]:
+    from answerback.cli.database_checks import check_server  # noqa: PLC0415 - an extra
+
+    return check_server(url)
 
 
 def _port(configuration: Configuration, token: str | None) -> list[Finding]:

@@ -44,7 +44,7 @@ PANELS: Final[Mapping[str, Table]] = {
         "aws": ("The backend on AWS: deploy, watch, remove.", "answerback_aws.commands:COMMANDS"),
     },
     "Manage and check": {
-        "users": ("Users: list, show, limit, budget, block, usage, erase.", "answerback.cli.users:COMMANDS"),
+        "users": ("Users: list, limit, budget, block, usage, export, erase.", "answerback.cli.users:COMMANDS"),
         "teams": ("Teams and what they may use.", "answerback.cli.budgets:TEAMS"),
         "nodes": ("The gateways that share a database.", "answerback.cli.nodes:nodes"),
         "backup": ("Copy the store of a gateway, and check the copy.", "answerback.cli.backup:backup"),

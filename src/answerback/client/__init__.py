@@ -1,7 +1,7 @@
 """The client SDK: `Client` for asyncio, `BlockingClient` for everything else.
 
 With them come the wire's types that their methods take and return, and the protocol's rules that an app has to follow
-beside them: `is_id`, `clean`, `title_of`, `is_retryable`, `MAX_TITLE_LENGTH`.
+beside them: `is_id`, `clean`, `title_of`, `is_retryable`, `MAX_TITLE_LENGTH` and other limits.
 """
 
 from answerback.client.blocking import BlockingAnswerStream, BlockingClient
@@ -70,9 +70,17 @@ from answerback.protocol.frames import (
     Usage,
     is_id,
 )
-from answerback.protocol.limits import MAX_TITLE_LENGTH
+from answerback.protocol.limits import (
+    MAX_ATTACHED_BYTES,
+    MAX_ATTACHMENT_BYTES,
+    MAX_ATTACHMENTS,
+    MAX_TITLE_LENGTH,
+)
 
 __all__ = [
+    "MAX_ATTACHED_BYTES",
+    "MAX_ATTACHMENTS",
+    "MAX_ATTACHMENT_BYTES",
     "MAX_TITLE_LENGTH",
     "Answer",
     "AnswerInvalid",

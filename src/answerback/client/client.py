@@ -150,6 +150,7 @@ class Client:
         self._session = Session(timing=self._timing, client=client, store=store)
         self._streams: dict[str, AnswerStream] = {}
         self._sending: dict[str, _Sending] = {}
+        self._turn_to_bring = asyncio.Lock()
         self._tasks = Tasks()
         self._replies: dict[str, asyncio.Future[object]] = {}
         self._state: ConnectionState = Connecting(1)
@@ -241,20 +242,26 @@ class Client:
         """
         total_s = self._request_timeout_s if timeout is None else timeout
         files = files_of(attachments)
-        asked = message
+        asked, invalid = message, None
         while True:
-            frame = self._question(
-                asked,
-                files,
-                stream=False,
-                conversation=conversation,
-                model=model,
-                system=system,
-                max_tokens=max_tokens,
-                replaces=replaces,
-                request_id=request_id,
-                schema=schema if type is None else schema_of(type),
-            )
+            try:
+                frame = self._question(
+                    asked,
+                    files,
+                    stream=False,
+                    conversation=conversation,
+                    model=model,
+                    system=system,
+                    max_tokens=max_tokens,
+                    replaces=replaces,
+                    request_id=request_id,
+                    schema=schema if type is None else schema_of(type),
+                )
+            except MessageTooLarge as exc:
+                if invalid is None:
+                    raise
+                raise invalid from exc  # what was answered and paid for is not lost
+            asked_at = self._driver.now
             timeouts = self._timeouts(frame, None, None) if total_s is None else Timeouts(total_s=total_s)
             async with self._begin(frame, timeouts, files) as stream:
                 answer = await stream.answer
@@ -263,11 +270,13 @@ class Client:
             try:
                 return read_as(type, answer.text)
             except ValueError as exc:
-                why = str(exc)
+                invalid = AnswerInvalid(answer, str(exc))
                 if repair <= 0:
-                    raise AnswerInvalid(answer, why) from exc
+                    raise invalid from exc
             repair -= 1
-            asked, request_id = asked_again(message, answer.text, why), None
+            if total_s is not None:
+                total_s -= self._driver.now - asked_at
+            asked, request_id = asked_again(message, answer.text, invalid.why), None
             replaces = answer.request_id if conversation is not None else None
 
     def stream(
@@ -566,15 +575,16 @@ class Client:
             return self._call(frame.request_id, frame, UploadState)
 
         def progress(sent: int) -> None:
-            self._driver.carry_out(self._session.bringing(request_id, now=self._driver.now))
+            self._driver.carry_out(self._session.bringing(now=self._driver.now))
             if (stream := self._streams.get(request_id)) is not None:
                 stream.push(Uploading(sent_bytes=arrived + sent, total_bytes=total))
 
         try:
-            files = sending.files or read_again(pending.frame.attachments, sending.paths)
-            for file in files:
-                await bring(file, put, piece_bytes=piece_bytes, progress=progress)
-                arrived += len(file.data)
+            async with self._turn_to_bring:  # together they would fill the connection, and be too many for the server
+                files = sending.files or await asyncio.to_thread(read_again, pending.frame.attachments, sending.paths)
+                for file in files:
+                    await bring(file, put, piece_bytes=piece_bytes, progress=progress)
+                    arrived += len(file.data)
         except AnswerbackError as error:
             if error.code == ErrorCode.INVALID_FRAME and not self._session.takes_files:  # it does not know the action
                 error = request_failed(ErrorCode.FORBIDDEN, _NO_FILES, request_id=request_id)
@@ -610,6 +620,8 @@ class Client:
                     sending.task = self._tasks.start(self._bring(pending, sending), name=f"files of {request_id}")
             case Emit(request_id, event):
                 if isinstance(event, Queued | Started):
+                    if (sending := self._sending.get(request_id)) is not None:
+                        sending.files = ()  # the server has them
                     self._note_accepted(request_id)
                 if isinstance(event, Done):
                     self._end(request_id, event.answer)

@@ -114,7 +114,7 @@ class Questions:
             self._unaccepted.pop(key, None)
             return
         head = waiting[0]
-        if not self._is_open or head.phase is not Phase.WAITING or head.is_held:
+        if not self._is_open or head.phase is not Phase.WAITING or (head.is_held and not head.is_cancelled):
             return
         if head.resend_at is not None and now < head.resend_at:
             return
@@ -161,10 +161,11 @@ class Questions:
         exchange.probe_at = exchange.hello_id = None
         self._effects.append(FilesWanted(exchange.request_id))
 
-    def bringing(self, exchange: Exchange, *, now: float) -> None:
-        """A piece of its files has arrived: that is a sign, too."""
-        if exchange.timeouts.from_call:
-            exchange.silent_at = now + (exchange.timeouts.silence_s or 0.0)
+    def bringing(self, *, now: float) -> None:
+        """A piece of a file has arrived: that is a sign, too, for all that are held."""
+        for exchange in self._exchanges.values():
+            if exchange.is_held and exchange.timeouts.from_call:
+                exchange.silent_at = now + (exchange.timeouts.silence_s or 0.0)
 
     def brought(self, exchange: Exchange, *, now: float) -> None:
         """Its files are at the server."""

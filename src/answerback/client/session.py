@@ -164,10 +164,9 @@ class Session:
         self._hold_or_pump(exchange, now)
         return self._flush()
 
-    def bringing(self, request_id: str, *, now: float) -> list[Effect]:
-        """A piece of a question's files has arrived."""
-        if (exchange := self._questions.get(request_id)) is not None:
-            self._questions.bringing(exchange, now=now)
+    def bringing(self, *, now: float) -> list[Effect]:
+        """A piece of a file has arrived: a sign for all questions whose files are brought, one after the other."""
+        self._questions.bringing(now=now)
         return self._flush()
 
     def brought(self, request_id: str, *, now: float) -> list[Effect]:
@@ -426,6 +425,8 @@ class Session:
             exchange.refusal = error.code
         if exchange is None or (exchange.phase is Phase.ACCEPTED and error.code not in _ENDS_ACCEPTED):
             self._effects.append(Note(f"{error.code}: {error.message}"))
+        elif error.code is ErrorCode.ATTACHMENT_MISSING and exchange.is_held:
+            pass  # said twice, of a frame that was sent twice
         elif error.code is ErrorCode.ATTACHMENT_MISSING and 0 < exchange.brought < _MAX_BROUGHT:
             self._questions.hold(exchange)  # it was there, and is too old by now
         elif ERRORS[error.code].retryable:

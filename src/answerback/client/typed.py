@@ -6,9 +6,12 @@ from typing import Any, Final, Protocol, TypeVar, cast
 
 import msgspec
 
+from answerback.protocol.codec import is_deep
+from answerback.protocol.limits import MAX_SCHEMA_DEPTH
+
 T = TypeVar("T")
 
-_FENCED: Final = re.compile(r"\s*```[a-zA-Z]*\n(.*?)\n?```\s*", re.DOTALL)
+_FENCED: Final = re.compile(r"\s*```[^\n`]*\n(.*?)\n?```\s*", re.DOTALL)
 
 
 class _Pydantic(Protocol):
@@ -26,9 +29,7 @@ def schema_of(kind: type[Any]) -> dict[str, Any]:
 
     Its top is never a reference: most servers want to see an object there. Raises: TypeError: the type has none.
     """
-    if _is_pydantic(kind):
-        return cast("type[_Pydantic]", kind).model_json_schema()
-    schema = msgspec.json.schema(kind)
+    schema = cast("type[_Pydantic]", kind).model_json_schema() if _is_pydantic(kind) else msgspec.json.schema(kind)
     if reference := schema.pop("$ref", None):
         schema = {**schema["$defs"][reference.rpartition("/")[2]], **schema}
     return schema
@@ -46,7 +47,11 @@ def read_as(kind: type[T], text: str) -> T:
 
 
 def without_fence(text: str) -> str:
-    """The text inside of a Markdown fence, if it is nothing else: models that are told in words like to add one."""
+    """The text inside of a Markdown fence, if it is nothing else: models that are told in words like to add one.
+
+    A byte order mark before it is none of it.
+    """
+    text = text.removeprefix("\ufeff")
     fenced = _FENCED.fullmatch(text)
     return text if fenced is None else fenced[1]
 
@@ -62,6 +67,8 @@ def described(schema: Mapping[str, Any]) -> dict[str, Any]:
         loose: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(schema), type=dict[str, Any])
     except (msgspec.MsgspecError, TypeError, RecursionError) as exc:
         raise ValueError(f"the schema is not a JSON object ({exc})") from exc
+    if is_deep(loose):
+        raise ValueError(f"the schema is nested too deeply; it may be {MAX_SCHEMA_DEPTH} levels deep")
     return loose
 
 

@@ -4,6 +4,8 @@ import asyncio
 import hashlib
 import mimetypes
 import os
+import stat
+import unicodedata
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +15,13 @@ from typing import Final, Self, TypeAlias
 from answerback.client.errors import AttachmentMissing, ProtocolViolation, RequestTimeout
 from answerback.core.uploads import TEXT, content_of, kind_of
 from answerback.protocol.frames import Attachment, PutPiece, UploadState
-from answerback.protocol.limits import MAX_ATTACHMENT_BYTES, MAX_FILE_NAME_LENGTH, PIECE_BYTES
+from answerback.protocol.limits import (
+    MAX_ATTACHED_BYTES,
+    MAX_ATTACHMENT_BYTES,
+    MAX_ATTACHMENTS,
+    MAX_FILE_NAME_LENGTH,
+    PIECE_BYTES,
+)
 
 PIECES_OUT: Final = 3
 """Pieces on the way at once: questions and cancellations find their place between them."""
@@ -34,15 +42,18 @@ class File:
     media_type: str = ""
     path: str | None = None
     """Where it can be read again after a restart of the app."""
+    sha256: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         size = len(self.data)
         if not 0 < size <= MAX_ATTACHMENT_BYTES:
             raise ValueError(f"{self.name} has {size} bytes; a file may have 1 to {MAX_ATTACHMENT_BYTES}")
-        name = "".join(sign if sign.isprintable() else "_" for sign in self.name)[-MAX_FILE_NAME_LENGTH:]
+        name = unicodedata.normalize("NFC", self.name)  # macOS gives Hangul in pieces, which no model reads well
+        name = "".join(sign if sign.isprintable() else "_" for sign in name)[-MAX_FILE_NAME_LENGTH:]
         if not name:
             raise ValueError("a file needs a name")
         object.__setattr__(self, "name", name)
+        object.__setattr__(self, "sha256", hashlib.sha256(self.data).hexdigest())
         if not self.media_type:
             object.__setattr__(self, "media_type", media_type_of(name, self.data))
 
@@ -50,15 +61,18 @@ class File:
     def read(cls, path: str | os.PathLike[str]) -> Self:
         """The file at a path. Raises: OSError, ValueError."""
         place = Path(path)
-        if place.stat().st_size > MAX_ATTACHMENT_BYTES:  # a file of many gigabytes is not read to say that
-            raise ValueError(f"{place.name} has {place.stat().st_size} bytes; a file may have {MAX_ATTACHMENT_BYTES}")
-        return cls(name=place.name, data=place.read_bytes(), path=os.fspath(place.absolute()))
+        data = read_bounded(place, MAX_ATTACHMENT_BYTES)
+        return cls(name=place.name, data=data, path=os.fspath(place.absolute()))
+
+    @property
+    def kind(self) -> str | None:
+        """As `ModelInfo.attachments` names the kinds that a model takes; None: no model takes it."""
+        return kind_of(self.media_type)
 
     @property
     def attachment(self) -> Attachment:
         """How a question names it."""
-        digest = hashlib.sha256(self.data).hexdigest()
-        return Attachment(sha256=digest, size=len(self.data), media_type=self.media_type, name=self.name)
+        return Attachment(sha256=self.sha256, size=len(self.data), media_type=self.media_type, name=self.name)
 
 
 Source: TypeAlias = str | os.PathLike[str] | File
@@ -74,9 +88,29 @@ def media_type_of(name: str, data: bytes) -> str:
     return guessed if kind_of(guessed) == TEXT else content
 
 
+def read_bounded(path: str | os.PathLike[str], max_bytes: int) -> bytes:
+    """What a regular file holds. Nothing waits for the other end of a pipe, or reads a device for ever.
+
+    Raises: OSError. ValueError: it is larger, or no regular file.
+    """
+    name = Path(path).name
+    with open(path, "rb", opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(f"{name} is not a regular file; save what is in it to one")
+        if found.st_size > max_bytes or len(data := file.read(max_bytes + 1)) > max_bytes:
+            raise ValueError(f"{name} has {max(found.st_size, max_bytes + 1)} bytes; it may have {max_bytes}")
+    return data
+
+
 def files_of(sources: Sequence[Source]) -> tuple[File, ...]:
-    """The files that an app names. Raises: OSError, ValueError."""
-    return tuple(source if isinstance(source, File) else File.read(source) for source in sources)
+    """The files that an app names. Raises: OSError. ValueError: one cannot be sent, or not all of them together."""
+    if len(sources) > MAX_ATTACHMENTS:
+        raise ValueError(f"there are {len(sources)} files; a question may have {MAX_ATTACHMENTS}")
+    files = tuple(source if isinstance(source, File) else File.read(source) for source in sources)
+    if (size := sum(len(file.data) for file in files)) > MAX_ATTACHED_BYTES:
+        raise ValueError(f"the files have {size} bytes together; those of a question may have {MAX_ATTACHED_BYTES}")
+    return files
 
 
 def read_again(attachments: Sequence[Attachment], paths: Sequence[str | None]) -> tuple[File, ...]:
@@ -84,8 +118,8 @@ def read_again(attachments: Sequence[Attachment], paths: Sequence[str | None]) -
     found = []
     for attachment, path in zip(attachments, (*paths, *[None] * len(attachments)), strict=False):
         try:
-            data = b"" if path is None else Path(path).read_bytes()
-        except OSError:
+            data = b"" if path is None else read_bounded(path, attachment.size)
+        except (OSError, ValueError):
             data = b""
         if hashlib.sha256(data).hexdigest() != attachment.sha256:
             raise AttachmentMissing.of(f"{attachment.name} is not there any more as it was. Attach it again.")

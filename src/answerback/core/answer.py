@@ -23,9 +23,11 @@ _encode: Final = msgspec.json.Encoder().encode
 
 def clean(text: str) -> str:
     """Without U+0000 (PostgreSQL refuses it) and lone surrogates (UTF-8 refuses them)."""
-    if text.isascii() and "\0" not in text:
-        return text
-    return _UNSTORABLE.sub("", text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return _UNSTORABLE.sub("", text)
+    return text.replace("\0", "")
 
 
 def encoded_size(text: str) -> int:

@@ -233,10 +233,12 @@ class Gateway:
         )
         connections = MemoryConnections() if fleet is None else fleet.connections()
         sender = SocketSender(self.sockets) if fleet is None else fleet.sender(self.sockets)
+        nodes = self._alone(clock()) if fleet is None else fleet.nodes
         metrics = Metrics(
             sockets=self.sockets,
             queue=queue,
             clock=clock,
+            node_states=lambda: (node.state for node in nodes()),
             unread=_unread_documents(models.values()),
             database_bytes=_size_of(settings.data_dir / FILE_NAME) if settings.database is None else None,
         )
@@ -246,8 +248,7 @@ class Gateway:
             for name, model in models.items()
         }
         policy = replace(settings.policy, lease_ms=0, answer_timeouts_ms=answer_timeouts_ms(model_limits))
-        requests = RequestsInBothForms(store, store, clock=clock)
-        history = HistoryInBothForms(store)
+        requests, history = RequestsInBothForms(store, store, clock=clock), HistoryInBothForms(store)
         observer, make_sender, ask_model = self._observed(metrics.observer, clock)
         delivery_sender = make_sender(
             requests=store,
@@ -345,7 +346,7 @@ class Gateway:
             console=Console(
                 counts=metrics.observer,
                 queue=queue,
-                nodes=self._alone(clock()) if fleet is None else fleet.nodes,
+                nodes=nodes,
                 rate_limit=settings.rate_limit,
                 clock=clock,
             ),

@@ -7,7 +7,7 @@ microsecond each, several times a request.
 import logging
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 from typing import Final
 
@@ -27,6 +27,7 @@ log = logging.getLogger("answerback.requests")
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+NODE_STATES: Final = ("serving", "draining", "gone", "dead")
 
 
 class Durations:
@@ -137,12 +138,14 @@ class Metrics(Collector):
         sockets: Sockets,
         queue: InProcessQueue,
         clock: Callable[[], int],
+        node_states: Callable[[], Iterable[str]],
         unread: Callable[[], int] | None = None,
         database_bytes: Callable[[], int] | None = None,
     ) -> None:
         self.observer = Counts(clock=clock)
         self._sockets = sockets
         self._queue = queue
+        self._node_states = node_states
         self._unread = unread
         self._database_bytes = database_bytes
         self._registry = CollectorRegistry(auto_describe=False)
@@ -162,6 +165,12 @@ class Metrics(Collector):
         build = GaugeMetricFamily("answerback_build_info", "The program's version; always 1.", labels=["version"])
         build.add_metric([__version__], 1)
         yield build
+        text = "Gateways of the store by their state, as this one sees them."
+        nodes = GaugeMetricFamily("answerback_nodes", text, labels=["state"])
+        by_state = Counter(self._node_states())
+        for state in NODE_STATES:
+            nodes.add_metric([state], by_state[state])
+        yield nodes
         if self._database_bytes is not None:
             text = "Size of the SQLite file and of its write-ahead log."
             yield GaugeMetricFamily("answerback_database_bytes", text, value=self._database_bytes())

@@ -1,5 +1,6 @@
 """Models of Amazon Bedrock, by ConverseStream. One thread reads each answer; boto3 has no other way."""
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -9,6 +10,7 @@ import threading
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -195,7 +197,10 @@ class BedrockModel:
         """
         for is_last in (False,) * _MAX_ADAPTIONS + (True,):
             options, has_begun = self._options, False
-            events = self._events(converse_request(prompt, self._model, options), streams=options.streams)
+            build = partial(converse_request, prompt, self._model, options)
+            # 16 MB of files take a moment, in which other answers go on.
+            request = await asyncio.to_thread(build) if prompt.attachments else build()
+            events = self._events(request, streams=options.streams)
             answer = read_answer(events, _found, prompt, usage_timeout_s=self._usage_timeout_s)
             try:
                 async with aclosing(answer) as pieces:

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from answerback.models.prompts import chat_messages, response_format
+from answerback.models.prompts import chat_messages, in_words, response_format
 from answerback.models.reader import chat_completion, read_answer
 from answerback.models.spec import LOCAL
 from answerback.models.threads import Emit, from_thread
@@ -106,6 +106,22 @@ class LocalModel:
         llama.cpp broke off.
         """
         await self.open()
+        has_begun = False
+        try:
+            async with aclosing(self._answer(prompt)) as pieces:
+                async for piece in pieces:
+                    has_begun = True
+                    yield piece
+            return
+        except ModelError:
+            if has_begun or prompt.json_schema is None:
+                raise
+        # llama.cpp cannot keep to this schema: recursive ones, for example.
+        async with aclosing(self._answer(in_words(prompt))) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _answer(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
         request = _request(prompt)
 
         def generate(emit: Emit[dict[str, Any]]) -> None:
@@ -117,7 +133,7 @@ class LocalModel:
             try:
                 async for piece in pieces:
                     yield piece
-            except RuntimeError as exc:
+            except (RuntimeError, ValueError) as exc:
                 raise ModelError(ErrorCode.MODEL_FAILED, f"llama.cpp: {exc}") from exc
 
     async def close(self) -> None:

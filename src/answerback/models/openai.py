@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -14,14 +15,13 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from answerback.core.context import told_schema
 from answerback.core.masking import masked
 from answerback.core.uploads import IMAGE, kind_of
 from answerback.model_guard import texts_of
 from answerback.models.documents import DocumentDecoder, decode
 from answerback.models.errors import NO_SYSTEM, TOO_LONG, Complaint, allowed_below, error_of
 from answerback.models.http import TRANSPORT_ERRORS, HttpClient, is_transient
-from answerback.models.prompts import chat_messages, pictures_of, response_format
+from answerback.models.prompts import chat_messages, in_words, pictures_of, response_format
 from answerback.models.reader import DRAIN_TIMEOUT_S, chat_completion, read_answer
 from answerback.ports import File, ModelError, ModelLimits, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
@@ -45,6 +45,9 @@ _MAX_TOKENS: Final = ("max_tokens", "max_completion_tokens")
 """Most servers know the first only; OpenAI's newer models refuse it."""
 
 
+_BAD_SCHEMA: Final = re.compile(r"invalid[\w ]* schema", re.IGNORECASE)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
     """Which of the protocol's members a server takes. `max_tokens_fields`: the next to try first; none is left: none.
@@ -61,8 +64,8 @@ class Dialect:
 
     def body(self, model: str, prompt: Prompt) -> dict[str, Any]:
         """The request. Raises: ModelError: there is nothing to ask."""
-        if prompt.json_schema is not None and not self.has_format:
-            prompt = replace(prompt, system=told_schema(prompt.system, prompt.json_schema), json_schema=None)
+        if not self.has_format:
+            prompt = in_words(prompt)
         system, messages = chat_messages(prompt)
         if system and not self.has_system:
             messages[0]["content"] = f"{system}\n\n{messages[0]['content']}"
@@ -105,6 +108,12 @@ def _content(file: File) -> dict[str, Any]:
     if kind_of(file.media_type) == IMAGE:
         return {"type": "image_url", "image_url": {"url": url}}
     return {"type": "file", "file": {"filename": file.name, "file_data": url}}
+
+
+def _request(dialect: Dialect, model: str, prompt: Prompt) -> tuple[dict[str, Any], bytes]:
+    """The request, and its bytes. Raises: ModelError: there is nothing to ask."""
+    body = dialect.body(model, prompt)
+    return body, msgspec.json.encode(body)
 
 
 class OpenAIModel:
@@ -192,8 +201,10 @@ class OpenAIModel:
         """
         dialect = self._dialect
         for _ in range(_MAX_DIALECTS):
-            body = dialect.body(self._model, prompt)
-            response = await self._http.post(msgspec.json.encode(body))
+            build = partial(_request, dialect, self._model, prompt)
+            # 16 MB of files take a moment, in which other answers go on.
+            body, data = await asyncio.to_thread(build) if prompt.attachments else build()
+            response = await self._http.post(data)
             if response.status == HTTPStatus.OK:
                 self._dialect = dialect
                 return response
@@ -203,6 +214,9 @@ class OpenAIModel:
                 data = data.replace(self._key.encode(), b"KEY")
             document = decode(data)
             complaint = Complaint.of(document if isinstance(document, dict | list) else data.decode("utf-8", "replace"))
+            if prompt.json_schema is not None and dialect.has_format and _BAD_SCHEMA.search(complaint.text):
+                prompt = in_words(prompt)  # this one alone: the server can do others
+                continue
             adapted = None
             if response.status in (400, 422) and not TOO_LONG.search(complaint.text):
                 # Masked: a question that is repeated in the refusal must not name a member.

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, Final
 
 from answerback.core.answer import clean
-from answerback.core.context import Role, is_blank
+from answerback.core.context import Role, is_blank, told_schema
 from answerback.core.uploads import TEXT, kind_of
 from answerback.ports import File, FinalModelError, ModelFault, Prompt
 from answerback.protocol.errors import ErrorCode
@@ -36,7 +37,8 @@ def pictures_of(prompt: Prompt) -> list[File]:
 
 def _fenced(file: File) -> str:
     text = clean(file.data.decode("utf-8-sig", "replace")).rstrip("\n")
-    fence = "`" * max(3, 1 + max(map(len, _TICKS.findall(text)), default=0))
+    ticks = map(len, _TICKS.findall(text)) if "```" in text else ()  # to look for them in 4 MB takes its time
+    fence = "`" * max(3, 1 + max(ticks, default=0))
     return f"{file.name}:\n{fence}\n{text}\n{fence}"
 
 
@@ -48,6 +50,13 @@ def system_of(prompt: Prompt) -> str:
 def chat_messages(prompt: Prompt) -> tuple[str, list[dict[str, Any]]]:
     """The system text and the messages of the OpenAI protocol. Raises: ModelError: as `turns_of`."""
     return system_of(prompt), [{"role": str(role), "content": "\n\n".join(texts)} for role, texts in turns_of(prompt)]
+
+
+def in_words(prompt: Prompt) -> Prompt:
+    """The prompt, which asks for its typed answer in the system text."""
+    if prompt.json_schema is None:
+        return prompt
+    return replace(prompt, system=told_schema(prompt.system, prompt.json_schema), json_schema=None)
 
 
 def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from answerback.protocol.limits import (
     MAX_PARTS,
     MAX_RESUME_POINTS,
     MAX_SCHEMA_BYTES,
+    MAX_SCHEMA_DEPTH,
     MAX_TITLE_LENGTH,
     PIECE_BYTES,
 )
@@ -192,11 +193,22 @@ def _unspeakable(frame: SendMessage) -> str | None:
     """PostgreSQL refuses U+0000, and an empty question has no answer."""
     if "\0" in frame.message or "\0" in (frame.system or ""):
         return _HAS_NUL
+    if frame.format is not None and is_deep(frame.format.json_schema):
+        return f'The schema of "format" may be {MAX_SCHEMA_DEPTH} levels deep. Use "$defs" and "$ref".'
     if frame.format is not None and len(_encoder.encode(frame.format.json_schema)) > MAX_SCHEMA_BYTES:
         return f'The schema of "format" may have {MAX_SCHEMA_BYTES} bytes. Shorten it, and its descriptions.'
     if not frame.message.strip():
         return '"message" is empty. Say something and send it again.'
     return None
+
+
+def is_deep(schema: Any) -> bool:
+    """Whether it is nested more deeply than a schema may be: where little stack is left, it could not be read."""
+    level = [schema]
+    for _ in range(MAX_SCHEMA_DEPTH):
+        inner = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        level = [value for values in inner for value in values]
+    return any(isinstance(one, dict | list) for one in level)
 
 
 def _explain(data: Data, exc: Exception) -> FrameError:

@@ -38,7 +38,12 @@ MaxTokens: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000)]
 Sha256: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 FileSize: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_ATTACHMENT_BYTES)]
 FileName: TypeAlias = Annotated[
-    str, Meta(min_length=1, max_length=MAX_FILE_NAME_LENGTH, pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)")
+    str,
+    Meta(
+        min_length=1,
+        max_length=MAX_FILE_NAME_LENGTH,
+        pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+$(?!\n)",
+    ),
 ]
 MediaType: TypeAlias = Annotated[str, Meta(max_length=MAX_ID_LENGTH, pattern=r"^[a-z0-9.+-]+/[a-z0-9.+-]+$(?!\n)")]
 UploadName: TypeAlias = Annotated[str, Meta(max_length=MAX_ID_LENGTH)]

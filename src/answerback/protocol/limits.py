@@ -33,6 +33,7 @@ MAX_TITLE_LENGTH: Final = 200
 """Code points of a conversation's title."""
 
 MAX_SCHEMA_BYTES: Final = 16 * 1024
+MAX_SCHEMA_DEPTH: Final = 64
 """The JSON Schema of a typed answer, as JSON without white space."""
 
 PIECE_BYTES: Final = 64 * 1024

@@ -71,7 +71,7 @@ class Uploads:
         if known.completed_at_ms is None:
             content = await self._files.examine(key)
             if content is None:
-                await self._files.discard(known.name)
+                await self._files.discard(key, known.name)
                 return await self._begin(key) or Upload(name="", begun_at_ms=now_ms)
         await self._files.complete(key, known.name, content=content or "", now_ms=now_ms)
         return await self._files.upload(key) or known

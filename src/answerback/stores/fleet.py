@@ -38,7 +38,8 @@ from answerback.core.budget import (
 )
 from answerback.core.parts import NOTHING, Content
 from answerback.core.request import Busy, Change, Question, Record, RequestKey, Unknown
-from answerback.ports import Accepted, Admission, Bound, Connection, Quota, StoredConversation, Superseded, Unavailable
+from answerback.core.transitions import State
+from answerback.ports import Accepted, Admission, Bound, Connection, Quota, Superseded, Unavailable
 from answerback.stores import statements as sql
 from answerback.stores import writes
 from answerback.stores.database import Connection as Thread
@@ -596,18 +597,8 @@ class FleetStore(PostgresStore):
 
     # --- users and conversations: under the lock of their user
 
-    async def update_conversation(
-        self, user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
-    ) -> StoredConversation | None:
-        update = partial(
-            writes.update_conversation,
-            user_id=user_id,
-            conversation_id=conversation_id,
-            title=title,
-            deleted=deleted,
-            now_ms=now_ms,
-        )
-        return await self._fleet.do(lambda transaction: transaction.run(update), users=(user_id,))
+    async def _write_of(self, user_id: str, function: Callable[[Database], T]) -> T:
+        return await self._fleet.do(lambda transaction: transaction.run(function), users=(user_id,))
 
     async def _expire(self, rows: Sequence[sql.Row]) -> int:
         expire = partial(writes.expire, rows=rows)
@@ -757,12 +748,14 @@ def _change(transaction: Transaction, *, key: RequestKey, change: Change[T], now
     if tracked is None:
         (transaction.refuse if before is None else transaction.rewrite)(step.record)
         return step.outcome, True
-    if step.record.attempt > tracked.record.attempt:  # a claim
-        if transaction.homes[key] != transaction.node:
+    before, runs = tracked.record, step.record.ending is None
+    if step.record.attempt > before.attempt:  # a claim, or an ending without one
+        # Any gateway may end what waits. A claim that finds the attempts spent must not end what runs elsewhere.
+        if transaction.homes[key] != transaction.node and (runs or before.state is State.RUNNING):
             return Unknown(), False
         # What has begun had its turn.
-        is_first = tracked.record.attempt or not transaction.is_behind(tracked.record.ordering_key, tracked.n)
-        if not is_first:
+        is_first = before.attempt or not transaction.is_behind(before.ordering_key, tracked.n)
+        if runs and not is_first:
             return Busy(now_ms + BEHIND_MS), False
     if step.charge:
         step = state.book.charged(step)

@@ -77,7 +77,7 @@ class _LockHeld(Unavailable):
     """Another session has the lock: a second gateway, or a dead one that the server has not noticed yet."""
 
 
-class _Pooled(Unavailable):
+class Pooled(Unavailable):
     """What looks like a session of the server is lent by a pooler, a transaction at a time."""
 
 
@@ -151,7 +151,7 @@ class _Server:
         connection = connect(self._url, self._schema)
         try:
             with contextlib.closing(connect(self._url, self._schema)) as other:
-                _check_session(connection, other)
+                check_session(connection, other)
             found = connection.execute(_TAKE_ALONE if self._prepare is None else _SHARE, [lock_key(self._schema)])
             if found.fetchone() != (True,):
                 raise _LockHeld(f"another gateway holds the lock of schema {self._schema}")
@@ -174,7 +174,7 @@ class _Server:
                 return connect_once()
             except (psycopg.Error, Unavailable) as exc:
                 may_pass = isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError | Unavailable)
-                if not may_pass or isinstance(exc, _Pooled) or time.monotonic() + pause_s > deadline:
+                if not may_pass or isinstance(exc, Pooled) or time.monotonic() + pause_s > deadline:
                     raise Unavailable(str(exc)) from exc
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -204,7 +204,7 @@ class PostgresStore(SqlStore):
         try:
             await super().open()
         except Unavailable as exc:
-            if isinstance(exc.__cause__, _Pooled):
+            if isinstance(exc.__cause__, Pooled):
                 raise StoreError(
                     "The database is reached through a pooler that lends one session to many, so the lock of a gateway "
                     "would exclude nobody. Name the server itself in --database, or pool by session (PgBouncer: "
@@ -246,15 +246,15 @@ def connect(url: str, schema: str) -> Connection:
     return connection
 
 
-def _check_session(connection: Connection, other: Connection) -> None:
+def check_session(connection: Connection, other: Connection) -> None:
     """Check that the connection has a session of the server to itself, for the lock belongs to the session.
 
     A pooler by transaction lends an idle session to whoever asks next: the one that was used last, so that another
-    connection gets it, or one after the other, so that this connection gets several. Raises: _Pooled.
+    connection gets it, or one after the other, so that this connection gets several. Raises: Pooled.
     """
     mine, others = ({_session(one) for _ in range(_POOLER_TRIES)} for one in (connection, other))
     if len(mine) > 1 or len(others) > 1 or mine & others:
-        raise _Pooled("a pooler lends the sessions of the database")
+        raise Pooled("a pooler lends the sessions of the database")
 
 
 def _session(connection: Connection) -> int:

@@ -357,17 +357,16 @@ COMPLETE_UPLOAD: Final = f"""
 UPDATE uploads SET completed_at_ms = :completed_at_ms, content = :content
 WHERE {_FILE} AND upload = :upload"""  # noqa: S608 - the text above
 
-FORGET_UPLOADS: Final = tuple(
-    statement.format(
-        old="""upload IN (
-    SELECT upload FROM uploads WHERE (completed_at_ms IS NULL AND (begun_at_ms < :begun_before_ms OR upload = :upload))
-      OR (completed_at_ms < :completed_before_ms AND NOT EXISTS (
-        SELECT 1 FROM requests r
-        WHERE r.user_id = uploads.user_id AND r.attachments LIKE '%' || uploads.sha256 || '%')))"""
-    )
-    for statement in ("DELETE FROM pieces WHERE {old}", "DELETE FROM uploads WHERE {old}")
-)
+FORGET_UPLOADS: Final = """
+DELETE FROM uploads
+WHERE (completed_at_ms IS NULL AND (begun_at_ms < :begun_before_ms OR upload = :upload))
+  OR (completed_at_ms < :completed_before_ms AND NOT EXISTS (
+    SELECT 1 FROM requests r
+    WHERE r.user_id = uploads.user_id AND r.attachments LIKE '%' || uploads.sha256 || '%'))"""
 """Unfinished uploads that began before then, the one named, and files that nothing can name any more."""
+
+# After it: the uploads decide alone, so a gateway that completes or fills one meanwhile leaves no half of a file.
+FORGET_PIECES: Final = "DELETE FROM pieces WHERE upload NOT IN (SELECT upload FROM uploads)"
 
 # --- migrations ---------------------------------------------------------------------------------------------
 

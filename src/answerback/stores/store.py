@@ -319,11 +319,17 @@ class SqlStore:
     async def update_conversation(
         self, user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
     ) -> StoredConversation | None:
-        return await self._group.call(
+        return await self._write_of(
+            user_id,
             lambda database: writes.update_conversation(
                 database, user_id, conversation_id, title=title, deleted=deleted, now_ms=now_ms
-            )
+            ),
         )
+
+    async def _write_of(self, user_id: str, function: Callable[[Database], T]) -> T:
+        """Do a rare write about one user, and nothing else about that user meanwhile."""
+        del user_id  # this process alone writes
+        return await self._group.call(function)
 
     async def delete_expired(self, *, now_ms: int, keep_days: int) -> int:
         page: dict[str, sql.Value] = {"now_ms": now_ms, "keep_days": keep_days, "limit": writes.STEP}
@@ -455,17 +461,17 @@ class SqlStore:
         return await self._read(partial(writes.upload, key=key))
 
     async def begin(self, key: FileKey, name: str, *, now_ms: int) -> Upload | None:
-        return await self._group.call(partial(writes.begin_upload, key=key, name=name, now_ms=now_ms))
+        return await self._write_of(key.user_id, partial(writes.begin_upload, key=key, name=name, now_ms=now_ms))
 
     async def put(self, key: FileKey, name: str, number: int, data: bytes) -> None:
         piece: dict[str, Any] = {"user_id": key.user_id, "upload": name, "piece": number, "data": data}
-        await self._group.call(lambda database: database.execute(sql.PUT_PIECE, piece))
+        await self._write_of(key.user_id, lambda database: database.execute(sql.PUT_PIECE, piece))
 
     async def complete(self, key: FileKey, name: str, *, content: str, now_ms: int) -> None:
         row = {**writes.file_named(key), "upload": name, "content": content, "completed_at_ms": now_ms}
         await self._group.call(lambda database: database.execute(sql.COMPLETE_UPLOAD, row))
 
-    async def discard(self, name: str) -> None:
+    async def discard(self, key: FileKey, name: str) -> None:
         await self._group.call(partial(writes.forget_uploads, name=name))
 
     async def examine(self, key: FileKey) -> str | None:

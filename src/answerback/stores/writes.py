@@ -304,7 +304,9 @@ def forget_uploads(database: Database, *, name: str = "", now_ms: int = 0) -> in
         "begun_before_ms": now_ms - UNFINISHED_MS,
         "completed_before_ms": completed_before_ms,
     }
-    return [database.execute(statement, old).rowcount for statement in sql.FORGET_UPLOADS][-1]
+    count = database.execute(sql.FORGET_UPLOADS, old).rowcount
+    database.execute(sql.FORGET_PIECES)
+    return count
 
 
 def file_named(key: FileKey) -> dict[str, sql.Value]:

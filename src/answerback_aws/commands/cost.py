@@ -28,6 +28,8 @@ def cost(
     cached: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the questions' tokens that is read from Bedrock's cache.")
     ] = 0.0,
+    files: Annotated[float, typer.Option(min=0.0, help="New files that a question comes with, on average.")] = 0.0,
+    file_kb: Annotated[int, typer.Option(min=1, max=4096, help="Size of a file.")] = 500,
     model: Annotated[str, typer.Option(help="A Bedrock model id; `none` leaves the tokens out.")] = DEFAULT_MODEL,
     region: Annotated[str, typer.Option(help="us-east-1 or ap-northeast-2.")] = "us-east-1",
     as_json: Json = False,
@@ -58,6 +60,8 @@ def cost(
         tokens_per_second=speed,
         cached=cached,
         budgets=budgets,
+        files=files,
+        file_kb=file_kb,
     )
     try:
         found = estimate(workload, region=region, model=None if model == "none" else model)

@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Final
 
 from answerback.cli.output import CliError, ExitCode, extra_needed, note
@@ -26,6 +27,7 @@ with extra_needed("AWS", "aws"):
     from answerback_aws.runtime.dynamodb.requests import DynamoRequests
     from answerback_aws.runtime.dynamodb.tables import TABLES, Tables
     from answerback_aws.runtime.dynamodb.turns import DynamoTurns
+    from answerback_aws.runtime.s3_files import S3Files
 
 RETRY_FOR_S: Final = 120.0
 """A paused Aurora takes 15 s to wake up, after a day and more at least 30."""
@@ -83,12 +85,15 @@ async def open_stack_users(
         )
         write_behind = WriteBehind(pending_turns=DynamoTurns(database), api=api, observer=screen, clock=epoch_ms)
         requests = DynamoRequests(database, clock=epoch_ms)
+        bucket, s3 = outputs.get("FilesBucket"), partial(account.client, "s3")
+        files = S3Files(database, s3=s3, calls=calls, bucket=bucket, clock=epoch_ms) if bucket else None
         try:
             yield AwsUsers(
                 database=database,
                 requests=requests,
                 write_behind=write_behind,
                 api=api,
+                files=files,
                 close_connection=_closer(account, _management_endpoint(outputs, endpoint), calls),
             )
         finally:

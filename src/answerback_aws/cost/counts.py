@@ -28,6 +28,8 @@ class UnitCounts:
     renewal: Section
     write_behind: Section
     minute: Section
+    piece: Section
+    file: Section
     cold: Section
 
 

@@ -32,7 +32,14 @@ POLLS_A_MINUTE: Final = 2 * 5 * 3
 METERED_BYTES: Final = 32 * 1024
 """API Gateway bills a message for each 32 KB begun."""
 
+PIECE_KB: Final = 64
+"""Files are sent in pieces of this size."""
+
+FILE_DAYS: Final = 98
+"""How long a file is kept after it was used last, by the bucket's lifecycle."""
+
 MINUTES_A_MONTH: Final = 730.0 * 60.0
+DAYS_A_MONTH: Final = MINUTES_A_MONTH / 60 / 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +48,7 @@ class Workload:
 
     Tokens are of one question (with its context) and one answer. `first_token_s`: the model's wait before it speaks.
     `cached`: the share of a question's tokens that Bedrock reads from its cache of prompts. `budgets`: how many an
-    answer is counted in.
+    answer is counted in. `files`: how many new files a question comes with, of `file_kb` each.
     """
 
     apps: int = 1000
@@ -55,6 +62,8 @@ class Workload:
     first_token_s: float = 0.6
     cached: float = 0.0
     budgets: int = 0
+    files: float = 0.0
+    file_kb: int = 500
 
     @property
     def answers(self) -> float:
@@ -108,6 +117,9 @@ class Usage:
     log_gb: float
     stored_gb: float
     data_out_gb: float
+    s3_puts: float
+    s3_gets: float
+    file_gb: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,8 +208,14 @@ def use(workload: Workload, design: Design, counts: UnitCounts) -> Usage:
     open_s = workload.apps * workload.days * (workload.hours + design.idle_hours_a_day) * 3600
     pings = max(0.0, open_s - answers * workload.model_s) / SECONDS_A_PING
 
+    files = answers * workload.files
+    pieces = files * math.ceil(workload.file_kb / PIECE_KB)
+
+    def of_files(kind: str) -> float:
+        return files * counts.file[kind] + pieces * counts.piece[kind]
+
     def each(kind: str) -> float:
-        return opened * counts.connection[kind] + pings * counts.ping[kind]
+        return opened * counts.connection[kind] + pings * counts.ping[kind] + of_files(kind)
 
     invocations = answers * one.invocations + each("invocations") + minutes * minute["invocations"]
     busy_ms = answers * one.busy_ms + each("busy_ms") + minutes * minute["busy_ms"]
@@ -231,6 +249,9 @@ def use(workload: Workload, design: Design, counts: UnitCounts) -> Usage:
         log_gb=log_bytes / 1e9,
         stored_gb=answers * one.stored_bytes / 1e9,
         data_out_gb=answers * one.frame_bytes / 1e9,
+        s3_puts=of_files("s3_puts"),
+        s3_gets=of_files("s3_gets"),
+        file_gb=files * workload.file_kb * 1024 / 1e9 * FILE_DAYS / DAYS_A_MONTH,
     )
 
 

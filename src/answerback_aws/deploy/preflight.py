@@ -21,6 +21,9 @@ from answerback_aws.deploy.status import Fact, gathered
 MOST_WORKERS: Final = 100
 """What the template takes where the account allows it."""
 
+_FILES_MB: Final = 512
+"""The bytes are there as they are, in the model's request, and on their way."""
+
 _ENGINE: Final = {"Engine": "aurora-postgresql", "DBInstanceClass": "db.serverless"}
 _IS_VERSION: Final = re.compile(r"\d+\.\d+")
 _OLDEST_ENGINE: Final = (16, 3)
@@ -106,6 +109,8 @@ class Preflight:
             parts.append(("database network", self._network))
             if self._account.is_real:  # an emulator knows neither Bedrock's models nor Aurora's versions
                 parts.append(("database engine", self._engine))
+        if self._values.get("Attachments") == "enabled":
+            parts.append(("files", self._files))
         if self._values.get("AccessLogs", "none") != "none":
             parts.append(("api log role", self._log_role))
         if self._values.get("CertificateArn"):
@@ -258,6 +263,13 @@ class Preflight:
                 else "choose another version or region: nothing else connects to the database",
             )
         ]
+
+    def _files(self) -> Sequence[Fact]:
+        if int(self._values["WorkerMemoryMegabytes"]) >= _FILES_MB:
+            return [Fact(name="files", value="in a bucket of the stack")]
+        value = f"a worker of {self._values['WorkerMemoryMegabytes']} MB has no room for 16 MB of files with a question"
+        advice = f"say --parameter WorkerMemoryMegabytes={_FILES_MB}, or --parameter Attachments=disabled"
+        return [Fact(name="files", value=value, is_good=None, advice=advice)]
 
     def _log_role(self) -> Sequence[Fact]:
         role = self._account.client("apigateway").get_account().get("cloudwatchRoleArn")

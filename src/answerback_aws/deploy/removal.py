@@ -50,6 +50,7 @@ class Removal:
             else:
                 self._unlock()
             cluster = self._physical_id("AWS::RDS::DBCluster")
+            self._delete_files(self._physical_id("AWS::S3::Bucket"))
             if delete_history:
                 self._stop_backups(state)
             self._delete(state)
@@ -126,6 +127,22 @@ class Removal:
                     self._account.client("dynamodb").update_continuous_backups(
                         TableName=table, PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": False}
                     )
+
+    def _delete_files(self, bucket: str | None) -> None:
+        """Empty the bucket of files: S3 deletes no other. The history has the names of files, not their bytes."""
+        if bucket is None:
+            return
+        self._progress.step("Deleting the files of questions")
+        s3 = self._account.client("s3")
+        with explained(f"empty the bucket {bucket}"):
+            try:
+                for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+                    if "Contents" in page:
+                        objects = [{"Key": one["Key"]} for one in page["Contents"]]
+                        s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+            except ClientError as exc:
+                if error_code(exc) != "NoSuchBucket":
+                    raise
 
     def _delete(self, state: StackState) -> None:
         self._progress.step(f"Deleting the stack {self._stack.name}")

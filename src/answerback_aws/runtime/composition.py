@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from answerback.service.delivery_sender import DeliverySender
     from answerback.service.front import Front
     from answerback.service.janitor import Janitor
+    from answerback.service.uploads import Uploads
     from answerback.service.worker import Worker
     from answerback.traces import Traces
     from answerback_aws.runtime.api_gateway import ApiGatewaySender
@@ -112,6 +113,10 @@ class Composition:
         return self.client("sqs")
 
     @cached_property
+    def s3(self) -> Any:
+        return self.client("s3")
+
+    @cached_property
     def sender(self) -> "ApiGatewaySender":
         from answerback_aws.runtime.api_gateway import ApiGatewaySender  # noqa: PLC0415
 
@@ -191,6 +196,19 @@ class Composition:
         from answerback_aws.runtime.dynamodb.turns import DynamoTurns  # noqa: PLC0415
 
         return DynamoTurns(self.database("requests", "conversations"))
+
+    @cached_property
+    def uploads(self) -> "Uploads | None":
+        """The files that come with questions, where the stack takes any."""
+        bucket = self.settings.files_bucket
+        if bucket is None:
+            return None
+        from answerback.service.uploads import Uploads  # noqa: PLC0415
+        from answerback_aws.runtime.s3_files import S3Files  # noqa: PLC0415
+
+        database = self.database("conversations", "rate_limits")
+        files = S3Files(database, s3=lambda: self.s3, calls=self.calls, bucket=bucket, clock=epoch_ms)
+        return Uploads(files=files, clock=epoch_ms)
 
     # --- Aurora
 
@@ -318,6 +336,7 @@ class Composition:
                 delivery_sender=self.delivery_sender,
                 observer=self.observer,
                 clock=epoch_ms,
+                uploads=self.uploads,
             ),
             connections=self.connections,
             history_pages=HistoryPages(history=HistoryInBothForms(self.history), clock=epoch_ms),
@@ -327,6 +346,7 @@ class Composition:
             is_blocked=self.limits.is_blocked,
             store_id=self.store_id.read,
             budgets_of_user=self.limits.budgets_of_user,
+            uploads=self.uploads,
         )
 
     @cached_property
@@ -369,6 +389,7 @@ class Composition:
             clock=epoch_ms,
             monotonic=time.monotonic,
             new_owner=owner_tokens(),
+            uploads=self.uploads,
             ask=ask if self.traces is None else self.traces.ask,
         )
 

@@ -118,6 +118,9 @@ class Settings:
     trace_ratio = _Variable[float | None]("TRACE_RATIO", float, None)
     """The share of answers that have a trace, where their app does not say; None: there are no traces."""
 
+    files_bucket = _Variable[str | None]("FILES_BUCKET", str, None)
+    """Where files are that come with questions; None: there are none."""
+
     cluster_arn = _Variable("CLUSTER_ARN", str)
     secret_arn = _Variable("SECRET_ARN", str)
     """The secret with the cluster's user and password."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -13,9 +13,11 @@ import msgspec
 from answerback import __version__
 from answerback.client import (
     AnswerbackError,
+    Attachment,
     Client,
     Connected,
     ConnectionState,
+    File,
     Stopped,
     StoreChanged,
     Timing,
@@ -23,7 +25,7 @@ from answerback.client import (
     clean,
 )
 from answerback.tasks import Tasks
-from answerback_desktop.engine.answers import Answers
+from answerback_desktop.engine.answers import Answers, own_files
 from answerback_desktop.engine.events import (
     AccountOpened,
     BudgetRead,
@@ -49,6 +51,7 @@ from answerback_desktop.engine.sync import Sync
 from answerback_desktop.records import Account, Traits, Turn
 from answerback_desktop.settings import Settings
 from answerback_desktop.store.accounts import AccountFiles, keep_copy
+from answerback_desktop.store.copies import FileCopies
 from answerback_desktop.store.history import HistoryStore, TurnMerge
 from answerback_desktop.store.schema import Database, StoreError
 from answerback_desktop.store.store import PAGE, AccountStore, Page
@@ -121,8 +124,10 @@ class AccountEngine:
         self._has_budget = False
         self._logged = ""
         self._least_told = ""
+        self._copies = FileCopies(database.path)
         self._answers = Answers(
             self._store,
+            self._copies,
             emit=emit,
             clock=clock,
             is_seen=self.is_seen,
@@ -150,13 +155,22 @@ class AccountEngine:
         )
         if self._database.moved_aside is not None:
             self._notice(NoticeCode.STORE_MOVED_ASIDE, path=str(self._database.moved_aside))
+        self._sweep_copies()
         self._connect()
 
     async def close(self) -> None:
         """Write everything down. Running answers go on at the server."""
         await self._disconnect()
         self._flush()
+        self._sweep_copies()
         self._database.close()
+
+    def _sweep_copies(self) -> None:
+        """Files of conversations that were deleted go with them; nothing is lost if that fails once."""
+        try:
+            self._copies.sweep(self._store.attached())
+        except StoreError:
+            log.warning("copies of files that no question names could not be deleted", exc_info=True)
 
     def reconnect(self) -> None:
         """Retry at once; a client that was stopped is replaced."""
@@ -305,16 +319,26 @@ class AccountEngine:
 
     # --- questions ------------------------------------------------------------------------------------------
 
-    def ask(self, conversation_id: str, request_id: str, text: str, *, replaces: str | None) -> None:
+    def ask(
+        self,
+        conversation_id: str,
+        request_id: str,
+        text: str,
+        *,
+        replaces: str | None,
+        files: Sequence[File | Attachment],
+    ) -> None:
         if self.account.is_kept:
-            self._emit(DraftReturned(conversation_id=conversation_id, text=text))
+            self._emit(DraftReturned(conversation_id=conversation_id, text=text, files=own_files(files)))
             return
         settings, traits = self._settings(), self._traits.get(conversation_id, Traits())
         if traits.model is not None:
             settings = msgspec.structs.replace(settings, model=traits.model)
         if traits.system is not None:
             settings = msgspec.structs.replace(settings, system=traits.system)
-        self._answers.ask(self._client, conversation_id, request_id, text, replaces=replaces, settings=settings)
+        self._answers.ask(
+            self._client, conversation_id, request_id, text, replaces=replaces, files=files, settings=settings
+        )
 
     def stop(self, request_id: str) -> None:
         self._answers.stop(self._client, request_id)

@@ -9,9 +9,11 @@ from answerback.client import (
     Answer,
     AnswerbackError,
     AnswerStream,
+    Attachment,
     Client,
     Closed,
     Done,
+    File,
     MessageTooLarge,
     PartStarted,
     PartText,
@@ -43,6 +45,7 @@ from answerback_desktop.engine.outbox import StoredOutbox
 from answerback_desktop.engine.parts import WANTED, Writer
 from answerback_desktop.records import Conversation, Turn, TurnStatus
 from answerback_desktop.settings import Settings
+from answerback_desktop.store.copies import FileCopies, FileGone
 from answerback_desktop.store.store import AccountStore
 
 log = logging.getLogger("answerback.desktop")
@@ -63,6 +66,7 @@ class Answers:
     def __init__(
         self,
         store: AccountStore,
+        copies: FileCopies,
         *,
         emit: Callable[[Event], None],
         clock: Callable[[], int],
@@ -72,6 +76,7 @@ class Answers:
         on_text: Callable[[], None],
     ) -> None:
         self._store = store
+        self._copies = copies
         self._emit = emit
         self._on_asked = on_asked
         self._on_ended = on_ended
@@ -97,8 +102,9 @@ class Answers:
         *,
         replaces: str | None,
         settings: Settings,
+        files: Sequence[File | Attachment] = (),
     ) -> None:
-        """Ask a question; if it cannot be stored, its text goes back into the draft.
+        """Ask a question; if it cannot be stored, its text and files go back into the draft.
 
         Raises: StoreError, after that.
         """
@@ -106,27 +112,33 @@ class Answers:
         if not text.strip():
             return
         system = clean(settings.system) if settings.system and settings.system.strip() else None
-        frame = SendMessage(
-            request_id=request_id,
-            message=text,
-            stream=True,
-            conversation_id=conversation_id,
-            model=settings.model,
-            system=system,
-            max_tokens=settings.max_tokens,
-            replaces=replaces,
-            parts=WANTED,
-        )
+        returned = DraftReturned(conversation_id=conversation_id, text=text, files=own_files(files))
         try:
-            stream = None if client is None else _begin(client, frame)
+            kept = self._copies.keep(files)
+            frame = SendMessage(
+                request_id=request_id,
+                message=text,
+                stream=True,
+                conversation_id=conversation_id,
+                model=settings.model,
+                system=system,
+                max_tokens=settings.max_tokens,
+                replaces=replaces,
+                parts=WANTED,
+                attachments=tuple(file.attachment for file in kept),
+            )
+            stream = None if client is None else _begin(client, frame, kept)
             if stream is None:
-                self.outbox.save(PendingRequest(frame=frame))
+                self.outbox.save(PendingRequest(frame=frame, paths=tuple(file.path for file in kept)))
         except MessageTooLarge as exc:
-            self._emit(DraftReturned(conversation_id=conversation_id, text=text))
+            self._emit(returned)
             facts = {"size_bytes": exc.size_bytes, "limit_bytes": exc.limit_bytes or exc.size_bytes}
             self._emit(NoticeRaised(code=NoticeCode.MESSAGE_TOO_LARGE, facts=facts))
+        except FileGone as exc:
+            self._emit(returned)
+            self._emit(NoticeRaised(code=NoticeCode.FILE_GONE, facts={"name": exc.name}))
         except Exception:
-            self._emit(DraftReturned(conversation_id=conversation_id, text=text))
+            self._emit(returned)
             raise
         else:
             if stream is not None:
@@ -195,7 +207,12 @@ class Answers:
         self._on_ended(turn.conversation_id)
 
 
-def _begin(client: Client, frame: SendMessage) -> AnswerStream | None:
+def own_files(files: Sequence[File | Attachment]) -> tuple[File, ...]:
+    """Those that the person has chosen for this very question."""
+    return tuple(one for one in files if isinstance(one, File))
+
+
+def _begin(client: Client, frame: SendMessage, files: Sequence[File]) -> AnswerStream | None:
     """Ask through the client; None: it takes no questions any more. Raises: MessageTooLarge, StoreError."""
     try:
         return client.stream(
@@ -205,6 +222,7 @@ def _begin(client: Client, frame: SendMessage) -> AnswerStream | None:
             system=frame.system,
             max_tokens=frame.max_tokens,
             replaces=frame.replaces,
+            attachments=files,
             request_id=frame.request_id,
             parts=frame.parts or (),
             total_timeout=WAIT_S,
@@ -259,11 +277,19 @@ class LiveAnswer:
                 return self._become(TurnStatus.STREAMING, attempt=attempt)
             case Text() | PartStarted() | PartText():
                 return self._take_text(self._writer.length, self._writer.take(event))
-            case Thinking() | Uploading():
+            case Uploading(sent_bytes=sent, total_bytes=total):
+                percent = 100 * sent // total
+                if percent == self._turn.sent_percent or self._turn.status is not TurnStatus.OUTBOX:
+                    return None
+                self._turn = replace(self._turn, sent_percent=percent)
+                return TurnChanged(self.turn)
+            case Thinking():
                 return None
 
     def _become(self, status: TurnStatus, *, position: int | None = None, attempt: int = 0) -> TurnChanged:
-        self._turn = replace(self._turn, status=status, position=position, attempt=attempt or self._turn.attempt)
+        self._turn = replace(
+            self._turn, status=status, position=position, attempt=attempt or self._turn.attempt, sent_percent=None
+        )
         self.is_unsaved = True
         return TurnChanged(self.turn)
 

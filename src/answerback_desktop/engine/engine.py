@@ -4,10 +4,11 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
+from answerback.client import Attachment, File
 from answerback_desktop.engine.account import AccountEngine
 from answerback_desktop.engine.environment import Environment
 from answerback_desktop.engine.events import EngineStopped, Event
@@ -79,13 +80,22 @@ class Engine:
 
     # --- commands: thread-safe, at once, without a result; what comes of a command comes as events
 
-    def ask(self, conversation_id: str, request_id: str, text: str, *, replaces: str | None = None) -> None:
+    def ask(
+        self,
+        conversation_id: str,
+        request_id: str,
+        text: str,
+        *,
+        replaces: str | None = None,
+        files: Sequence[File | Attachment] = (),
+    ) -> None:
         """Ask a question, with the model, system prompt and limit of the settings. `TurnChanged` follows at once.
 
         `request_id`: a new uuid4. `replaces`: the turn whose place it takes (regenerate, edit); that turn and all
-        after it become earlier versions, and come back if the new one does not complete.
+        after it become earlier versions, and come back if the new one does not complete. `files` go with it; an
+        `Attachment` is one of an earlier question, of which the account has a copy.
         """
-        self._do(lambda controller: controller.ask(conversation_id, request_id, text, replaces=replaces))
+        self._do(lambda controller: controller.ask(conversation_id, request_id, text, replaces=replaces, files=files))
 
     def stop(self, request_id: str) -> None:
         """Stop a question; its ending follows."""

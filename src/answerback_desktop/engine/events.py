@@ -6,7 +6,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-from answerback.client import BudgetInfo, ModelInfo, Obstacle
+from answerback.client import BudgetInfo, File, ModelInfo, Obstacle
 from answerback_desktop.records import Account, Conversation, KeptHistory, SearchHit, Traits, Turn
 from answerback_desktop.settings import Settings
 
@@ -84,6 +84,8 @@ class NoticeCode(StrEnum):
 
     MESSAGE_TOO_LARGE = "message-too-large"
     """size_bytes, limit_bytes: the question was not sent and is back in the draft."""
+    FILE_GONE = "file-gone"
+    """name: the same, because a file that an earlier question went with is not on this computer."""
     CONVERSATION_GONE = "conversation-gone"
     """conversation_id: the server has no such conversation any more."""
     OTHER_STORE = "other-store"
@@ -148,6 +150,7 @@ class Limits:
     max_answer_bytes: int
     max_tokens: int
     requests_per_minute: int
+    takes_files: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,10 +262,11 @@ class TurnsRemoved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftReturned:
-    """A question could not be taken: its text belongs back in the input box."""
+    """A question could not be taken: its text and its files belong back in the input box."""
 
     conversation_id: str
     text: str
+    files: tuple[File, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from answerback.client import MAX_TITLE_LENGTH, ErrorCode, clean, is_id, is_retryable
+from answerback.client import MAX_TITLE_LENGTH, Attachment, ErrorCode, clean, is_id, is_retryable
 from answerback_desktop.records import (
     Conversation,
     Failure,
@@ -74,6 +74,7 @@ class _TurnFacts(_Part, frozen=True, kw_only=True):
     superseded_by: str | None = None
     finish_reason: str | None = None
     error_code: str | None = None
+    attachments: tuple[Attachment, ...] = ()
     usage: _Usage | None = None
     timing: _Timing | None = None
     answer_length: int | None = None
@@ -204,6 +205,7 @@ def _turn(turn: Turn) -> _Turn:
         superseded_by=turn.superseded_by,
         finish_reason=turn.finish_reason,
         error_code=None if turn.failure is None else turn.failure.code.value,
+        attachments=turn.attachments,
         usage=None if tokens is None else _Usage(input_tokens=tokens.input, output_tokens=tokens.output),
         timing=None
         if times is None
@@ -296,6 +298,7 @@ def _turn_of(turn: _Turn, conversation: Conversation, now_ms: int) -> Turn:
         replaces=turn.replaces if turn.replaces is not None and is_id(turn.replaces) else None,
         superseded_by=turn.superseded_by if turn.superseded_by is not None and is_id(turn.superseded_by) else None,
         finish_reason=turn.finish_reason,
+        attachments=turn.attachments,
         tokens=None if usage is None else Tokens(input=usage.input_tokens, output=usage.output_tokens),
         times=None
         if timing is None

@@ -72,7 +72,7 @@ class StoredOutbox:
 
 def ended(turn: Turn, outcome: Answer | AnswerbackError, *, now_ms: int) -> Turn:
     """The turn with its ending."""
-    over = replace(turn, position=None, answered_at_ms=now_ms)
+    over = replace(turn, position=None, answered_at_ms=now_ms, sent_percent=None)
     match outcome:
         case Answer():
             return _with_answer(replace(over, status=TurnStatus.COMPLETED), outcome)

@@ -2,14 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace as with_fields
 from pathlib import Path
 
 from msgspec.structs import replace
 
+from answerback.client import Attachment, File
 from answerback.tasks import Tasks
 from answerback_desktop.engine.account import AccountEngine
+from answerback_desktop.engine.answers import own_files
 from answerback_desktop.engine.environment import Environment, OutboundChoice
 from answerback_desktop.engine.events import (
     AccountClosed,
@@ -181,12 +183,20 @@ class SessionController:
         except StoreError as exc:
             account.store_failed(exc, is_act=True)
 
-    def ask(self, conversation_id: str, request_id: str, text: str, *, replaces: str | None) -> None:
+    def ask(
+        self,
+        conversation_id: str,
+        request_id: str,
+        text: str,
+        *,
+        replaces: str | None,
+        files: Sequence[File | Attachment],
+    ) -> None:
         """Ask a question; when nobody is signed in, its text goes back into the draft."""
         if self._account is None:
-            self._emit(DraftReturned(conversation_id=conversation_id, text=text))
+            self._emit(DraftReturned(conversation_id=conversation_id, text=text, files=own_files(files)))
             return
-        self.on_account(lambda account: account.ask(conversation_id, request_id, text, replaces=replaces))
+        self.on_account(lambda account: account.ask(conversation_id, request_id, text, replaces=replaces, files=files))
 
     def open_kept(self, name: str | None) -> None:
         """Show conversations that are kept beside those of the server; None: those of the server again."""

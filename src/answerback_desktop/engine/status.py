@@ -88,4 +88,5 @@ def _limits(limits: ServerLimits | None) -> Limits | None:
         max_answer_bytes=limits.max_answer_bytes,
         max_tokens=limits.max_tokens,
         requests_per_minute=limits.requests_per_minute,
+        takes_files=limits.max_attachment_bytes is not None,
     )

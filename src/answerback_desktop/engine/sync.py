@@ -310,6 +310,7 @@ def turn_of(conversation_id: str, turn: HistoryTurn, *, now_ms: int) -> Turn | N
         tokens=None if usage is None else Tokens(input=usage.input_tokens, output=usage.output_tokens),
         is_synced=True,
         superseded_by=turn.superseded_by if turn.superseded_by is not None and is_id(turn.superseded_by) else None,
+        attachments=turn.attachments,
     )
 
 

@@ -67,6 +67,9 @@ _MIGRATIONS: Final = (
     UPDATE conversations SET synced_at = NULL
     WHERE conversation_id IN (SELECT conversation_id FROM turns WHERE replaces IS NOT NULL);
     """,
+    """
+    ALTER TABLE turns ADD COLUMN attachments TEXT; -- as on the wire, if there are any
+    """,
     "ALTER TABLE turns ADD COLUMN opens_at_ms INTEGER",
 )
 """Number n brings a file from user_version n to n + 1. Never change one that was released; add another."""

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from answerback.client import MAX_TITLE_LENGTH, PendingRequest, title_of
+from answerback.client import MAX_TITLE_LENGTH, Attachment, PendingRequest, title_of
 from answerback_desktop.records import (
     Conversation,
     Failure,
@@ -256,6 +256,14 @@ class AccountStore:
             self._db.searcher.forget(where, (request_id,))
             return self._db.run(f"DELETE FROM turns WHERE {where}", request_id).rowcount > 0  # noqa: S608 - constant
 
+    def attached(self) -> frozenset[str]:
+        """The hashes of all files that turns were asked with."""
+        with self._db.reading():
+            rows = self._db.run(
+                "SELECT DISTINCT json_extract(value, '$.sha256') FROM turns, json_each(turns.attachments)"
+            )
+            return frozenset(str(sha256) for (sha256,) in rows)
+
     def import_turns(self, conversation: Conversation, turns: Sequence[Turn]) -> list[Turn]:
         """Add those that are not here, and their conversation. Returns them. Nothing that is here changes."""
         added = []
@@ -318,6 +326,7 @@ class AccountStore:
                 asked_at_ms=now_ms if last_ms is None else max(now_ms, last_ms + 1),
                 model=frame.model,
                 replaces=frame.replaces,
+                attachments=frame.attachments,
             )
             self._db.run(
                 "INSERT INTO conversations (conversation_id, title, created_at_ms, updated_at_ms) VALUES (?, ?, ?, ?) "
@@ -423,6 +432,7 @@ def row_of(turn: Turn) -> dict[str, Any]:
         "total_ms": None if times is None else times.total_ms,
         "is_synced": turn.is_synced,
         "superseded_by": turn.superseded_by,
+        "attachments": msgspec.json.encode(turn.attachments).decode() if turn.attachments else None,
     }
 
 
@@ -481,6 +491,7 @@ def turn_of(row: Sequence[Any]) -> Turn:
         else Times(queued_ms=found["queued_ms"], first_text_ms=found["first_text_ms"], total_ms=found["total_ms"]),
         is_synced=bool(found["is_synced"]),
         superseded_by=found["superseded_by"],
+        attachments=msgspec.json.decode(found["attachments"] or "[]", type=tuple[Attachment, ...]),
     )
 
 

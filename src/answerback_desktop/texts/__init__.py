@@ -314,6 +314,9 @@ class ChatTexts:
     attach_text: str
     attach_add: str
     attach_close: str
+    attach_beside: str
+    let_file_go: str
+    files_name: str
     refusals: Mapping[Refusal, str]
     # The empty and the loading state
     empty_title: str
@@ -339,6 +342,7 @@ class ChatTexts:
     show_less: str
     # A turn's line of state
     outbox: str
+    sending_files: str
     queued: str
     queued_next: str
     waiting: str
@@ -348,6 +352,7 @@ class ChatTexts:
     cut: str
     cut_hint: str
     no_answer: str
+    files_refused: str
     empty_answer: str
     empty_cut: str
     budget_opens: str

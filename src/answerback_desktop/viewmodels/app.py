@@ -118,6 +118,13 @@ class AppViewModel:
         return own or self.settings.model or next(iter(self.connection.models), "")
 
     @property
+    def file_kinds(self) -> tuple[str, ...]:
+        """The kinds of files that may go with a question now: the server takes files, and the model these."""
+        limits = self.connection.limits
+        takes_files = limits is not None and limits.takes_files and not self.is_kept
+        return self.connection.info_of(self.model).attachments if takes_files else ()
+
+    @property
     def has_default_model(self) -> bool:
         """Whether the choice may be left to the server."""
         return not self._models
@@ -266,6 +273,7 @@ class AppViewModel:
             case DraftReturned():
                 conversation = self._get(event.conversation_id, changes)
                 conversation.set_draft("\n\n".join(text for text in (event.text, conversation.draft) if text))
+                conversation.files = (*event.files, *conversation.files)
                 changes.drafts.add(event.conversation_id)
             case ConnectionChanged() | RoundTripMeasured() | BudgetRead():
                 self.connection.take(event)

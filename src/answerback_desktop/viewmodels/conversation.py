@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from answerback.client import Attachment, File
 from answerback_desktop.engine.events import TextAppended, TurnsLoaded
 from answerback_desktop.engine.export import ExportFormat
 from answerback_desktop.records import Conversation, Traits, Turn, TurnStatus
@@ -19,14 +20,15 @@ class ConversationViewModel:
     """Read its attributes; what a person does are its methods.
 
     `record` None: begun here, nothing asked yet (its title is ""). `messages` is empty until `open` was called and
-    the first page came (`is_loading` until then). `edits`: by request id, questions that were changed and not asked
-    again; `open_edits` are those whose editor is open.
+    the first page came (`is_loading` until then). `files` go with the next question. `edits`: by request id,
+    questions that were changed and not asked again; `open_edits` are those whose editor is open.
     """
 
     def __init__(self, conversation_id: str, record: Conversation | None, commands: "Engine") -> None:
         self.conversation_id = conversation_id
         self.record = record
         self.draft = ""
+        self.files: tuple[File, ...] = ()
         self.edits: dict[str, str] = {}
         self.open_edits: set[str] = set()
         self.traits = Traits()
@@ -106,15 +108,17 @@ class ConversationViewModel:
             self._commands.load_more(self.conversation_id, self._ordered[0].request_id)
 
     def ask(self, text: str) -> str | None:
-        """Ask a question; empty text asks nothing. The draft is cleared. Returns the request id."""
-        request_id = self._ask(text, None)
+        """Ask a question, with `files`; empty text asks nothing. The draft is cleared. Returns the request id."""
+        request_id = self._ask(text, None, self.files)
         if request_id is not None:
             self.set_draft("")
+            self.files = ()
         return request_id
 
     def edit_and_resend(self, request_id: str, text: str) -> str | None:
-        """Ask `text` in place of this turn and of all after it."""
-        asked = self._ask(text, request_id)
+        """Ask `text` in place of this turn and of all after it, with the files of this turn."""
+        turn = self._turns.get(request_id)
+        asked = self._ask(text, request_id, () if turn is None else turn.attachments)
         if asked is not None:
             self.set_edit(request_id, None)
         return asked
@@ -145,7 +149,7 @@ class ConversationViewModel:
     def regenerate(self, request_id: str) -> str | None:
         """Ask the same again, in place of this turn and of all after it."""
         turn = self._turns.get(request_id)
-        return None if turn is None else self._ask(turn.question, request_id)
+        return None if turn is None else self._ask(turn.question, request_id, turn.attachments)
 
     def retry(self, *request_ids: str) -> str | None:
         """Ask questions again that failed or were stopped, each once; turns after them stay. Returns the last's id."""
@@ -155,8 +159,8 @@ class ConversationViewModel:
             return None
         is_end = turns == self._ordered[-len(turns) :]
         asked, replaces = None, turns[0].request_id if is_end else None
-        for question in dict.fromkeys(turn.question for turn in turns):
-            asked, replaces = self._ask(question, replaces), None
+        for question, files in dict.fromkeys((turn.question, turn.attachments) for turn in turns):
+            asked, replaces = self._ask(question, replaces, files), None
         for turn in turns if not is_end else ():
             self._commands.forget_turn(turn.request_id)
         return asked
@@ -189,12 +193,12 @@ class ConversationViewModel:
         """`AppViewModel.exported` follows."""
         self._commands.export(self.conversation_id, form)
 
-    def _ask(self, text: str, replaces: str | None) -> str | None:
+    def _ask(self, text: str, replaces: str | None, files: Sequence[File | Attachment]) -> str | None:
         if not text.strip():
             return None
         self._chosen.clear()  # what is asked follows the newest version
         request_id = str(uuid.uuid4())
-        self._commands.ask(self.conversation_id, request_id, text, replaces=replaces)
+        self._commands.ask(self.conversation_id, request_id, text, replaces=replaces, files=files)
         return request_id
 
     # --- by the app -----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from answerback.client import Attachment
 from answerback_desktop.records import Failure, Times, Tokens, Turn, TurnStatus
 from answerback_desktop.viewmodels.countdown import Countdown
 
@@ -55,6 +56,16 @@ class TurnViewModel:
     @property
     def failure(self) -> Failure | None:
         return self._turn.failure
+
+    @property
+    def attachments(self) -> tuple[Attachment, ...]:
+        """The files that were asked with."""
+        return self._turn.attachments
+
+    @property
+    def sent_percent(self) -> int | None:
+        """How much of them is at the server, while they are brought there."""
+        return self._turn.sent_percent
 
     @property
     def is_cut(self) -> bool:

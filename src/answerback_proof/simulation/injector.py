@@ -26,7 +26,8 @@ class Faults:
     there is one. Both mask holes of the others, so quiet profiles go without. `per_minute`: the rate limit. `budget`:
     tokens a day of a user; a team of all users has half as much again. `token_s`: seconds that a token lasts.
     `client_timeout_s`: seconds after which a client gives up. `gives_up`: its own time-outs hold, 30 s without a sign
-    of life; else it waits for ever. `parts`: the model says more than text, and clients want some of it.
+    of life; else it waits for ever. `parts`: the model says more than text, and clients want some of it. `files`: the
+    share of questions that have files.
 
     Faults. A bare name is the probability of one event; `*_every_s` are mean seconds between things that happen by
     themselves. `worker_crash` and `front_crash` are per await. 0 is off everywhere.
@@ -43,6 +44,7 @@ class Faults:
     client_timeout_s: float = 0.0
     gives_up: bool = False
     parts: bool = False
+    files: float = 0.0
     skew_ms: int = _counted(FaultKind.CLOCK_SKEW, 0)
 
     lose: float = _counted(FaultKind.LOST_POST)
@@ -78,6 +80,8 @@ class Faults:
     cancel_and_resume: float = _counted(FaultKind.CANCEL_AND_RESUME)
     snoop: float = _counted(FaultKind.SNOOPING)
     hello_storm: float = _counted(FaultKind.HELLO_FLOOD)
+    wrong_pieces: float = _counted(FaultKind.WRONG_PIECE)
+    cut_uploads: float = _counted(FaultKind.CUT_UPLOAD)
 
     def without(self, names: frozenset[str]) -> "Faults":
         """The same with these faults off. Raises: ValueError: no such fault."""
@@ -101,7 +105,7 @@ class Faults:
 _SET_UP: Final = frozenset(
     {
         *("split", "gateways", "probes", "janitor", "latency_s", "per_minute", "budget", "token_s"),
-        *("client_timeout_s", "gives_up", "parts"),
+        *("client_timeout_s", "gives_up", "parts", "files"),
     }
 )
 FAULT_NAMES: Final = tuple(one.name for one in fields(Faults) if one.name not in _SET_UP)
@@ -282,6 +286,19 @@ PROFILES: Final[Mapping[str, Faults]] = MappingProxyType(
             process_crash_every_s=20.0,
             gateway_stop_every_s=30.0,
             cancel=0.25,
+        ),
+        "uploads": Faults(
+            files=0.7,
+            wrong_pieces=0.5,
+            cut_uploads=0.1,
+            outage_before=0.02,
+            outage_after=0.02,
+            cut_every_s=15.0,
+            rollover=0.3,
+            app_crash_every_s=40.0,
+            takeover_every_s=60.0,
+            process_crash_every_s=15.0,
+            cancel=0.05,
         ),
         "thinking": replace(_THINKING, process_crash_every_s=60.0),
         "aws-thinking": replace(

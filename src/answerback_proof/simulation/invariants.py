@@ -26,6 +26,7 @@ from answerback.protocol.frames import (
     MessageResponse,
     SendMessage,
     ServerFrame,
+    UploadState,
 )
 from answerback.service.worker import LET_GO_MS
 from answerback_proof.history import Promise, Violation, ViolationKind
@@ -108,7 +109,7 @@ class Invariants:
         request_id = getattr(frame, "request_id", None)
         if request_id is None or connection_id not in self.windows:
             return
-        if isinstance(frame, Error):
+        if isinstance(frame, Error | UploadState):
             return
         record = self._store().records.get(self._key(connection_id, request_id))
         if record is None:

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable
 from contextvars import Context
 from functools import partial
+from math import inf, nextafter
 from typing import Any, Final, Protocol
 
 from websockets.frames import Frame, Opcode
@@ -136,7 +137,8 @@ class Link(asyncio.Transport):
         self._up(self._arrive, bytes(data))
 
     def _up(self, act: Callable[..., object], *args: object) -> None:
-        self._up_at = max(self._network.due_at("up"), self._up_at, self.frozen_until)
+        # Timers of one instant run in any order, and the bytes of a connection come in theirs.
+        self._up_at = max(self._network.due_at("up"), nextafter(self._up_at, inf), self.frozen_until)
         self._network.call_at(self._up_at, act, *args)
 
     def close(self) -> None:
@@ -182,7 +184,7 @@ class Link(asyncio.Transport):
             self._closed(self)
 
     def _down(self, act: Callable[..., object], *args: object) -> None:
-        self._down_at = max(self._network.due_at("down"), self._down_at)
+        self._down_at = max(self._network.due_at("down"), nextafter(self._down_at, inf))
         self._network.call_at(self._down_at, act, *args)
 
     # --- what comes through

@@ -34,6 +34,7 @@ from answerback.service.history_pages import HistoryPages
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.observer import Observer
 from answerback.service.questions import Questions
+from answerback.service.uploads import Uploads
 from answerback.service.worker import Local, Worker, WorkerSettings
 from answerback.stores.store import SqlStore
 from answerback_proof.fault_kinds import FaultKind
@@ -240,6 +241,7 @@ class Parts:
         redelivered: Callable[[RequestKey], None],
         owners: Callable[[], str],
         queue: Queue,
+        new_upload: Callable[[], str],
         local: Local | None = None,
     ) -> None:
         self.store = store
@@ -251,6 +253,8 @@ class Parts:
         # A gateway's process is all the lease there is: it holds the store's lock.
         self._policy = POLICY if faults.split else replace(POLICY, lease_ms=0)
         self.queue = queue
+        uploads = Uploads(files=store, clock=clocks.front, new_name=new_upload) if faults.files else None
+        self._uploads = uploads
         self.worker = self._new_worker(local)
         delivery_sender = self._new_delivery_sender()
         settings = FrontSettings(
@@ -269,6 +273,7 @@ class Parts:
                 observer=Observer(),
                 clock=clocks.front,
                 worker=None if faults.split else self.worker,
+                uploads=uploads,
             ),
             connections=connections,
             history_pages=HistoryPages(history=store, clock=clocks.front),
@@ -277,6 +282,7 @@ class Parts:
             clock=clocks.front,
             is_blocked=store.is_blocked,
             budgets_of_user=store.budgets_of_user,
+            uploads=uploads,
         )
         self.janitor = Janitor(
             settings=JanitorSettings(policy=self._policy, queue_survives=faults.split),
@@ -287,6 +293,7 @@ class Parts:
             queue=queue,
             delivery_sender=delivery_sender,
             clock=clocks.front,
+            files=store if faults.files else None,
         )
 
     async def run(self, key: RequestKey) -> Done | Retry:
@@ -307,6 +314,7 @@ class Parts:
             clock=self._clocks.worker,
             monotonic=asyncio.get_running_loop().time,
             new_owner=self._owners,
+            uploads=self._uploads,
             local=local,
         )
 

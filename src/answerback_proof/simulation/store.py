@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from msgspec.structs import replace
 
 from answerback.core.budget import Budget, Counter, Period, Unit, team_holder
 from answerback.core.parts import Content
 from answerback.core.request import Change, Question, Record, RequestKey, Step
+from answerback.core.uploads import FileKey, Upload
 from answerback.ports import (
     Accepted,
     Admission,
@@ -138,12 +139,25 @@ class WatchedStore(MemoryStore):
         return now(self.counters())
 
 
+class FilesWatch(Protocol):
+    """Sees what a store is given of files."""
+
+    def put(self, key: FileKey, name: str, number: int, data: bytes) -> None:
+        """Each piece."""
+
+    def completed(self, key: FileKey, data: bytes | None) -> None:
+        """Each file that is noted as whole, with what there is of it."""
+
+
 class FaultyStore(WatchedStore):
     """A store that takes time and is sometimes unavailable, before or after the write took effect."""
 
-    def __init__(self, channel: FaultyChannel, *, watch: Callable[[Record | None, Record], None]) -> None:
+    def __init__(
+        self, channel: FaultyChannel, *, watch: Callable[[Record | None, Record], None], files: FilesWatch
+    ) -> None:
         super().__init__(watch)
         self._channel = channel
+        self._files = files
 
     async def accept(self, record: Record, question: Question, quota: Quota, *, now_ms: int) -> Admission:
         async def accept() -> Admission:
@@ -197,6 +211,34 @@ class FaultyStore(WatchedStore):
             MemoryStore.recent_turns, self, user_id, conversation_id, limit=limit, before_request=before_request
         )
         return await self._channel.call(read)
+
+    async def upload(self, key: FileKey) -> Upload | None:
+        return await self._channel.call(partial(MemoryStore.upload, self, key))
+
+    async def begin(self, key: FileKey, name: str, *, now_ms: int) -> Upload | None:
+        return await self._channel.call(partial(MemoryStore.begin, self, key, name, now_ms=now_ms))
+
+    async def put(self, key: FileKey, name: str, number: int, data: bytes) -> None:
+        self._files.put(key, name, number, data)
+        await self._channel.call(partial(MemoryStore.put, self, key, name, number, data))
+
+    async def complete(self, key: FileKey, name: str, *, content: str, now_ms: int) -> None:
+        async def complete() -> None:
+            await MemoryStore.complete(self, key, name, content=content, now_ms=now_ms)
+            known = await MemoryStore.upload(self, key)
+            if known is not None and known.completed_at_ms is not None:
+                self._files.completed(key, await MemoryStore.read_file(self, key))
+
+        await self._channel.call(complete)
+
+    async def discard(self, key: FileKey, name: str) -> None:
+        await self._channel.call(partial(MemoryStore.discard, self, key, name))
+
+    async def examine(self, key: FileKey) -> str | None:
+        return await self._channel.call(partial(MemoryStore.examine, self, key))
+
+    async def read_file(self, key: FileKey) -> bytes | None:
+        return await self._channel.call(partial(MemoryStore.read_file, self, key))
 
 
 class FaultyConnections(MemoryConnections):

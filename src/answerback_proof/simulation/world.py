@@ -3,13 +3,24 @@
 import asyncio
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any, Final
 
 from answerback.core.parts import NOTHING
 from answerback.core.request import Record
 from answerback.protocol.codec import decode_client, encode
-from answerback.protocol.frames import CancelMessage, ClientFrame, Hello, RenewToken, ResumePoint, ServerFrame
+from answerback.protocol.frames import (
+    CancelMessage,
+    ClientFrame,
+    Hello,
+    PutPiece,
+    RenewToken,
+    ResumePoint,
+    ServerFrame,
+    UploadState,
+)
+from answerback.stores.sqlite import MemoryStore
 from answerback.testing.loop import Stuck
 from answerback_proof.checker import Visible, check
 from answerback_proof.fault_kinds import FaultKind
@@ -23,13 +34,17 @@ from answerback_proof.simulation.invariants import Evidence, Invariants, broken,
 from answerback_proof.simulation.network import FOR_EVER_S, Link, Network, SimulatedLoop
 from answerback_proof.simulation.process import current, install
 from answerback_proof.simulation.server import EPOCH_MS, WANTED, Clocks, GeneratedAnswer, Parts, Server, WordyModel
-from answerback_proof.simulation.store import FaultyChannel, FaultyStore, WatchedStore
+from answerback_proof.simulation.store import FaultyChannel, FaultyStore, WatchedStore, now
+from answerback_proof.simulation.uploads import SimulatedUploads
 from answerback_proof.workload import Mix
 
 REST_S: Final = 2_000.0
 SETTLE_S: Final = 60.0
 MAX_POSTS: Final = 20_000
 """The step budget: a run with more posts than this does not end, and fails."""
+
+UUID_LENGTH: Final = 36
+"""A run is repeated to the line of its trace, so what clients draw at random is left out."""
 
 CANCEL_WITHIN_S: Final = 4.0
 FROZEN_S: Final = (35.0, 70.0)
@@ -78,6 +93,8 @@ class World:
         self._model = WordyModel(injector, faults, watch=self._model_started)
         self._network = Network(injector, faults, self)
         self._owners = count(1)
+        self._uploads = SimulatedUploads(injector, faults, self._violate)
+        self._upload_names = count(1)
         self._store: WatchedStore
         self._server: Server
         parts: dict[str, Any] = {"faults": faults, "injector": injector, "network": self._network}
@@ -89,7 +106,8 @@ class World:
             self._store = postgres = SimulatedPostgres(self._record_changed, clock=clocks.front)
             self._server = SimulatedFleet(postgres=postgres, trace=self.trace, **parts)
         else:
-            self._store = FaultyStore(FaultyChannel(injector, faults, "store"), watch=self._record_changed)
+            channel = FaultyChannel(injector, faults, "store")
+            self._store = FaultyStore(channel, watch=self._record_changed, files=self._uploads)
             self._server = (SimulatedFunctions if faults.split else SimulatedGateway)(clocks=clocks, **parts)
         self._apps = [
             SimulatedApp(
@@ -122,6 +140,7 @@ class World:
             model=self._model,
             redelivered=self._invariants.redelivered,
             owners=lambda: f"owner-{next(self._owners)}",
+            new_upload=lambda: f"upload-{next(self._upload_names)}",
             **usual | more,
         )
 
@@ -159,6 +178,7 @@ class World:
         await self._server.stop()
         for window in windows:
             window.process.dispose()
+        self._uploads.close()
         return self._report()
 
     async def _wait(self, seconds: float) -> None:
@@ -233,6 +253,8 @@ class World:
         self.trace(f"{connection_id} <- {_describe(frame)}")
         self.history.add_to_app(frame, **self._names(connection_id))
         self._invariants.frame_sent(connection_id, frame)
+        if isinstance(frame, UploadState):
+            self._uploads.told(self._invariants.windows[connection_id].app.user, frame)
 
     def _model_started(self, run: GeneratedAnswer) -> None:
         key, attempt = run.key, run.attempt
@@ -242,6 +264,7 @@ class World:
         parts = run.parts if asked is not None and asked.stream and asked.parts else ()
         self.history.add(ModelRun(request=request, attempt=attempt, text=run.text, parts=parts))
         self._invariants.model_started(run)
+        self._uploads.model_started(run)
 
     # --- what users do
 
@@ -251,7 +274,10 @@ class World:
         for number in range(self._case.questions):
             await asyncio.sleep(rng.uniform(0, self._case.faults_s / self._case.questions))
             request = self._mix.draw(rng, f"{app.ids}{number}", (None, f"{app.ids}-A", f"{app.ids}-B"))
-            app.ask(request)
+            app.ask(replace(request, files=self._uploads.choose(app.user, request.request_id)))
+            self._inject(
+                app, *self._uploads.wrong_pieces(app.user, lambda key: now(MemoryStore.upload(self._store, key)))
+            )
             injector.counts[FaultKind.CANCELLATION] += request.cancel_after_s is not None
             if injector.occurs(FaultKind.SNOOPING, faults.snoop):
                 self._snoop(app)
@@ -351,6 +377,11 @@ class World:
         self.trace(f"{connection_id} -> {_describe(frame)}")
         self.history.add_from_app(frame, **self._names(connection_id))
         self._invariants.frame_received(connection_id, frame)
+        if isinstance(frame, PutPiece):
+            window = self._invariants.windows[connection_id]
+            self._uploads.received(window.app.user, frame)
+            if self._injector.occurs(FaultKind.CUT_UPLOAD, self._faults.cut_uploads) and window.link is not None:
+                self._loop.call_soon(window.link.cut)
 
     def gone(self, connection_id: str) -> None:
         self.trace(f"{connection_id} is gone")
@@ -380,7 +411,8 @@ def _describe(frame: ClientFrame | ServerFrame) -> str:
     parts = [type(frame).__name__]
     for name in ("request_id", "attempt", "offset", "length", "status", "code", "hello_id"):
         value = getattr(frame, name, None)
-        if value is not None:
+        is_random = name == "request_id" and isinstance(value, str) and len(value) == UUID_LENGTH  # of a piece
+        if value is not None and not is_random:
             parts.append(str(value) if name in ("request_id", "hello_id") else f"{name}={value}")
     if isinstance(frame, Hello):
         parts += [f"{p.request_id}@{p.attempt}/{p.offset}" for p in frame.resume]

@@ -171,6 +171,11 @@ def test_the_page_has_the_figures_that_are_computed():
     for service in ("API Gateway", "DynamoDB", "Aurora"):
         shown[service] = sum(usd for (of, _), usd in usual.items() if of == service)
     shown["the rest"] = stack() - sum(shown.values())
+
+    def a_thousand_files(kb: int) -> str:
+        with_files = replace(workload, files=0.1, file_kb=kb)
+        return f"{(stack(with_files) - stack()) / 100:.2f} USD a thousand of"
+
     silent, plain_usd = replace(workload, stream=False), month(workload, plain(), COUNTS, prices) * million
     wanted = [
         *(f"| {name}{', with the Data API' * (name == 'Aurora')} | {usd:.0f} |" for name, usd in shown.items()),
@@ -193,6 +198,7 @@ def test_the_page_has_the_figures_that_are_computed():
         f"which is {usual['Aurora', 'capacity'] / million:.0f} USD in a month",
         f"get {answer_use(silent, deployed(), COUNTS).frames:.0f} frames instead of {one.frames:.0f}, which saves"
         f" {stack() - stack(silent):.0f} USD",
+        f"{a_thousand_files(500)} 500 KB and {a_thousand_files(4096)} 4 MB",
         f"{730 * 0.5 * prices['aurora_acu_hour'].usd:.0f} USD a month for each half unit",
     ]
     assert [text for text in wanted if text not in page] == []
@@ -202,3 +208,13 @@ def test_the_page_has_the_figures_that_are_computed():
 def test_an_unknown_model_is_a_usage_error(capsys):
     assert run(["cost", "--model", "gpt"]) == 2
     assert "known are" in capsys.readouterr().err
+
+
+def test_files_are_on_the_bill_of_those_who_send_them_and_of_nobody_else():
+    text, files = (estimate(Workload(files=share), region="us-east-1", model=None) for share in (0.0, 0.1))
+    assert not [line for line in text.lines if line.service == "S3"]
+    assert text.usage.s3_puts == 0
+    a_file = (files.usd - text.usd) / (text.workload.answers * 0.1)
+    assert 0.0001 < a_file < 0.0002
+    larger = estimate(Workload(files=0.1, file_kb=1_000), region="us-east-1", model=None)
+    assert larger.usd > files.usd

@@ -4,9 +4,11 @@ import inspect
 import re
 
 from answerback.core.request import Policy
+from answerback.protocol.limits import PIECE_BYTES
 from answerback_aws.cost.bill import ALARMS, LOG_MONTHS, deployed
 from answerback_aws.cost.counts import load_counts
-from answerback_aws.cost.workload import AWAKE_AFTER_FLUSH_S, POLLS_A_MINUTE
+from answerback_aws.cost.workload import AWAKE_AFTER_FLUSH_S, FILE_DAYS, PIECE_KB, POLLS_A_MINUTE
+from answerback_aws.runtime import s3_files
 from answerback_aws.runtime import telemetry as observing
 from answerback_aws.runtime.aurora import write_behind
 from answerback_aws.runtime.composition import POLL_EVERY_S
@@ -37,6 +39,11 @@ def test_the_database_rests_as_the_template_lets_it() -> None:
     assert PARAMETERS["HistoryDelaySeconds"]["Default"] == design.write_behind_every_s
     assert PARAMETERS["SecondsUntilPause"]["Default"] <= AWAKE_AFTER_FLUSH_S
     assert COUNTS.write_behind["waiting_turns"] == write_behind.MAX_WAITING
+
+
+def test_files_are_billed_for_as_long_as_they_stay() -> None:
+    assert s3_files.FILE_DAYS == FILE_DAYS
+    assert PIECE_BYTES == PIECE_KB * 1024
 
 
 def test_polls_and_renewals_come_as_often_as_the_worker_makes_them() -> None:

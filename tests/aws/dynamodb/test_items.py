@@ -85,9 +85,13 @@ def test_a_record_of_a_newer_program_is_not_guessed_at() -> None:
         decode_item(encode_record(record_of()) | {"schema": {"N": "99"}})
 
 
+def test_a_set_comes_back_sorted() -> None:
+    assert decode(encode({"n": (10, 9), "s": ("b", "a")})) == {"n": (9, 10), "s": ("a", "b")}
+
+
 def test_an_attribute_that_is_not_ours_is_refused() -> None:
     with pytest.raises(TypeError):
-        decode({"x": {"SS": ["a"]}})
+        decode({"x": {"L": []}})
 
 
 @given(records, records)

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from answerback.client import PendingRequest
+from answerback.client import File, PendingRequest
 from answerback.core.context import title_of
 from answerback.protocol.frames import SendMessage
 from answerback_desktop.engine.events import NoticeCode
 from answerback_desktop.records import Failure, FailureCode, Times, Tokens, Turn, TurnStatus
 from answerback_desktop.store import schema
+from answerback_desktop.store.copies import FileCopies, FileGone
 from answerback_desktop.store.history import HistoryStore, Listed
 from answerback_desktop.store.schema import Database, StoreError, StoreTrouble
 from answerback_desktop.store.store import AccountStore
@@ -88,6 +89,23 @@ def server_turn(name, at_ms, answer="!", **more):
     )
 
 
+def test_the_copies_of_files_go_with_the_conversation(database, store):
+    copies = FileCopies(database.path)
+    kept, unused = copies.keep([File(name="a.pdf", data=b"%PDF-1"), File(name="b.pdf", data=b"%PDF-2")])
+    frame = SendMessage(request_id="q", message="q?", conversation_id="c", attachments=(kept.attachment,))
+    turn, _, _ = store.put_question(PendingRequest(frame=frame, paths=(kept.path,)), now_ms=NOW)
+    copies.sweep(store.attached())
+    assert copies.keep(turn.attachments) == (kept,)
+    assert not Path(unused.path).exists()
+    assert Path(kept.path).stat().st_mode & 0o077 == 0
+    Path(kept.path).write_bytes(b"changed")
+    with pytest.raises(FileGone):
+        copies.keep(turn.attachments)
+    store.forget_conversation("c")
+    copies.sweep(store.attached())
+    assert not Path(kept.path).exists()
+
+
 def test_everything_of_a_turn_comes_back(database, store, tmp_path):
     asked = put(store, "one")
     ended = Turn(
@@ -104,6 +122,7 @@ def test_everything_of_a_turn_comes_back(database, store, tmp_path):
         tokens=Tokens(input=1, output=2),
         times=Times(queued_ms=1, first_text_ms=None, total_ms=3),
         answered_at_ms=NOW,
+        attachments=(File(name="표.csv", data=b"a,b").attachment,),
     )
     store.end(ended, is_unread=True, now_ms=NOW)
     with_other = AccountStore(other := Database(tmp_path / "a.db"))

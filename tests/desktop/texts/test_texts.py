@@ -19,7 +19,7 @@ KOREAN = texts_of(Language.KOREAN, system_locale="en-US")
 NAMES = (
     "http://user:password@host:port|http://host:port|HTTPS_PROXY|Ollama|ollama.com|PDF|CA|VPN|PEM|pem|crt|cer|direct|"
     "Answerback|Apache License|Apache|Ctrl|GNU|ID|JSON|LGPL-3.0|LGPL|msgspec|MB|Markdown|markdown-it-py|mathra|PySide6|"
-    "OpenID Connect|Pygments|Qt|SmolLM2|"
+    "OpenID Connect|PNG|JPEG|Pygments|Qt|SmolLM2|"
     "anonymous|keyring|md|json|ms|pt|websockets|English|WebSocket|Shift|Enter|Esc|URL|HTML|AI|"
     r"https?://|`answerback token`|pip install '\.\[server,local-llm\]'|wss?://[a-z.:]*|"
     "USD|US|TCP|UDP|SQL|Python|HTTP"

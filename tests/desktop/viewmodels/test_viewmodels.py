@@ -189,15 +189,15 @@ def test_what_a_person_does_to_turns(app, commands):
     assert commands.take() == []
     conversation.set_draft("new")
     name = conversation.ask("new")
-    assert commands.take() == [("save_draft", "c", "new"), ("ask", "c", name, "new", None), ("save_draft", "c", "")]
+    assert commands.take() == [("save_draft", "c", "new"), ("ask", "c", name, "new", None, ()), ("save_draft", "c", "")]
     name = conversation.edit_and_resend("a", "better")
-    assert commands.take() == [("ask", "c", name, "better", "a")]
+    assert commands.take() == [("ask", "c", name, "better", "a", ())]
     name = conversation.retry("c")
-    assert commands.take() == [("ask", "c", name, "c?", "c")]
+    assert commands.take() == [("ask", "c", name, "c?", "c", ())]
     name = conversation.retry("a")
-    assert commands.take() == [("ask", "c", name, "a?", None), ("forget_turn", "a")]
+    assert commands.take() == [("ask", "c", name, "a?", None, ()), ("forget_turn", "a")]
     conversation.retry("a", "b", "c")
-    asked = [one[3:] if one[0] == "ask" else one for one in commands.take()]
+    asked = [one[3:5] if one[0] == "ask" else one for one in commands.take()]
     assert asked == [("a?", None), ("c?", None), ("forget_turn", "a"), ("forget_turn", "c")]
     conversation.rename("  a \n title ")
     conversation.rename("   ")

@@ -21,12 +21,13 @@ from answerback_aws.runtime.dynamodb.database import Database
 from answerback_aws.runtime.dynamodb.items import Value, decode, number_of, text_of
 from answerback_aws.runtime.dynamodb.limits import RateLimits
 from answerback_aws.runtime.dynamodb.tables import USER_DATA
+from answerback_aws.runtime.s3_files import S3Files
 
 
 class AwsUsers:
     """ports.Users in Aurora. Each call first brings to Aurora what it does not have yet, and so wakes it.
 
-    `close_connection`: closes a socket; it may be gone already.
+    `files` None: the stack takes none. `close_connection`: closes a socket; it may be gone already.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class AwsUsers:
         requests: Requests,
         write_behind: WriteBehind,
         api: DataApi,
+        files: S3Files | None = None,
         close_connection: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         self._database = database
@@ -44,6 +46,7 @@ class AwsUsers:
         self._requests = requests
         self._write_behind = write_behind
         self._api = api
+        self._files = files
 
     async def users(self, *, after: str | None = None, limit: int = 100) -> Sequence[StoredUser]:
         """A user whose first question has not ended is in DynamoDB only."""
@@ -140,7 +143,7 @@ class AwsUsers:
         )
 
     async def export(self, user_id: str) -> AsyncIterator[bytes]:
-        """What Aurora has, then every item of DynamoDB. A turn of the last three months is in both."""
+        """What Aurora has, then every item of DynamoDB, then files. A turn of the last three months is in both."""
         await self._write_behind.flush(user_id)
         async for line in operations.export(self._api, user_id):
             yield line
@@ -156,14 +159,18 @@ class AwsUsers:
                     )
                     if found is not None:
                         yield line_of("dynamodb.connections", decode(found))
+        if self._files is not None:
+            async for name, data in self._files.objects(user_id):
+                yield line_of("s3.files", {"key": name, "data": data})
 
     async def delete_user(self, user_id: str) -> bool:
         """Delete a user from both databases, in an order that no concurrent write can undo. A lock-out stays.
 
-        delete      Aurora answers ──► everything on DynamoDB ──► [ lock the user ──► everything in Aurora ]
+        delete      Aurora answers ──► everything on DynamoDB ──► files ──► [ lock the user ──► everything in Aurora ]
         write_behind    [ lock the user ──► is the entry there? ──► write it ]
 
         A record that the writer saw is written before the lock is ours, and deleted by us. Behind that there is none.
+        A front that was writing bytes may leave an object that nothing names: a repeat or the lifecycle deletes it.
         """
         known = await self._found(user_id)  # a paused Aurora wakes before anything is erased
 
@@ -172,6 +179,8 @@ class AwsUsers:
             return await operations.delete_user(statements, user_id)
 
         was_here = await erase_user(self._database, self._requests, user_id)
+        if self._files is not None:
+            was_here = await self._files.erase(user_id) or was_here
         was_there = await self._api.write(erase)
         return was_here or was_there or (known is not None and not known.blocked)
 

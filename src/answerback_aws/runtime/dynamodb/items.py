@@ -13,7 +13,9 @@ from answerback.core.camel import camel, snake
 from answerback.core.request import Record
 from answerback.stores.encoding import check_schema
 
-Value: TypeAlias = str | int | bool
+Value: TypeAlias = str | int | bool | tuple[int, ...] | tuple[str, ...]
+"""A tuple is a set, which is never empty."""
+
 Item: TypeAlias = Mapping[str, Mapping[str, Any]]
 """As the low-level client has it: `{"attempt": {"N": "1"}}`."""
 
@@ -29,8 +31,8 @@ def encode(values: Mapping[str, Value | None]) -> dict[str, dict[str, Any]]:
     return {name: _attribute(value) for name, value in values.items() if value is not None}
 
 
-def decode(item: Item) -> dict[str, Value]:
-    """The item's plain values."""
+def decode(item: Item) -> dict[str, Any]:
+    """The item's plain values; a set as a sorted tuple."""
     return {name: _value(attribute) for name, attribute in item.items()}
 
 
@@ -89,10 +91,12 @@ def update(before: Item, after: Item) -> dict[str, Any]:
 def _attribute(value: Value) -> dict[str, Any]:
     if isinstance(value, bool):
         return {"BOOL": value}
+    if isinstance(value, tuple):
+        return {"NS" if isinstance(value[0], int) else "SS": [str(one) for one in value]}
     return {"N": str(value)} if isinstance(value, int) else {"S": value}
 
 
-def _value(attribute: Mapping[str, Any]) -> Value:
+def _value(attribute: Mapping[str, Any]) -> Any:
     ((kind, value),) = attribute.items()
     match kind:
         case "S":
@@ -101,4 +105,8 @@ def _value(attribute: Mapping[str, Any]) -> Value:
             return int(value)
         case "BOOL":
             return bool(value)
+        case "NS":
+            return tuple(sorted(map(int, value)))
+        case "SS":
+            return tuple(sorted(value))
     raise TypeError(f"an attribute of kind {kind} is not ours")

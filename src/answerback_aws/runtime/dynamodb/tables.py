@@ -4,9 +4,10 @@
     Connections    connectionId                an open connection: the two-frame client's attributes, and a few of ours
     Sessions       userId          sessionId   which connection is the address of the session, with its generation
     Requests       userId          requestId   the record that decides about a request
-    Conversations  userId          item        a text of a request, an ended turn, or the mark of a deletion
-    RateLimits     userId          window      how often the user asked in a minute, the user's own limit, budgets and
-                                               their counters; a team's are under `team NAME`, which no user id is
+    Conversations  userId          item        a text of a request, an ended turn, the mark of a deletion, or an upload
+    RateLimits     userId          window      how often the user asked in a minute, the user's own limit, begun
+                                               uploads, budgets and their counters; a team's are under `team NAME`,
+                                               which no user id is
 
 Everything of a user stands in the user's own partitions, so that erasing a user is one query a table and costs no
 index. Two indexes are sparse: an item is in them only while it has the sort key.
@@ -24,6 +25,7 @@ mark of a deletion sorts behind every position.
     <conversation>#<position>#system             the system text that came with it
     <conversation>#<position>#turn               how it ended; there once the record has ended, in the same transaction
     <conversation>#deleted                       when the conversation was deleted
+    upload#<sha256>#<bytes>                      how far a file has come (s3_files.py); no conversation is called so
 """
 
 from dataclasses import dataclass, fields

@@ -15,6 +15,7 @@ from answerback.core.request import Ending, Record
 from answerback.ports import StoredTurn
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
+from answerback.stores.encoding import decode_question
 from answerback_aws.runtime.dynamodb import tables as places
 from answerback_aws.runtime.dynamodb.database import Database
 from answerback_aws.runtime.dynamodb.items import Item, encode, number_of, text_of
@@ -348,6 +349,7 @@ def _stored(turn: Item, items: dict[str, Item]) -> StoredTurn | None:
         position=_place_of(turn).position,
         request_id=turn["requestId"]["S"],
         question=question["text"]["S"],
+        attachments=decode_question(question["options"]["S"], "", None).attachments,
         answer=answer.text,
         marks=answer.marks,
         status=Status(turn["status"]["S"]),

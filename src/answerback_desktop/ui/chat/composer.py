@@ -6,7 +6,8 @@ from PySide6.QtCore import QEvent, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import QPainter, QPaintEvent, QPen, QResizeEvent
 from PySide6.QtWidgets import QLabel, QToolButton, QWidget
 
-from answerback_desktop.attachments import MAX_BYTES
+from answerback.client import File
+from answerback_desktop.attachments import ROOM_BYTES
 from answerback_desktop.ui.chat.attach import size_text
 from answerback_desktop.ui.chat.blocks import Appearance
 from answerback_desktop.ui.chat.input_box import InputBox
@@ -15,11 +16,14 @@ from answerback_desktop.ui.theme import Icon, icon
 ENVELOPE_BYTES: Final = 2_048
 """Of a message's limit: the frame around the question, its ids, and the model's name."""
 NEARLY_FULL: Final = 0.9
+CHIP_PX: Final = 220
+"""At most for the name of a file."""
 
 
 class Composer(QWidget):
     """Signals: `sent` with the question, `stopped`, `changed` with the draft, `recalled` for Up in an empty box,
-    `attach_wanted` for the button, `dropped(list of Attachment)` for files that were pasted or dropped.
+    `attach_wanted` for the button, `dropped(list of ChosenFile)` for files that were pasted or dropped, `let_go(File)`
+    for one that is not to go with the question after all.
     """
 
     sent = Signal(str)
@@ -28,6 +32,7 @@ class Composer(QWidget):
     recalled = Signal()
     attach_wanted = Signal()
     dropped = Signal(object)
+    let_go = Signal(object)
 
     def __init__(self, appearance: Appearance, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -42,6 +47,8 @@ class Composer(QWidget):
         self.notice.setTextFormat(Qt.TextFormat.PlainText)
         self.notice.setWordWrap(True)
         self._refused = ""
+        self._files: tuple[File, ...] = ()
+        self.chips: list[QToolButton] = []
         self._connect()
         self.set_appearance(appearance)
 
@@ -73,8 +80,29 @@ class Composer(QWidget):
         self.attach_button.setToolTip(texts.attach)
         self.attach_button.setAccessibleName(texts.attach)
         self.button.setAccessibleName("")  # so that it is drawn again
+        self.set_files(self._files)
         self._show_button()
         self._show_notice()
+        self.arrange()
+
+    def set_files(self, files: tuple[File, ...]) -> None:
+        """Show what goes with the question. A click on one takes it out again."""
+        for chip in self.chips:
+            chip.hide()
+            chip.deleteLater()
+        self._files, self.chips = files, []
+        for file in files:
+            chip = QToolButton(self)
+            chip.setProperty("variant", "chip")
+            chip.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+            chip.setIcon(icon(Icon.CLOSE, self._appearance.theme.colours.text_muted, self._appearance.theme.body_px))
+            name = chip.fontMetrics().elidedText(file.name, Qt.TextElideMode.ElideMiddle, CHIP_PX)
+            chip.setText(f"{name} · {size_text(len(file.data))}".replace("&", "&&"))
+            chip.setToolTip(file.name)
+            chip.setAccessibleName(self._appearance.texts.let_file_go.format(name=file.name))
+            chip.clicked.connect(lambda _=False, file=file: self.let_go.emit(file))
+            chip.show()
+            self.chips.append(chip)
         self.arrange()
 
     def set_limit(self, limit_bytes: int | None) -> None:
@@ -114,7 +142,7 @@ class Composer(QWidget):
     @property
     def room_bytes(self) -> int:
         """What may still be put into the question."""
-        limit = MAX_BYTES if self._limit_bytes is None else self._limit_bytes - ENVELOPE_BYTES
+        limit = ROOM_BYTES if self._limit_bytes is None else self._limit_bytes - ENVELOPE_BYTES
         return limit - encoded_bytes(self.text)
 
     def insert_block(self, text: str) -> None:
@@ -205,13 +233,25 @@ class Composer(QWidget):
         inner = max(text, side)
         room = width - 2 * pad - theme.space(2)
         notice = self.notice.heightForWidth(room) + theme.space(1) if self.notice.text() else 0
-        self._frame = QRectF(1, 1, width - 2, inner + 2 * pad - 2)
-        self.attach_button.setGeometry(pad, pad + inner - side, side, side)
-        self.box.setGeometry(2 * pad + side, pad + (inner - text + 1) // 2, box_width, text)
-        self.button.setGeometry(width - pad - side, pad + inner - side, side, side)
-        self.notice.setGeometry(pad + theme.space(2), inner + 2 * pad, room, max(0, notice))
-        self.setFixedHeight(inner + 2 * pad + notice)
+        top = pad + self._arrange_chips(pad, width - pad, pad)
+        self._frame = QRectF(1, 1, width - 2, top + inner + pad - 2)
+        self.attach_button.setGeometry(pad, top + inner - side, side, side)
+        self.box.setGeometry(2 * pad + side, top + (inner - text + 1) // 2, box_width, text)
+        self.button.setGeometry(width - pad - side, top + inner - side, side, side)
+        self.notice.setGeometry(pad + theme.space(2), top + inner + pad, room, max(0, notice))
+        self.setFixedHeight(top + inner + pad + notice)
         self.update()
+
+    def _arrange_chips(self, left: int, right: int, top: int) -> int:
+        """The files over the box, in as many rows as they need. Returns the height of all rows."""
+        gap, x, y, row = self._appearance.theme.space(1), left, top, 0
+        for chip in self.chips:
+            size = chip.sizeHint()
+            if x > left and x + size.width() > right:
+                x, y = left, y + row + gap
+            chip.setGeometry(x, y, min(size.width(), right - left), size.height())
+            x, row = x + size.width() + gap, size.height()
+        return y - top + row + gap if row else 0
 
     def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802 - Qt's name
         super().resizeEvent(event)

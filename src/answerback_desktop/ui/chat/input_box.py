@@ -4,11 +4,12 @@ import math
 from pathlib import Path
 from typing import Final
 
-from PySide6.QtCore import QMimeData, Qt, Signal
-from PySide6.QtGui import QGuiApplication, QInputMethodEvent, QKeyEvent
+from PySide6.QtCore import QBuffer, QMimeData, Qt, Signal
+from PySide6.QtGui import QGuiApplication, QImage, QInputMethodEvent, QKeyEvent
 from PySide6.QtWidgets import QFrame, QTextEdit, QWidget
 
-from answerback_desktop.attachments import MAX_BYTES, Attachment, Refusal, read_file
+from answerback.client import MAX_ATTACHMENT_BYTES
+from answerback_desktop.attachments import ROOM_BYTES, ChosenFile, read_bytes, read_file
 from answerback_desktop.ui.chat.text_view import wrap_mode
 from answerback_desktop.ui.theme import Theme
 
@@ -19,14 +20,28 @@ _BAR_PX: Final = 14
 _ENTER: Final = (Qt.Key.Key_Return, Qt.Key.Key_Enter)
 
 
-def attachments_in(source: QMimeData) -> list[Attachment]:
-    """The files of a clipboard or a drop, or its image, which has no name; none: it is text."""
+def attachments_in(source: QMimeData) -> list[ChosenFile]:
+    """The files of a clipboard or a drop, or its image, which has no name of its own; none: it is text."""
     urls = source.urls()
     if urls and all(url.isLocalFile() for url in urls):
         return [read_file(Path(url.toLocalFile())) for url in urls]
     if source.hasImage() and not source.hasText():
-        return [Attachment(name="", refusal=Refusal.IMAGE)]
+        data = encoded_image(QImage(source.imageData()))
+        return [read_bytes("", data, len(data))]
     return []
+
+
+def encoded_image(image: QImage) -> bytes:
+    """As PNG; a photo too large for that as JPEG."""
+    data = b""
+    for form, quality in (("PNG", -1), ("JPEG", 90)):
+        buffer = QBuffer()
+        buffer.open(QBuffer.OpenModeFlag.WriteOnly)
+        image.save(buffer, form, quality)  # type: ignore[call-overload]
+        data = bytes(buffer.data().data())
+        if len(data) <= MAX_ATTACHMENT_BYTES:
+            break
+    return data
 
 
 class InputBox(QTextEdit):
@@ -41,7 +56,7 @@ class InputBox(QTextEdit):
     escaped = Signal()
     recalled = Signal()  # Up in an empty box
     height_changed = Signal()
-    dropped = Signal(object)  # a list of Attachment: files that were pasted or dropped
+    dropped = Signal(object)  # a list of ChosenFile: files that were pasted or dropped
     too_long = Signal(str)  # a text that was to be pasted, and was not
 
     def __init__(self, theme: Theme, parent: QWidget) -> None:
@@ -51,7 +66,7 @@ class InputBox(QTextEdit):
         self._is_measuring = False
         self._submits_after_commit = False
         self._late_commit = ""
-        self.room = MAX_BYTES
+        self.room = ROOM_BYTES
         self.setProperty("variant", "plain")
         self.setAcceptRichText(False)
         self.setFrameShape(QFrame.Shape.NoFrame)

@@ -11,9 +11,10 @@ from PySide6.QtCore import QSize, QStandardPaths, Qt, QTimer, Signal
 from PySide6.QtGui import QColor, QDragEnterEvent, QDropEvent, QGuiApplication, QPalette, QResizeEvent
 from PySide6.QtWidgets import QFileDialog, QStackedWidget, QToolButton, QVBoxLayout, QWidget
 
+from answerback.client import File
 from answerback.texts.korean import with_particles
 from answerback.texts.languages import language_is_known, unknown_language
-from answerback_desktop.attachments import Attachment, read_file, within
+from answerback_desktop.attachments import ChosenFile, read_file, within
 from answerback_desktop.engine.events import GatewayStatus
 from answerback_desktop.settings import Language
 from answerback_desktop.texts import ChatTexts, texts_of
@@ -100,6 +101,7 @@ class ChatPane(QWidget):
             return
         if shown.conversation_id in changes.drafts:
             self.composer.set_text(shown.draft)
+            self.composer.set_files(shown.files)
         if shown.conversation_id in changes.messages:
             self._show_turns()
         self._dirty |= changes.turns
@@ -272,6 +274,7 @@ class ChatPane(QWidget):
         self.composer.recalled.connect(self.transcript.edit_last)
         self.composer.attach_wanted.connect(self.pick_files)
         self.composer.dropped.connect(self._attach)
+        self.composer.let_go.connect(self._let_go)
 
     # --- showing
 
@@ -286,6 +289,7 @@ class ChatPane(QWidget):
         self._dirty.clear()
         self.transcript.show_turns(())
         self.composer.set_text("" if self._shown is None else self._shown.draft)
+        self.composer.set_files(() if self._shown is None else self._shown.files)
         self.composer.set_running(is_running=self._shown is not None and self._shown.pending > 0)
         self.transcript.to_end()
         self._show_turns()
@@ -379,17 +383,21 @@ class ChatPane(QWidget):
             ask(self._shown, which)
 
     def _ask(self, text: str) -> None:
-        if self._app.current is None:
-            self.conversation_needed.emit()
-            if self._app.current is None:
-                self._app.new_conversation()
-            self._show_conversation()
+        self._need_conversation()
         if self._shown is None:
             return
         self._shown.ask(text)
         self._last_asked = text
         self.composer.set_text("")
+        self.composer.set_files(self._shown.files)
         self.transcript.to_end()
+
+    def _need_conversation(self) -> None:
+        if self._app.current is None:
+            self.conversation_needed.emit()
+            if self._app.current is None:
+                self._app.new_conversation()
+            self._show_conversation()
 
     def _keep_draft(self, text: str) -> None:
         if self._shown is not None and self._app.conversation(self._shown.conversation_id) is self._shown:
@@ -463,7 +471,7 @@ class ChatPane(QWidget):
             self._shown.load_more()
 
     def pick_files(self) -> None:
-        """Choose files whose text goes into the question."""
+        """Choose files that go into the question, or with it."""
         texts = self._appearance.texts
         dialog = QFileDialog(self, texts.attach, QStandardPaths.writableLocation(_DOCUMENTS))
         dialog.setFileMode(QFileDialog.FileMode.ExistingFiles)
@@ -471,12 +479,33 @@ class ChatPane(QWidget):
         dialog.finished.connect(dialog.deleteLater)
         dialog.open()
 
-    def _attach(self, attachments: Sequence[Attachment]) -> None:
+    def _attach(self, attachments: Sequence[ChosenFile]) -> None:
         room = self.composer.room_bytes
-        fitting = within(attachments, room, measure=encoded_bytes)
+        beside = () if self._shown is None else self._shown.files
+        fitting = within(attachments, room, measure=encoded_bytes, kinds=self._app.file_kinds, beside=beside)
         dialog = AttachDialog(fitting, room, self._appearance.texts, self._appearance.theme, self)
         dialog.accepted_text.connect(self.composer.insert_block)
+        dialog.accepted_files.connect(self._add_files)
         dialog.open()
+
+    def _add_files(self, files: Sequence[File]) -> None:
+        text = self.composer.text
+        self._need_conversation()
+        if self._shown is not None:
+            self._set_files((*self._shown.files, *files))
+            if text and not self.composer.text:  # it was typed before there was a conversation
+                self.composer.box.setPlainText(text)
+        self.focus_composer()
+
+    def _set_files(self, files: tuple[File, ...]) -> None:
+        if self._shown is not None:
+            self._shown.files = files
+            self.composer.set_files(files)
+
+    def _let_go(self, file: File) -> None:
+        if self._shown is not None:
+            self._set_files(tuple(one for one in self._shown.files if one is not file))
+        self.focus_composer()
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:  # noqa: N802 - Qt's name
         """Files may be dropped anywhere on the conversation."""

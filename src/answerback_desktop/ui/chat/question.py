@@ -7,6 +7,7 @@ from PySide6.QtCore import QRectF, Qt
 from PySide6.QtGui import QPainter, QPaintEvent
 from PySide6.QtWidgets import QLabel, QPushButton, QToolButton, QWidget
 
+from answerback_desktop.attachments import printable
 from answerback_desktop.ui.chat.blocks import Appearance, BlockSignals, BlockView
 from answerback_desktop.ui.chat.document import show_plain
 from answerback_desktop.ui.chat.footer import CopyButton, QuietButton
@@ -36,6 +37,11 @@ class QuestionView(BlockView):
         self.text = TextView(theme, self)
         self.copy_button = CopyButton(lambda: turn.question, appearance, self)
         self.edit_button = QuietButton(Icon.EDIT, texts.edit, theme, self)
+        self.files_label = QLabel(self)
+        self.files_label.setTextFormat(Qt.TextFormat.PlainText)
+        self.files_label.setAlignment(Qt.AlignmentFlag.AlignRight)
+        self.files_label.setWordWrap(True)
+        self.files_label.setProperty("variant", "muted")
         self.fold_button = QToolButton(self)
         self.editor: InputBox | None = None
         self._edit_parts: list[QWidget] = []
@@ -79,6 +85,10 @@ class QuestionView(BlockView):
         self.text.setWordWrapMode(wrap_mode(question))
         show_plain(self.text.document(), question, self.appearance.theme)
         self.text.setAccessibleName(self.appearance.texts.question_name.format(text=question))
+        names = " · ".join(printable(one.name) for one in self.turn.attachments)
+        self.files_label.setText(names)
+        self.files_label.setAccessibleName(self.appearance.texts.files_name.format(names=names))
+        self.files_label.setVisible(bool(names))
         self.fold_button.setVisible(self._is_long)
         self.fold_button.setText(
             self.appearance.texts.show_less if self._is_unfolded else self.appearance.texts.show_all
@@ -106,6 +116,11 @@ class QuestionView(BlockView):
         top = gap + max(0, min(bottom - gap - button, (bottom - gap - button) // 2))
         self.edit_button.move(left - theme.space(1) - button, top)
         self.copy_button.move(left - theme.space(1) - (1 if self.appearance.is_read_only else 2) * button, top)
+        if self.turn.attachments:
+            bottom += theme.space(1)
+            height = self.files_label.heightForWidth(room)
+            self.files_label.setGeometry(width - room - theme.space(2), bottom, room, height)
+            bottom += height
         return bottom + theme.space(1.5)
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
@@ -195,6 +210,7 @@ class QuestionView(BlockView):
         for part in (self.text, self.copy_button, self.edit_button):
             part.setVisible(is_shown)
         self.fold_button.setVisible(is_shown and self._is_long)
+        self.files_label.setVisible(is_shown and bool(self.turn.attachments))
 
     def _send(self) -> None:
         if self.editor is None:

@@ -40,6 +40,8 @@ def state_line(
     """The line of a turn. `titles`: of models that have one."""
     retry, titles = turn.retry_in_s, titles or {}
     match turn.status:
+        case TurnStatus.OUTBOX if is_online and turn.sent_percent is not None:
+            return StateLine(tone=Tone.WAITING, text=texts.sending_files.format(percent=turn.sent_percent))
         case TurnStatus.OUTBOX:
             return StateLine(tone=Tone.WAITING, text=texts.outbox)
         case TurnStatus.QUEUED | TurnStatus.STREAMING if not is_online:
@@ -53,12 +55,7 @@ def state_line(
         case TurnStatus.CANCELLED:
             return StateLine(tone=Tone.STOPPED, text=texts.cancelled, hint=_hint(turn, texts), retry_in_s=retry)
         case TurnStatus.FAILED:
-            reason = "" if turn.failure is None else texts.failures[turn.failure.code]
-            if turn.failure is not None and turn.failure.code is FailureCode.MODEL_FAILED and not turn.length:
-                reason = texts.no_answer
-            if turn.failure is not None and turn.failure.opens_at_ms is not None:
-                reason += " " + texts.budget_opens.format(when=local_time(turn.failure.opens_at_ms))
-            return StateLine(tone=Tone.FAILED, text=reason, retry_in_s=retry)
+            return StateLine(tone=Tone.FAILED, text=_reason(turn, texts), retry_in_s=retry)
         case TurnStatus.COMPLETED if not turn.length:
             text = texts.empty_cut if turn.is_cut else texts.empty_answer
             return StateLine(tone=Tone.STOPPED, text=text, hint=_hint(turn, texts), retry_in_s=retry)
@@ -69,6 +66,18 @@ def state_line(
                 hint=_hint(turn, texts),
                 cut=texts.cut if turn.is_cut else "",
             )
+
+
+def _reason(turn: TurnViewModel, texts: ChatTexts) -> str:
+    failure = turn.failure
+    if failure is None:
+        return ""
+    if failure.code is FailureCode.MODEL_FAILED and not turn.length:
+        return texts.no_answer
+    if failure.code is FailureCode.FORBIDDEN and turn.attachments:
+        return texts.files_refused
+    opens = "" if failure.opens_at_ms is None else " " + texts.budget_opens.format(when=local_time(failure.opens_at_ms))
+    return texts.failures[failure.code] + opens
 
 
 def _facts(turn: TurnViewModel, texts: ChatTexts, titles: Mapping[str, str]) -> str:

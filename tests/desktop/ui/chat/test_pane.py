@@ -1,14 +1,16 @@
 """The pane as a whole: which page it shows, drafts, the outbox, links, and the order of what happens."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PySide6.QtCore import QMimeData, QPointF, Qt, QUrl
+from PySide6.QtCore import QEvent, QMimeData, QPointF, Qt, QUrl
 from PySide6.QtGui import QDropEvent, QImage
-from PySide6.QtWidgets import QLabel, QPushButton
+from PySide6.QtWidgets import QApplication, QLabel, QPushButton
 from pytestqt.qtbot import QtBot
 
+from answerback.client import File, ModelInfo
 from answerback_desktop.engine.events import (
     AccountClosed,
     ConversationsChanged,
@@ -22,7 +24,7 @@ from answerback_desktop.ui.chat import Appearance, ChatPane
 from answerback_desktop.ui.chat.attach import AttachDialog
 from answerback_desktop.ui.chat.links import LinkDialog
 from answerback_desktop.viewmodels.app import AppViewModel
-from chat_samples import HOME, Recorder, turn
+from chat_samples import HOME, ONLINE, Recorder, turn
 
 Opened = Callable[..., tuple[ChatPane, AppViewModel, Recorder]]
 OTHER = Conversation(conversation_id="c2", title="Other", created_at_ms=2, updated_at_ms=2)
@@ -54,7 +56,7 @@ def test_asking_clears_the_box_and_shows_the_question(opened: Opened, qtbot: QtB
     pane, app, recorder = opened()
     qtbot.keyClicks(pane.composer.box, "Hello?")
     qtbot.keyClick(pane.composer.box, Qt.Key.Key_Return)
-    ((conversation_id, request_id, text, _),) = recorder.named("ask")
+    ((conversation_id, request_id, text, _, _),) = recorder.named("ask")
     assert (conversation_id, text, pane.composer.text) == (HOME, "Hello?", "")
     asked = turn("r1", text, status=TurnStatus.OUTBOX)
     pane.apply(app.apply([TurnChanged(asked)]))
@@ -201,7 +203,7 @@ def test_an_image_is_refused_in_words(opened: Opened) -> None:
     mime.setImageData(QImage(4, 4, QImage.Format.Format_RGB32))
     pane.composer.box.insertFromMimeData(mime)
     dialog = attach_dialog(pane)
-    assert any("Images cannot be sent" in label.text() for label in dialog.findChildren(QLabel))
+    assert any("This model takes no images" in label.text() for label in dialog.findChildren(QLabel))
     assert [button.text() for button in dialog.findChildren(QPushButton)] == ["Close"]
     assert pane.composer.text == ""
 
@@ -214,8 +216,60 @@ def test_files_may_be_dropped_anywhere_on_the_conversation(opened: Opened, tmp_p
     button, keys = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
     pane.dropEvent(QDropEvent(QPointF(9, 9), Qt.DropAction.CopyAction, mime, button, keys))
     shown = " ".join(label.text() for label in attach_dialog(pane).findChildren(QLabel))
-    assert "PDF files cannot be sent" in shown
+    assert "This model takes no PDF files" in shown
     assert "A folder cannot be sent" in shown
+
+
+ALL_FILES = replace(
+    ONLINE,
+    limits=replace(ONLINE.limits, takes_files=True),
+    model_info={"smollm2-135m": ModelInfo(attachments=("text", "image", "document"))},
+)
+
+
+def test_a_pasted_image_goes_with_the_question_and_can_be_let_go(opened: Opened) -> None:
+    pane, app, recorder = opened(turn("r1", "q", "a"), connection=ALL_FILES)
+    mime = QMimeData()
+    mime.setImageData(QImage(4, 4, QImage.Format.Format_RGB32))
+    for _ in range(2):
+        pane.composer.box.insertFromMimeData(mime)
+        dialog = attach_dialog(pane)
+        assert any(not label.pixmap().isNull() for label in dialog.findChildren(QLabel)), "it is shown"
+        dialog.add_button.click()
+        dialog.deleteLater()
+        QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+    assert len(pane.composer.chips) == 2
+    height = pane.composer.height()
+    pane.composer.chips[0].click()
+    assert len(pane.composer.chips) == 1
+    pane.composer.box.setPlainText("What is it?")
+    pane.composer.button.click()
+    ((_, _, text, _, files),) = recorder.named("ask")
+    assert (text, [one.media_type for one in files]) == ("What is it?", ["image/png"])
+    assert pane.composer.chips == []
+    assert pane.composer.height() < height
+    assert app.current is not None
+    assert app.current.files == ()
+
+
+def test_what_was_asked_with_files_is_asked_again_with_them(opened: Opened) -> None:
+    attached = File(name="a.pdf", data=b"%PDF-1.7").attachment
+    pane, app, recorder = opened(turn("r1", "q", "a", attachments=(attached,)), connection=ALL_FILES)
+    assert any("a.pdf" in label.text() for label in pane.transcript.findChildren(QLabel))
+    assert app.current is not None
+    app.current.regenerate("r1")
+    app.current.edit_and_resend("r1", "other words")
+    assert [one[2:] for one in recorder.named("ask")] == [
+        ("q", "r1", (attached,)),
+        ("other words", "r1", (attached,)),
+    ]
+
+
+def test_files_that_come_back_are_shown(opened: Opened) -> None:
+    pane, app, _ = opened(turn("r1", "q", "a"), connection=ALL_FILES)
+    file = File(name="a.pdf", data=b"%PDF-1.7")
+    pane.apply(app.apply([DraftReturned(conversation_id=HOME, text="q", files=(file,))]))
+    assert (pane.composer.text, [chip.toolTip() for chip in pane.composer.chips]) == ("q", ["a.pdf"])
 
 
 def test_pasting_megabytes_is_refused_at_once_and_in_words(opened: Opened) -> None:

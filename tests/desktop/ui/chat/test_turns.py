@@ -164,7 +164,7 @@ def test_the_actions_reach_the_engine(opened: Opened) -> None:
     footer(pane).copy_button.click()
     assert QGuiApplication.clipboard().text() == "a"
     footer(pane).again_button.click()
-    ((_, _, text, replaces),) = recorder.named("ask")
+    ((_, _, text, replaces, _),) = recorder.named("ask")
     assert (text, replaces) == ("Again?", "r1")
     pane.apply(app.apply([TurnChanged(turn("r1", "Again?", "a", status=TurnStatus.STREAMING))]))
     pane.flush()
@@ -181,7 +181,7 @@ def test_retry_asks_again_once_the_time_has_come(opened: Opened) -> None:
     pane.flush()
     assert footer(pane).retry_button.isEnabled()
     footer(pane).retry_button.click()
-    assert recorder.named("ask")[0][2:] == ("q", "r1")
+    assert recorder.named("ask")[0][2:4] == ("q", "r1")
 
 
 def test_failures_in_a_row_for_one_reason_have_one_card(opened: Opened) -> None:
@@ -200,7 +200,7 @@ def test_failures_in_a_row_for_one_reason_have_one_card(opened: Opened) -> None:
     assert footers() == [(timeout, ["Try again"]), told_below, (away, ["Try all 2 again"])]
     footer_of_last = [view for view in pane.transcript.views if isinstance(view, FooterView)][-1]
     footer_of_last.retry_button.click()
-    assert [one[2:] for one in recorder.named("ask")] == [("q1", "r1"), ("q2", None)]
+    assert [one[2:4] for one in recorder.named("ask")] == [("q1", "r1"), ("q2", None)]
     assert recorder.named("forget_turn") == []
     pane.apply(app.apply([TurnChanged(asked[3])]))
     pane.flush()
@@ -221,7 +221,7 @@ def test_a_question_that_failed_twice_is_asked_once(opened: Opened) -> None:
     last = [view for view in pane.transcript.views if isinstance(view, FooterView)][-1]
     assert offers(last) == ["Try again"]
     last.retry_button.click()
-    assert [one[2:] for one in recorder.named("ask")] == [("q", "r1")]
+    assert [one[2:4] for one in recorder.named("ask")] == [("q", "r1")]
 
 
 def test_a_new_state_is_reported_to_screen_readers(opened: Opened) -> None:
@@ -241,7 +241,7 @@ def test_the_versions_of_a_turn_are_paged_through(opened: Opened) -> None:
     assert question(pane).text.toPlainText() == "Old?"
     assert (footer(pane).version_label.text(), offers(footer(pane))[0]) == ("1/2", "Later version")
     footer(pane).again_button.click()
-    ((_, _, text, replaces),) = recorder.named("ask")
+    ((_, _, text, replaces, _),) = recorder.named("ask")
     assert (text, replaces) == ("Old?", "r1")
     footer(pane).later_button.click()
     assert question(pane).text.toPlainText() == "New?"
@@ -260,7 +260,7 @@ def test_edit_and_send_again(opened: Opened, qtbot: QtBot) -> None:
     assert editor.hasFocus()
     editor.setPlainText("New?")
     qtbot.keyClick(editor, Qt.Key.Key_Return)
-    assert recorder.named("ask")[0][2:] == ("New?", "r1")
+    assert recorder.named("ask")[0][2:4] == ("New?", "r1")
     assert question(pane).editor is None
 
 
