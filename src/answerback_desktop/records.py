@@ -55,11 +55,15 @@ class FailureCode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why a turn failed. `is_retryable`: the same question may succeed later, not before `retry_at_ms` (epoch)."""
+    """Why a turn failed. `is_retryable`: the same question may succeed later, not before `retry_at_ms` (epoch).
+
+    `opens_at_ms`: when the budget that had no room opens again.
+    """
 
     code: FailureCode
     is_retryable: bool
     retry_at_ms: int | None = None
+    opens_at_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

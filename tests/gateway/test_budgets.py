@@ -9,16 +9,9 @@ from answerback.client import Client, RateLimited
 from answerback.core.budget import Budget, Period, Unit
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
-from answerback.stores.sqlite import SqliteStore
+from budgeted import give
 
 CENT = Budget(10_000, Unit.MICRO_USD, Period.MONTH)
-
-
-async def give(folder: Path, budget: Budget) -> None:
-    store = SqliteStore(folder / "answerback.db")
-    await store.open()
-    await store.set_budget("ann", budget.period, budget, now_ms=0)
-    await store.close()
 
 
 def settings(folder: Path, *models: str) -> GatewaySettings:
@@ -26,7 +19,7 @@ def settings(folder: Path, *models: str) -> GatewaySettings:
 
 
 async def test_an_app_is_told_what_it_costs_and_when_there_is_no_room(tmp_path: Path) -> None:
-    await give(tmp_path, CENT)
+    await give(tmp_path, "ann", CENT)
     priced = settings(tmp_path, "echo:price=1/5")
     async with Gateway(priced) as gateway, Client(gateway.url, user="ann") as app:
         assert (await app.ask("one two three")).cost_micro_usd == 3 + 3 * 5
@@ -50,7 +43,7 @@ async def test_models_without_a_price_are_named_at_the_start(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, has_budget: bool
 ) -> None:
     if has_budget:
-        await give(tmp_path, CENT)
+        await give(tmp_path, "ann", CENT)
     caplog.set_level(logging.WARNING, "answerback")
     unknown = "own=openai:http://127.0.0.1:9/v1#own"
     async with Gateway(settings(tmp_path, "echo", unknown)) as gateway, Client(gateway.url, user="ann") as app:

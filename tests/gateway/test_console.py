@@ -8,9 +8,11 @@ from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from answerback.client import Client, RequestCancelled, RequestFailed
 from answerback.gateway.app import Gateway
@@ -37,6 +39,21 @@ async def get(gateway: Gateway, path: str, **headers: str) -> tuple[int, Any, st
         session.get(f"{gateway.admin_url}{path}", headers=headers) as answer,
     ):
         return answer.status, answer.headers, await answer.text()
+
+
+async def give_budgets(gateway: Gateway, folder: Path, user: str) -> None:
+    """A day and a month to the user, and a team with a day."""
+    shown = {"Authorization": f"Bearer {key_in(folder)}"}
+    user, tokens = quote(user, safe=""), {"limit": 5000, "unit": "tokens"}
+    async with aiohttp.ClientSession(gateway.admin_url, headers=shown) as session:
+        for path, body in (
+            (f"/users/{user}/team", {"team": "design"}),
+            (f"/budgets/{user}", {"period": "day", "budget": tokens}),
+            (f"/budgets/{user}", {"period": "month", "budget": {"limit": 20_000_000, "unit": "microUsd"}}),
+            ("/budgets/team%20design", {"period": "day", "budget": tokens | {"limit": 90_000}}),
+        ):
+            async with session.put(URL(path, encoded=True), json=body) as answer:
+                assert answer.status == 200, await answer.text()
 
 
 # --- what it reads -------------------------------------------------------------------------------------------
@@ -73,6 +90,21 @@ async def test_the_overview_has_queues_errors_and_gateways(tmp_path: Path) -> No
     [node] = overview["nodes"]
     assert (node["name"], node["state"], node["facts"]) == (None, "serving", {"sockets": 1, "running": 1, "waiting": 1})
     assert (overview["healthy"], overview["rateLimit"]) == (True, 7)
+
+
+async def test_users_come_with_their_budgets_if_that_is_asked_for(tmp_path: Path) -> None:
+    async with gateway_in(tmp_path) as gateway, Client(gateway.url, user="ann") as app:
+        await give_budgets(gateway, tmp_path, "ann")
+        await app.ask("one two")
+        shown = {"Authorization": f"Bearer {key_in(tmp_path)}"}
+        [ann] = json.loads((await get(gateway, "/users?with=budgets", **shown))[2])["users"]
+        assert json.loads((await get(gateway, "/users/ann?with=budgets", **shown))[2]) == ann
+        [plain] = json.loads((await get(gateway, "/users", **shown))[2])["users"]
+    [day, month] = sorted(ann["budgets"], key=lambda one: str(one["period"]))
+    assert (day["unit"], day["limit"], day["used"], day["reserved"]) == ("tokens", 5000, 4, 0)
+    assert (month["unit"], month["limit"], month["used"]) == ("microUsd", 20_000_000, 0)
+    assert day["opensAtMs"] <= month["opensAtMs"]
+    assert (plain["team"], "budgets" in plain) == ("design", False)
 
 
 # --- what protects it ----------------------------------------------------------------------------------------
@@ -138,15 +170,20 @@ class Operator:
         await self.page.type(key)
 
     async def until_shown(self, place: str, text: str) -> None:
-        await self.page.until(f"document.querySelector({json.dumps(place)})?.innerText.includes({json.dumps(text)})")
+        # The `innerText` of what is hidden is its text all the same.
+        shown = f"document.querySelector({json.dumps(place)})"
+        await self.page.until(f"{shown}?.checkVisibility() && {shown}.innerText.includes({json.dumps(text)})")
 
     async def press(self, text: str) -> None:
         """The button with that text in a table, and what confirms it."""
-        button = f"[...document.querySelectorAll('td button')].find((one) => one.innerText === {json.dumps(text)})"
-        # The page may have moved it while the mouse was on its way.
-        while not await self.page.run("document.querySelector('dialog').open"):
-            await self.page.click(button)
+        await self.page.click(self._button(text))
         await self.page.click("document.querySelector('dialog button.danger')")
+
+    async def until_pressable(self, text: str) -> None:
+        await self.page.until(f"{self._button(text)}?.checkVisibility()")
+
+    def _button(self, text: str) -> str:
+        return f"[...document.querySelectorAll('td button')].find((one) => one.innerText === {json.dumps(text)})"
 
 
 @pytest.fixture
@@ -192,9 +229,8 @@ async def test_an_operator_cancels_and_blocks(
             await asking
         await operator.until_shown("#users", NASTY)
         await operator.press(block)
-        await operator.until_shown("#users", unblock)
         await operator.press(unblock)
-        await operator.until_shown("#users", block)
+        await operator.until_pressable(block)
         assert "secret" not in await page.run("document.body.innerText")
         assert await page.run("document.images.length") == 0
         refusals = [text for text in page.complaints if "403" not in text]
@@ -216,8 +252,58 @@ async def test_the_language_can_be_chosen_and_the_page_locked(tmp_path: Path) ->
         await page.click("document.querySelector('#language')")
         await operator.until_shown("main", "No answer is under way.")
         assert not re.search("[가-힣]", await page.run("document.querySelector('main').innerText"))
-        await page.run("location.reload()")
+        await page.open(f"{gateway.admin_url}/console")
         await operator.until_shown("main", "No answer is under way.")
         await page.click("document.querySelector('#leave')")
         await page.until("document.querySelector('main').hidden")
         assert await page.run("sessionStorage.length") == 0
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="no Chromium here")
+async def test_a_late_refusal_of_an_old_key_does_not_lock_the_page(tmp_path: Path) -> None:
+    async with (
+        gateway_in(tmp_path / "data") as gateway,
+        browser(tmp_path / "browser", language="en-US") as page,
+    ):
+        operator = Operator(page, gateway)
+        await page.open(f"{gateway.admin_url}/console")
+        await page.run(
+            "(() => { const real = fetch; window.fetch = async (path, how) => { const answer = await real(path, how); "
+            "if (path === '/requests' && !window.release) await new Promise((go) => { window.release = go; }); "
+            "return answer; }; })()"
+        )
+        await operator.type_key("not the key")
+        await operator.until_shown("#refused", "This is not the admin key.")
+        await page.until("window.release !== undefined")
+        await operator.type_key(key_in(tmp_path / "data"))
+        await operator.until_shown("main", "No answer is under way.")
+        await page.run("window.release()")
+        await page.run("new Promise((resolve) => setTimeout(resolve))")
+        assert not await page.run("document.querySelector('main').hidden")
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="no Chromium here")
+@pytest.mark.parametrize(
+    ("language", "team", "day", "month", "free"),
+    [
+        ("en-US", "Team design", "5,000 tokens a day", "$20.00 a month", "$0.00"),
+        ("ko-KR", "팀 design", "하루 5,000 토큰", "한 달 US$20.00", "US$0.00"),
+    ],
+)
+async def test_budgets_are_shown(tmp_path: Path, language: str, team: str, day: str, month: str, free: str) -> None:
+    async with (
+        gateway_in(tmp_path / "data") as gateway,
+        browser(tmp_path / "browser", language=language) as page,
+        Client(gateway.url, user=NASTY) as app,
+    ):
+        await app.ask("one two")
+        await give_budgets(gateway, tmp_path / "data", NASTY)
+        await app.ask("one two")
+        await Operator(page, gateway).enter(key_in(tmp_path / "data"))
+        for text in (NASTY, day, month, team):
+            await Operator(page, gateway).until_shown("#budgets", text)
+        rows = await page.run("[...document.querySelectorAll('#budgets tr')].map((row) => row.innerText.split('\t'))")
+        used = [(row[0], row[2].split()[0]) for row in rows[1:]]
+        assert sorted(used) == sorted([(NASTY, "4"), (NASTY, free), (team, "4")])
+        assert "design" in await page.run("document.querySelector('#users').innerText")
+        assert page.complaints == []

@@ -25,8 +25,9 @@ SEEDS = {
     "fleet": 120,
     "fleet-quiet": 200,
     "fleet-limits": 60,
+    "fleet-budgets": 120,
 }
-"""1,360 in all, a tenth of them in every run of the tests; `answerback simulate --seeds 100000` for more."""
+"""1,480 in all, a tenth of them in every run of the tests; `answerback simulate --seeds 100000` for more."""
 
 
 @pytest.fixture(autouse=True)

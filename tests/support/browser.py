@@ -25,6 +25,7 @@ class Page:
         self._socket = socket
         self._numbers = itertools.count(1)
         self._session: str | None = None
+        self._loaded: set[str] = set()
         self.complaints: list[str] = []
 
     async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
@@ -32,22 +33,36 @@ class Page:
         about = {"sessionId": self._session} if self._session else {}
         await self._socket.send(json.dumps({"id": number, "method": method, "params": parameters, **about}))
         async with asyncio.timeout(PATIENCE_S):
-            while (told := json.loads(await self._socket.recv())).get("id") != number:
-                if told.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
-                    self.complaints.append(json.dumps(told["params"]))
+            while (told := await self._told()).get("id") != number:
+                pass
         assert "error" not in told, told
         found: dict[str, Any] = told["result"]
         return found
 
+    async def _told(self) -> dict[str, Any]:
+        """What the browser says next."""
+        told: dict[str, Any] = json.loads(await self._socket.recv())
+        match told:
+            case {"method": "Runtime.exceptionThrown" | "Log.entryAdded", "params": params}:
+                self.complaints.append(json.dumps(params))
+            case {"method": "Page.lifecycleEvent", "params": {"name": "load", "loaderId": document}}:
+                self._loaded.add(document)
+        return told
+
     async def open(self, url: str) -> None:
-        target = await self.call("Target.createTarget", url="about:blank")
-        attached = await self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
-        self._session = attached["sessionId"]
-        for domain in ("Runtime", "Log", "Page"):
-            await self.call(f"{domain}.enable")
-        await self.call("Page.navigate", url=url)
-        # Until then `about:blank` may be there, which is complete, too.
-        await self.until(f"location.href === {json.dumps(url)} && document.readyState === 'complete'")
+        """Open the page, or load it again, until its script has run."""
+        if self._session is None:
+            target = await self.call("Target.createTarget", url="about:blank")
+            attached = await self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+            self._session = attached["sessionId"]
+            for domain in ("Runtime", "Log", "Page"):
+                await self.call(f"{domain}.enable")
+            await self.call("Page.setLifecycleEventsEnabled", enabled=True)
+            await self.call("Emulation.setFocusEmulationEnabled", enabled=True)
+        document = (await self.call("Page.navigate", url=url))["loaderId"]
+        async with asyncio.timeout(PATIENCE_S):
+            while document not in self._loaded:
+                await self._told()
 
     async def run(self, script: str) -> Any:
         """The value of an expression in the page."""
@@ -62,16 +77,16 @@ class Page:
                 await self.run("new Promise((resolve) => setTimeout(resolve, 20))")
 
     async def click(self, element: str) -> None:
-        """Press what the expression finds with the mouse, as a person would."""
-        await self.until(f"({element})?.getClientRects().length > 0")
-        place = await self.run(
-            f"(() => {{ const found = {element}; found.scrollIntoView({{block: 'center'}}); "
-            "const at = found.getBoundingClientRect(); return [at.x + at.width / 2, at.y + at.height / 2]; })()"
+        """Click what the expression finds as soon as a person could: its middle is to be seen, and nothing covers it.
+
+        The look and the click are one step of the page: between two, what is clicked may move.
+        """
+        await self.until(
+            f"(() => {{ const found = {element}; if (!found?.getClientRects().length) return false; "
+            "found.scrollIntoView({block: 'center'}); const at = found.getBoundingClientRect(); "
+            "if (!found.contains(document.elementFromPoint(at.x + at.width / 2, at.y + at.height / 2))) return false; "
+            "found.focus(); found.click(); return true; })()"
         )
-        for kind in ("mousePressed", "mouseReleased"):
-            await self.call(
-                "Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", buttons=1, clickCount=1
-            )
 
     async def type(self, text: str) -> None:
         """Into what has the focus, and Enter."""

@@ -99,7 +99,7 @@ async def test_a_new_account_of_the_desktop_app_has_the_tables_of_the_kept_one_o
             pass
         (path,) = (tmp_path / name / "accounts").glob("*.db")
         with sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True) as database:
-            assert database.execute("PRAGMA user_version").fetchone() == (3,)
+            assert database.execute("PRAGMA user_version").fetchone() == (4,)
         found.append(tables_of(path))
     assert found[0] == found[1]
 

@@ -9,7 +9,7 @@ has nothing to hide, needs the admin key. The key of the metrics opens `/metrics
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Final, Self, TypeAlias, cast
 
 import msgspec
@@ -37,6 +37,7 @@ from answerback.ports import (
     Requests,
     Sent,
     Slow,
+    StoredUser,
     Unavailable,
     Users,
 )
@@ -144,6 +145,7 @@ class _UserBody(_Body, omit_defaults=True):
     blocked: bool = False
     team: str | None = None
     keep_days: int | None = None
+    budgets: Sequence[Mapping[str, object]] = ()
 
 
 class _UsageBody(_Body, omit_defaults=True):
@@ -395,18 +397,25 @@ class Admin:
     # --- users: what `answerback users` asks while this gateway holds the store
 
     async def _list_users(self, request: web.BaseRequest) -> web.Response:
-        """`?after=ID&limit=N`"""
+        """`?after=ID&limit=N&with=budgets`"""
         limit = request.query.get("limit", "100")
         if not (limit.isascii() and limit.isdigit() and len(limit) < 9 and 1 <= int(limit) <= MAX_LISTED):
             raise _bad_request(f"limit must be a whole number from 1 to {MAX_LISTED}.")
         found = await self._users.users(after=request.query.get("after"), limit=int(limit))
-        return json_response(200, {"users": [_UserBody.of(user) for user in found]})
+        return json_response(200, {"users": [await self._user_body(request, user) for user in found]})
 
-    async def _get_user(self, _: web.BaseRequest, user_id: str) -> web.Response:
+    async def _get_user(self, request: web.BaseRequest, user_id: str) -> web.Response:
+        """`?with=budgets`"""
         user = await self._users.user(user_id)
         if user is None:
             raise _no_user()
-        return json_response(200, _UserBody.of(user))
+        return json_response(200, await self._user_body(request, user))
+
+    async def _user_body(self, request: web.BaseRequest, user: StoredUser) -> _UserBody:
+        body = _UserBody.of(user)
+        if request.query.get("with") == "budgets":
+            body.budgets = await self._budgets(user.user_id)
+        return body
 
     async def _export_user(self, request: web.BaseRequest, user_id: str) -> web.StreamResponse:
         """Send a line of JSON for each thing that is stored. What is cut off in the middle was not all of it."""
@@ -504,12 +513,13 @@ class Admin:
         return await self._get_budgets(request, holder)
 
     async def _get_budgets(self, _: web.BaseRequest, holder: str) -> web.Response:
-        found = await self._users.budgets(holder, now_ms=self._clock())
-        rows = [
+        return json_response(200, {"holder": holder, "budgets": await self._budgets(holder)})
+
+    async def _budgets(self, holder: str) -> list[dict[str, object]]:
+        return [
             {**budget._asdict(), **counter._asdict(), "opensAtMs": opens_at_ms}
-            for budget, counter, opens_at_ms in found
+            for budget, counter, opens_at_ms in await self._users.budgets(holder, now_ms=self._clock())
         ]
-        return json_response(200, {"holder": holder, "budgets": rows})
 
     async def _list_teams(self, _: web.BaseRequest) -> web.Response:
         return json_response(200, {"teams": list(await self._users.teams())})

@@ -28,6 +28,7 @@ from answerback.tasks import Tasks
 from answerback_desktop.engine.answers import Answers, own_files
 from answerback_desktop.engine.events import (
     AccountOpened,
+    BudgetRead,
     ConnectionChanged,
     ConnectionReason,
     ConnectionStatus,
@@ -120,6 +121,7 @@ class AccountEngine:
         self._unwritten = _Unwritten()
         self._shown: str | None = None
         self._is_store_broken = False
+        self._has_budget = False
         self._logged = ""
         self._least_told = ""
         self._copies = FileCopies(database.path)
@@ -248,12 +250,23 @@ class AccountEngine:
     async def _measure(self, client: Client) -> None:
         """Measure the round trip now and then while online."""
         async for state in client.states():
+            if isinstance(state, Connected):
+                await self._read_budget(client)
             while isinstance(state, Connected) and client.state is state:
                 try:
                     self._emit(RoundTripMeasured(await client.ping() * 1000))
                 except AnswerbackError:
                     break
                 await asyncio.sleep(PING_S)
+
+    async def _read_budget(self, client: Client) -> None:
+        """It changes with every question; who has none is asked for it at the next connection only."""
+        try:
+            budget = await client.budget()
+        except AnswerbackError:
+            return
+        self._has_budget = budget is not None
+        self._emit(BudgetRead(budget))
 
     def _state_changed(self, state: ConnectionState) -> None:
         if self._client is None:
@@ -340,6 +353,8 @@ class AccountEngine:
         self.conversations_changed([conversation_id])
         if self._sync is not None:
             self._sync.ended(conversation_id)
+        if self._client is not None and self._has_budget:
+            self._tasks.start(self._read_budget(self._client), name="budget")
         if self._store.conversation(conversation_id) is None:
             self.refresh()  # deleted here, and at the server only when nothing of it is under way
 

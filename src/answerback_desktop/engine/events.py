@@ -6,7 +6,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-from answerback.client import File, ModelInfo, Obstacle
+from answerback.client import BudgetInfo, File, ModelInfo, Obstacle
 from answerback_desktop.records import Account, Conversation, KeptHistory, SearchHit, Traits, Turn
 from answerback_desktop.settings import Settings
 
@@ -177,6 +177,13 @@ class RoundTripMeasured:
     round_trip_ms: float
 
 
+@dataclass(frozen=True, slots=True)
+class BudgetRead:
+    """How the user's budget stands; None: there is none."""
+
+    budget: BudgetInfo | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountOpened:
     """Forget everything shown: this account's data follows. `pending`: the turns that are not over.
@@ -329,6 +336,7 @@ class EngineStopped:
 Event: TypeAlias = (
     ConnectionChanged
     | RoundTripMeasured
+    | BudgetRead
     | AccountOpened
     | AccountClosed
     | ConversationsChanged

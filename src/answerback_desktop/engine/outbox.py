@@ -11,11 +11,14 @@ from answerback.client import (
     RequestCancelled,
     RequestFailed,
 )
+from answerback_desktop.engine.export import instant_ms
 from answerback_desktop.engine.parts import written
 from answerback_desktop.records import Conversation, Failure, FailureCode, Times, Tokens, Turn, TurnStatus
 from answerback_desktop.store.store import AccountStore
 
 _CODES: Final = frozenset(FailureCode)
+_SOON_MS: Final = 60_000
+"""A pause up to this is for what others have reserved of a budget: it is free again before the next window."""
 
 
 class StoredOutbox:
@@ -79,7 +82,13 @@ def ended(turn: Turn, outcome: Answer | AnswerbackError, *, now_ms: int) -> Turn
             retry_at_ms = None if outcome.retry_after_ms is None else now_ms + outcome.retry_after_ms
             is_over_budget = outcome.reason == "budget" and outcome.retryable
             code = FailureCode.OVER_BUDGET if is_over_budget else code_of(outcome.code)
-            failure = Failure(code=code, is_retryable=outcome.retryable, retry_at_ms=retry_at_ms)
+            opens_at = outcome.resets_at if is_over_budget and (outcome.retry_after_ms or 0) > _SOON_MS else None
+            failure = Failure(
+                code=code,
+                is_retryable=outcome.retryable,
+                retry_at_ms=retry_at_ms,
+                opens_at_ms=None if opens_at is None else instant_ms(opens_at, now_ms),
+            )
             failed = replace(over, status=TurnStatus.FAILED, failure=failure)
             return failed if outcome.answer is None else _with_answer(failed, outcome.answer)
         case _:  # RequestTimeout, MessageTooLarge, ProtocolViolation: made by the client; what is shown stays

@@ -70,6 +70,7 @@ _MIGRATIONS: Final = (
     """
     ALTER TABLE turns ADD COLUMN attachments TEXT; -- as on the wire, if there are any
     """,
+    "ALTER TABLE turns ADD COLUMN opens_at_ms INTEGER",
 )
 """Number n brings a file from user_version n to n + 1. Never change one that was released; add another."""
 

@@ -421,6 +421,7 @@ def row_of(turn: Turn) -> dict[str, Any]:
         "failure": None if failure is None else failure.code.value,
         "is_retryable": failure is not None and failure.is_retryable,
         "retry_at_ms": None if failure is None else failure.retry_at_ms,
+        "opens_at_ms": None if failure is None else failure.opens_at_ms,
         "model": turn.model,
         "replaces": turn.replaces,
         "finish_reason": turn.finish_reason,
@@ -474,7 +475,10 @@ def turn_of(row: Sequence[Any]) -> Turn:
         failure=None
         if failure is None
         else Failure(
-            code=FailureCode(failure), is_retryable=bool(found["is_retryable"]), retry_at_ms=found["retry_at_ms"]
+            code=FailureCode(failure),
+            is_retryable=bool(found["is_retryable"]),
+            retry_at_ms=found["retry_at_ms"],
+            opens_at_ms=found["opens_at_ms"],
         ),
         model=found["model"],
         replaces=found["replaces"],

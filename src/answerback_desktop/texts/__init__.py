@@ -169,6 +169,10 @@ class StatusTexts:
     rate: str
     rate_unlimited: str
     rate_a_minute: str
+    budget: str
+    budget_left: str
+    budget_tokens: str
+    budget_money: str
     outbox: str
     outbox_hint: str
     nobody_answers: str
@@ -351,6 +355,7 @@ class ChatTexts:
     files_refused: str
     empty_answer: str
     empty_cut: str
+    budget_opens: str
     tokens_one: str
     tokens: str
     seconds: str
@@ -364,6 +369,7 @@ class ChatTexts:
     edit: str
     retry: str
     retry_in: str
+    retry_in_minutes: str
     retry_all: str
     failed_alike: str
     unsent_edit: str

@@ -11,6 +11,7 @@ import msgspec
 from answerback_desktop.engine.events import (
     AccountClosed,
     AccountOpened,
+    BudgetRead,
     ConnectionChanged,
     ConversationsChanged,
     DraftReturned,
@@ -274,7 +275,7 @@ class AppViewModel:
                 conversation.set_draft("\n\n".join(text for text in (event.text, conversation.draft) if text))
                 conversation.files = (*event.files, *conversation.files)
                 changes.drafts.add(event.conversation_id)
-            case ConnectionChanged() | RoundTripMeasured():
+            case ConnectionChanged() | RoundTripMeasured() | BudgetRead():
                 self.connection.take(event)
                 changes.flags.add("connection")
             case AccountOpened():

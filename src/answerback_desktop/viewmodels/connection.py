@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
-from answerback.client import ModelInfo
+from answerback.client import BudgetInfo, ModelInfo
 from answerback_desktop.engine.events import (
+    BudgetRead,
     ConnectionChanged,
     ConnectionReason,
     ConnectionStatus,
@@ -24,6 +25,8 @@ class ConnectionViewModel:
         self._model_info: Mapping[str, ModelInfo] = {}
         self.server_url = ""
         self.round_trip_ms: float | None = None
+        self.budget: BudgetInfo | None = None
+        """As it was last told; None: the user has none."""
 
     @property
     def status(self) -> ConnectionStatus:
@@ -84,7 +87,10 @@ class ConnectionViewModel:
 
     # --- by the app -----------------------------------------------------------------------------------------
 
-    def take(self, event: ConnectionChanged | RoundTripMeasured) -> None:
+    def take(self, event: ConnectionChanged | RoundTripMeasured | BudgetRead) -> None:
+        if isinstance(event, BudgetRead):
+            self.budget = event.budget
+            return
         if isinstance(event, RoundTripMeasured):
             self.round_trip_ms = event.round_trip_ms
             return
@@ -103,3 +109,4 @@ class ConnectionViewModel:
         self._model_info = {}
         self._limits = None
         self.round_trip_ms = None
+        self.budget = None

@@ -2,6 +2,7 @@
 
 import math
 import time
+from datetime import datetime
 
 from answerback.clock import epoch_ms
 
@@ -19,3 +20,8 @@ class Countdown:
     def left_s(self) -> int:
         """Whole seconds, rounded up."""
         return max(0, math.ceil(self._at_s - time.monotonic()))
+
+
+def local_time(at_ms: int) -> str:
+    """An instant that is days away, for a person: `2026-12-01 09:00`."""
+    return f"{datetime.fromtimestamp(at_ms / 1000):%Y-%m-%d %H:%M}"

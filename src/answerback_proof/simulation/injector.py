@@ -276,6 +276,17 @@ PROFILES: Final[Mapping[str, Faults]] = MappingProxyType(
         "fleet-limits": Faults(
             **_FLEET, per_minute=8, cut_every_s=8.0, rollover=0.5, cancel=0.1, gateway_stop_every_s=30.0
         ),
+        "fleet-budgets": replace(
+            _USUAL,
+            **_FLEET,
+            budget=60_000,
+            outage_before=0.005,
+            outage_after=0.005,
+            cut_every_s=20.0,
+            process_crash_every_s=20.0,
+            gateway_stop_every_s=30.0,
+            cancel=0.25,
+        ),
         "uploads": Faults(
             files=0.7,
             wrong_pieces=0.5,

@@ -33,7 +33,7 @@ from answerback_proof.history import Promise, Violation, ViolationKind
 from answerback_proof.simulation.app import SimulatedApp, SimulatedWindow
 from answerback_proof.simulation.injector import Faults
 from answerback_proof.simulation.server import POLICY, Clocks, GeneratedAnswer, WordyModel
-from answerback_proof.simulation.store import FaultyStore, WatchedStore
+from answerback_proof.simulation.store import WatchedStore
 
 MINUTE_MS: Final = 60_000
 
@@ -70,10 +70,9 @@ class Invariants:
         """Each change of a record in the store."""
         if self._faults.budget:
             self.budgets.record_changed(before, after)
-            store = self._store()
-            assert isinstance(store, FaultyStore)
-            for detail in self.budgets.check(store):
-                self._violate(broken("budget", detail))
+            if (store := self._store()).is_watched_whole:
+                for detail in self.budgets.check(store):
+                    self._violate(broken("budget", detail))
         if before is None:
             return
         name = after.request_id
@@ -215,7 +214,7 @@ class Budgets:
             return ending.input_tokens + ending.output_tokens
         return amount if before.attempt else 0
 
-    def check(self, store: FaultyStore) -> Iterable[str]:
+    def check(self, store: WatchedStore) -> Iterable[str]:
         """What is wrong with the counters, at this instant."""
         reserved: Counter[tuple[str, str]] = Counter()
         billed: Counter[tuple[str, str]] = Counter()
@@ -269,8 +268,7 @@ def check_end(evidence: Evidence) -> Iterable[Violation]:
                 yield from _reason(evidence, record, record.ending)
     yield from _no_redundant_resend(evidence)
     yield from _limits(evidence)
-    counters = evidence.store.written_counters() if isinstance(evidence.store, FaultyStore) else {}
-    for (holder, window), counter in counters.items():
+    for (holder, window), counter in evidence.store.written_counters().items():
         if counter.reserved:
             yield broken("budget", f"{holder} {window} has {counter.reserved} reserved, and nothing runs")
 

@@ -132,7 +132,8 @@ class SimulatedPostgres(WatchedStore):
 
     def _ended(self, *, is_committed: bool) -> None:
         written, self._written = self._written, []
-        for record in written if is_committed else ():
+        for left, record in zip(reversed(range(len(written))), written if is_committed else (), strict=False):
+            self.is_watched_whole = not left
             self._saw(record)
 
     def stop(self) -> None:

@@ -98,6 +98,8 @@ class WatchedStore(MemoryStore):
         self._seen: dict[RequestKey, Record] = {}
         self.caps: dict[str, int] = {}
         """Tokens a day, by holder of a budget."""
+        self.is_watched_whole = True
+        """Whether every change of the last transaction was watched: the counters say no less than the records."""
 
     @property
     def records(self) -> Mapping[RequestKey, Record]:
@@ -123,6 +125,18 @@ class WatchedStore(MemoryStore):
 
     def all_usage(self) -> Sequence[DailyUsage]:
         return now(self.usage(None))
+
+    def give_budgets(self, users: Sequence[str], tokens: int, *, now_ms: int) -> None:
+        """Give each user a budget, and all of them a team with one."""
+        for holder, limit in (*((user, tokens) for user in users), (team_holder(TEAM), tokens * 3 // 2)):
+            now(self.set_budget(holder, Period.DAY, Budget(limit, Unit.TOKENS, Period.DAY), now_ms=now_ms))
+            self.caps[holder] = limit
+        for user in users:
+            now(self.set_team(user, TEAM, now_ms=now_ms))
+
+    def written_counters(self) -> dict[tuple[str, str], Counter]:
+        """Those of budgets, as they are written."""
+        return now(self.counters())
 
 
 class FilesWatch(Protocol):
@@ -197,18 +211,6 @@ class FaultyStore(WatchedStore):
             MemoryStore.recent_turns, self, user_id, conversation_id, limit=limit, before_request=before_request
         )
         return await self._channel.call(read)
-
-    def give_budgets(self, users: Sequence[str], tokens: int, *, now_ms: int) -> None:
-        """Give each user a budget, and all of them a team with one."""
-        for holder, limit in (*((user, tokens) for user in users), (team_holder(TEAM), tokens * 3 // 2)):
-            now(self.set_budget(holder, Period.DAY, Budget(limit, Unit.TOKENS, Period.DAY), now_ms=now_ms))
-            self.caps[holder] = limit
-        for user in users:
-            now(self.set_team(user, TEAM, now_ms=now_ms))
-
-    def written_counters(self) -> dict[tuple[str, str], Counter]:
-        """Those of budgets, as they are written."""
-        return now(self.counters())
 
     async def upload(self, key: FileKey) -> Upload | None:
         return await self._channel.call(partial(MemoryStore.upload, self, key))

@@ -122,7 +122,6 @@ class World:
         ]
         if faults.budget:
             users = sorted({app.user for app in self._apps})
-            assert isinstance(self._store, FaultyStore)
             self._store.give_budgets(users, faults.budget, now_ms=clocks.front())
         self._mix = Mix(
             streamed=0.7,

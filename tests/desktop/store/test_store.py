@@ -116,7 +116,7 @@ def test_everything_of_a_turn_comes_back(database, store, tmp_path):
         status=TurnStatus.FAILED,
         answer="half \U0001f600 반",
         attempt=2,
-        failure=Failure(code=FailureCode.RATE_LIMITED, is_retryable=True, retry_at_ms=NOW + 1),
+        failure=Failure(code=FailureCode.OVER_BUDGET, is_retryable=True, retry_at_ms=NOW + 1, opens_at_ms=NOW + 2),
         model="m",
         finish_reason="x",
         tokens=Tokens(input=1, output=2),

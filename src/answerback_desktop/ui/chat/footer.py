@@ -17,6 +17,8 @@ from answerback_desktop.viewmodels.turn import TurnViewModel
 COPIED_MS: Final = 1_600
 _PULSE_MS: Final = 80
 _COUNTDOWN_MS: Final = 500
+_LONG_S: Final = 120
+"""A countdown above this is in minutes."""
 
 
 class FooterView(BlockView):
@@ -109,7 +111,11 @@ class FooterView(BlockView):
         self.retry_button.setVisible(line.retry_in_s is not None and can_ask)
         self.retry_button.setEnabled(not line.retry_in_s)
         retry = texts.retry if retries == 1 else texts.retry_all.format(count=retries)
-        self.retry_button.setText(texts.retry_in.format(seconds=line.retry_in_s) if line.retry_in_s else retry)
+        if (left_s := line.retry_in_s or 0) > _LONG_S:
+            retry = texts.retry_in_minutes.format(minutes=math.ceil(left_s / 60))
+        elif left_s:
+            retry = texts.retry_in.format(seconds=left_s)
+        self.retry_button.setText(retry)
         self.stop_button.setVisible(turn.can_stop)
         self.set_active(is_active=self._is_active)
         self.label.setVisible(bool(line.text) and (line.tone is not Tone.DONE or self._is_active))

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from answerback_desktop.records import FailureCode, TurnStatus
 from answerback_desktop.texts import ChatTexts
+from answerback_desktop.viewmodels.countdown import local_time
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
 
@@ -54,12 +55,7 @@ def state_line(
         case TurnStatus.CANCELLED:
             return StateLine(tone=Tone.STOPPED, text=texts.cancelled, hint=_hint(turn, texts), retry_in_s=retry)
         case TurnStatus.FAILED:
-            reason = "" if turn.failure is None else texts.failures[turn.failure.code]
-            if turn.failure is not None and turn.failure.code is FailureCode.MODEL_FAILED and not turn.length:
-                reason = texts.no_answer
-            if turn.failure is not None and turn.failure.code is FailureCode.FORBIDDEN and turn.attachments:
-                reason = texts.files_refused
-            return StateLine(tone=Tone.FAILED, text=reason, retry_in_s=retry)
+            return StateLine(tone=Tone.FAILED, text=_reason(turn, texts), retry_in_s=retry)
         case TurnStatus.COMPLETED if not turn.length:
             text = texts.empty_cut if turn.is_cut else texts.empty_answer
             return StateLine(tone=Tone.STOPPED, text=text, hint=_hint(turn, texts), retry_in_s=retry)
@@ -70,6 +66,18 @@ def state_line(
                 hint=_hint(turn, texts),
                 cut=texts.cut if turn.is_cut else "",
             )
+
+
+def _reason(turn: TurnViewModel, texts: ChatTexts) -> str:
+    failure = turn.failure
+    if failure is None:
+        return ""
+    if failure.code is FailureCode.MODEL_FAILED and not turn.length:
+        return texts.no_answer
+    if failure.code is FailureCode.FORBIDDEN and turn.attachments:
+        return texts.files_refused
+    opens = "" if failure.opens_at_ms is None else " " + texts.budget_opens.format(when=local_time(failure.opens_at_ms))
+    return texts.failures[failure.code] + opens
 
 
 def _facts(turn: TurnViewModel, texts: ChatTexts, titles: Mapping[str, str]) -> str:

@@ -3,12 +3,16 @@
 from PySide6.QtCore import QPoint, QSize, Qt, QTimer, Signal
 from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QLabel, QPushButton, QToolButton, QVBoxLayout, QWidget
 
+from answerback.client import BudgetInfo
+from answerback.clock import epoch_ms
 from answerback.texts.korean import translated
 from answerback_desktop.engine.events import ConnectionReason, ConnectionStatus
+from answerback_desktop.engine.export import instant_ms
 from answerback_desktop.settings import Language
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.theme import Icon, Theme, icon
 from answerback_desktop.viewmodels import AppViewModel
+from answerback_desktop.viewmodels.countdown import local_time
 
 
 def headline(app: AppViewModel, texts: Texts) -> str:
@@ -33,6 +37,21 @@ def headline(app: AppViewModel, texts: Texts) -> str:
 def detail_text(detail: str, texts: Texts) -> str:
     """What the client says about a failed connection, in the language of the app as far as the catalogue has it."""
     return (translated(detail) if texts.language is Language.KOREAN else None) or detail
+
+
+def budget_text(budget: BudgetInfo | None, texts: Texts) -> str:
+    """What is left of the user's budget, until when; empty if there is none."""
+    if budget is None:
+        return ""
+    words = texts.status
+
+    def shown(amount: int) -> str:
+        if budget.unit == "tokens":
+            return words.budget_tokens.format(amount=f"{amount:,}")
+        return words.budget_money.format(amount=f"{amount // 10_000 / 100:,.2f}")
+
+    left, until_ms = max(0, budget.limit - budget.used), instant_ms(budget.resets_at, epoch_ms())
+    return words.budget_left.format(left=shown(left), limit=shown(budget.limit), when=local_time(until_ms))
 
 
 class ConnectionIndicator(QToolButton):
@@ -129,7 +148,9 @@ class ConnectionDetails(QFrame):
         self._title.setFont(theme.font(weight=theme.font().Weight.DemiBold))
         self._reason = QLabel()
         self._reason.setWordWrap(True)
-        self._values = {key: QLabel() for key in ("server", "detail", "user", "round_trip", "models", "rate", "outbox")}
+        self._values = {
+            key: QLabel() for key in ("server", "detail", "user", "budget", "round_trip", "models", "rate", "outbox")
+        }
         grid = QGridLayout()
         grid.setColumnStretch(1, 1)
         grid.setHorizontalSpacing(theme.space(4))
@@ -173,6 +194,7 @@ class ConnectionDetails(QFrame):
             "server": connection.server_url,
             "detail": detail_text(connection.detail, self._texts),
             "user": connection.user or "",
+            "budget": budget_text(connection.budget, self._texts),
             "round_trip": ""
             if connection.round_trip_ms is None
             else _milliseconds(connection.round_trip_ms, self._texts),

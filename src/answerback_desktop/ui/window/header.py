@@ -10,7 +10,7 @@ from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QMenu, QPushButton, Q
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.chat import column_in
 from answerback_desktop.ui.theme import Icon, Theme, icon
-from answerback_desktop.ui.window.connection import ConnectionIndicator
+from answerback_desktop.ui.window.connection import ConnectionIndicator, budget_text
 from answerback_desktop.viewmodels import AppViewModel
 
 _NARROW_EM: Final = 40
@@ -50,6 +50,7 @@ class Header(QFrame):
         self.more_button.clicked.connect(self.more_wanted)
         self.indicator.settings_wanted.connect(self.settings_wanted)
         self._models_shown: object = None
+        self._model_shown = ""
         self._is_narrow = False
         self.set_theme(theme)
         self.set_texts(texts)
@@ -119,6 +120,11 @@ class Header(QFrame):
         self.more_button.setEnabled(current is not None)
         self.indicator.refresh()
         self._refresh_models()
+        told = (
+            f"{self._texts.window.model_name}: {self._model_shown}",
+            budget_text(self._app.connection.budget, self._texts),
+        )
+        self.model_button.setToolTip("\n".join(filter(None, told)))
 
     def set_sidebar_shown(self, is_shown: bool) -> None:
         """With the sidebar its buttons are there already."""
@@ -171,7 +177,7 @@ class Header(QFrame):
         shown = words.model_default if named is None else title_of(named)
         metrics = QFontMetrics(self.model_button.font())
         self.model_button.setText(metrics.elidedText(shown, Qt.TextElideMode.ElideMiddle, self._theme.space(44)))
-        self.model_button.setToolTip(f"{words.model_name}: {shown}")
+        self._model_shown = shown
         self.model_button.setAccessibleName(f"{words.model_name}: {shown}")
         self.model_button.setEnabled(not is_locked)
         is_one = len(choices) <= 2 and chosen in (None, *models)

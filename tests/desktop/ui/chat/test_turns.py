@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from itertools import count
 
 import pytest
@@ -97,6 +98,20 @@ def test_the_countdown_of_a_rate_limit(after_ms: int, seconds: int, monkeypatch:
     clock = Clock(monkeypatch)
     record = failed(FailureCode.RATE_LIMITED, is_retryable=True, retry_at_ms=clock.epoch_ms + after_ms)
     assert line(of(record)).retry_in_s == seconds
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [(CHAT_EN, "It opens 2023-12-01 00:00."), (CHAT_KO, "예산은 2023-12-01 00:00에 다시 열려요.")],
+    ids=["en", "ko"],
+)
+def test_a_question_without_room_in_the_budget_says_when_it_opens(texts: ChatTexts, words: str) -> None:
+    record = failed(FailureCode.OVER_BUDGET, is_retryable=True, retry_at_ms=NOW_MS + 3_600_000)
+    assert record.failure is not None
+    opens_at_ms = int(datetime(2023, 12, 1).timestamp() * 1000)
+    record = replace(record, failure=replace(record.failure, opens_at_ms=opens_at_ms))
+    shown = line(of(record), texts=texts)
+    assert shown.text == f"{texts.failures[FailureCode.OVER_BUDGET]} {words}"
 
 
 def test_a_clock_that_is_set_changes_no_countdown(monkeypatch: pytest.MonkeyPatch) -> None:

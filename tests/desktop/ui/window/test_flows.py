@@ -1,20 +1,30 @@
 """What a person does with the app, from the window to a real gateway and back."""
 
+import asyncio
 import json
+import math
 from pathlib import Path
 
+import pytest
 from msgspec.structs import replace
 from PySide6.QtCore import Qt
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QAbstractButton, QLabel, QLineEdit
 
+from answerback.core.budget import Budget, Period, Unit
 from answerback_desktop.engine.events import ConnectionStatus
 from answerback_desktop.engine.export import ExportFormat
 from answerback_desktop.records import TurnStatus
 from answerback_desktop.settings import Language, Theme
+from answerback_desktop.texts import texts_of
+from answerback_desktop.ui.chat.footer import FooterView
 from answerback_desktop.ui.sidebar.conversation_model import Role
 from answerback_desktop.ui.theme.tokens import Scheme
+from answerback_desktop.ui.window.connection import ConnectionDetails
 from answerback_desktop.ui.window.welcome import Screen
+from answerback_desktop.viewmodels.countdown import local_time
+from budgeted import give
+from gateway_thread import GatewayThread
 
 
 def test_three_conversations_stream_at_once_each_in_its_place(open_app, gateway):
@@ -50,6 +60,37 @@ def test_answers_elsewhere_are_marked_unread_until_they_are_looked_at(open_app, 
     person.window.open_conversation(first.conversation_id)
     person.until(lambda: person.window.windowTitle() == "Answerback")
     gateway.end("second", "2")
+
+
+@pytest.mark.parametrize(
+    ("language", "left"),
+    [
+        (Language.ENGLISH, "17,480 tokens of 17,480 tokens left, until 20"),
+        (Language.KOREAN, "토큰 17,480개 중 토큰 17,480개 남음, 20"),
+    ],
+)
+def test_what_is_left_of_a_budget_and_when_it_opens(open_app, tmp_path, language, left):
+    asyncio.run(give(tmp_path / "gateway", "ada", Budget(17_480, Unit.TOKENS, Period.MONTH)))
+    texts = texts_of(language, system_locale="")
+    with GatewayThread(tmp_path / "gateway") as gateway:
+        person = open_app(url=gateway.url, language=language)
+        header = person.window.header
+        person.until(lambda: left in header.model_button.toolTip())
+        turn = None
+        while turn is None or turn.failure is None:
+            gateway.end(text := "?" * (40 + len(person.titles())), "1")
+            conversation = person.ask_again(text)
+            turn = person.turn(conversation, text)
+            person.until(lambda turn=turn: turn.status.is_over)
+        header.indicator.click()
+        details = person.window.findChild(ConnectionDetails)
+        rows = [label.text() for label in details.findChildren(QLabel) if label.isVisibleTo(details)]
+        assert texts.status.budget in rows
+        details.close()
+        footer = next(view for view in person.window.chat.transcript.views if isinstance(view, FooterView))
+        person.until(footer.retry_button.isVisible)
+        assert local_time(turn.failure.opens_at_ms) in footer.label.text()
+        assert footer.retry_button.text() == texts.chat.retry_in_minutes.format(minutes=math.ceil(turn.retry_in_s / 60))
 
 
 def test_a_cut_network_is_shown_and_what_was_typed_waits_and_goes_on(open_app, gateway):
