@@ -106,4 +106,6 @@ async def test_the_welcome_says_what_limits_there_are(stack: Stack) -> None:
         "queueTimeoutMs": 600_000,
         "maxConnectionMs": 7_200_000,
         "progressMs": 8_000,
+        "pieceBytes": 65_536,
+        "maxAttachmentBytes": 4_194_304,
     }

@@ -150,6 +150,7 @@ async def test_a_worker_that_is_killed_costs_seconds_and_no_character(stack: Sta
     assert scenario.runs == 2
 
 
+@pytest.mark.proof
 async def test_the_time_of_an_answer_counts_from_its_first_start_over_killed_workers(stack: Stack) -> None:
     """The second attempt has what the first one has left, not the whole time again."""
     question = stack.name("question")

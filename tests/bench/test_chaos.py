@@ -293,6 +293,7 @@ async def test_a_short_run_over_a_postgresql_that_crashes(postgres_server: objec
 
 @pytest.mark.process
 @pytest.mark.postgres
+@pytest.mark.proof
 @pytest.mark.timeout(240)
 async def test_chaos_over_three_gateways_behind_haproxy(postgres_server: object) -> None:
     del postgres_server  # only whether there is one

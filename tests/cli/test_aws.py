@@ -116,7 +116,7 @@ def test_a_stack_from_the_first_day_to_the_last(run: Run, aws: None, tmp_path: P
     )
     stack = ("--stack", "cli")
     checked = run("aws", "check", *stack)
-    assert (checked.code, checked.out.count("\nok\t")) == (0, 3), checked.out
+    assert (checked.code, checked.out.count("\nok\t")) == (0, 4), checked.out
     mine = ("--model", "python:mine:make", "--include", str(tmp_path / "mine.py"))
     planned = run("aws", "deploy", *stack, *HERE, *mine, "--allow-anonymous", "--dry-run", "--json")
     assert {"action": "Add", "resource": "Api", "kind": "AWS::ApiGatewayV2::Api", "replaced": ""} in json.loads(

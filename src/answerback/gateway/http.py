@@ -292,6 +292,16 @@ class Server(web.Server):
             oldest = next(iter(self._silent))
             self._silent.pop(oldest).abort()
 
+    async def shutdown(self, timeout: float | None = None) -> None:
+        """Close every connection, also one that was accepted a moment ago; cut what its peer does not read."""
+        await asyncio.sleep(0)  # what was accepted is a connection one turn of the loop later
+        await asyncio.sleep(0)
+        transports = [handler.transport for handler in self._connections if handler.transport is not None]
+        await super().shutdown(timeout)
+        for transport in transports:
+            transport.abort()
+        await asyncio.sleep(0)
+
     def shook_hands(self, handler: RequestHandler) -> None:
         """The connection is a WebSocket now, or lost."""
         self._silent.pop(handler, None)

@@ -156,9 +156,8 @@ class _Rows(Rows):
         """Of users who were counted: see Transaction."""
         self.noted: list[int] = []
         """Numbers of requests of others that were changed."""
-        self.more = self._write_more
 
-    def _write_more(self, database: Database) -> None:
+    def more(self, database: Database) -> None:
         if self.counts:
             counts = ((*of_user, user) for user, of_user in sorted(self.counts.items()))
             database.executemany(_COUNT, list(counts))

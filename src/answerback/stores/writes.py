@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
-from typing import ClassVar, Final, Generic, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeAlias, TypeVar
 
 from answerback.core.budget import Entry
 from answerback.core.instants import day_of
@@ -53,8 +53,8 @@ class Rows:
     """
 
     ACCEPT: ClassVar = sql.ACCEPT
-    more: Callable[[Database], None] | None = None
-    """What a kind of store sends with them."""
+    more: ClassVar[Callable[[Any, Database], None] | None] = None
+    """What a kind of store sends with them. No bound method is kept: it would be a cycle for each batch."""
 
     def __init__(self) -> None:
         self._users: list[tuple[str, int]] = []
