@@ -177,6 +177,7 @@ async def test_the_model_of_the_cost_predicts_a_streamed_answer(warm: Measuring,
     assert "".join(json.loads(frame)["delta"] for frame in measured.actions("messageDelta")) == "word " * 400
 
 
+@pytest.mark.proof
 async def test_a_long_answer_renews_its_lease_seldom_and_polls_every_second(warm: Measuring, stack: Stack) -> None:
     question = stack.name("question")
     stack.scripts[question] = model(1, tokens_per_second=1, first_token_s=COUNTS.renewal["every_s"])

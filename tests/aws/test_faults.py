@@ -284,6 +284,7 @@ async def test_a_model_that_is_throttled_for_a_moment_is_asked_again(stack: Stac
         assert (await client.ask(question, timeout=80)).text == "at last"
 
 
+@pytest.mark.proof
 async def test_an_aurora_that_is_unavailable_costs_no_answer_and_no_history(stack: Stack) -> None:
     user, conversation = stack.name("user"), stack.name("conversation")
     async with app(stack, f"userId={user}") as one:

@@ -54,6 +54,7 @@ def test_the_sdk_s_times_are_below_those_of_api_gateway() -> None:
     assert REAL.rollover_max_s + REAL.open_timeout_s < AWS_LIFE_S
 
 
+@pytest.mark.proof
 async def test_an_answer_longer_than_a_connection_loses_no_character(hasty: Stack) -> None:
     """The SDK moves to a new connection before the old one ends, in mid-answer, and again."""
     question = hasty.name("question")
