@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import websockets
 
-from answerback.gateway.app import _run_to_end
+from answerback.gateway.process import _run_to_end
 
 pytestmark = pytest.mark.process
 
@@ -18,7 +18,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from answerback.core.request import Policy
-from answerback.gateway.app import run_gateway
+from answerback.gateway.process import run_gateway
 from answerback.gateway.logging import configure_logging
 from answerback.gateway.settings import GatewaySettings
 

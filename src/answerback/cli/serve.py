@@ -99,8 +99,9 @@ def serve_until_stopped(configuration: Configuration, *, read_again: Callable[[]
     Raises: CliError: it cannot start; the text says what to do.
     """
     with extra_needed("the gateway", "server,local-llm"):
-        from answerback.gateway.app import Gateway, run_gateway  # noqa: PLC0415 - the server's packages are an extra
+        from answerback.gateway.app import Gateway  # noqa: PLC0415
         from answerback.gateway.logging import configure_logging, set_level  # noqa: PLC0415
+        from answerback.gateway.process import run_gateway  # noqa: PLC0415 - the server's packages are an extra
 
     def announce(gateway: Gateway) -> None:
         log.info("admin port: %s", gateway.admin_url or "off")
