@@ -31,6 +31,8 @@ __all__ = [
     "DailyUsage",
     "Durability",
     "Existing",
+    "File",
+    "Files",
     "FinalModelError",
     "Finish",
     "Full",
@@ -66,6 +68,7 @@ __all__ = [
     "Users",
     "answer_timeouts_ms",
     "limits_of",
+    "within",
 ]
 
 T = TypeVar("T")

@@ -12,7 +12,8 @@ from answerback.core.uploads import MAX_OPEN, FileKey
 from answerback.ports import Accepted, Bound, Connection, Existing, Limited, Superseded, Unavailable
 from answerback.protocol.errors import ErrorCode
 from answerback.stores import StoreError
-from answerback.stores.fleet import Changed, FleetStore
+from answerback.stores.fleet import FleetStore
+from answerback.stores.fleet_commit import Changed
 from asking import Actor
 
 NONE = {"is_alive": lambda _: False, "is_here": lambda _: False}

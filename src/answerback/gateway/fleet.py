@@ -27,7 +27,8 @@ from answerback.protocol.codec import encode
 from answerback.protocol.frames import ServerFrame
 from answerback.service.worker import Worker
 from answerback.stores.connections import MemoryConnections
-from answerback.stores.fleet import Changed, FleetStore, Freed
+from answerback.stores.fleet import FleetStore
+from answerback.stores.fleet_commit import Changed, Freed
 from answerback.stores.nodes import Node, Nodes
 from answerback.tasks import Tasks
 
