@@ -14,6 +14,7 @@ from answerback.protocol.errors import ErrorCode
 from answerback.stores import StoreError
 from answerback.stores.fleet import FleetStore
 from answerback.stores.fleet_commit import Changed
+from answerback.stores.nodes import FORGET_MS, Nodes, connect_nodes
 from asking import Actor
 
 NONE = {"is_alive": lambda _: False, "is_here": lambda _: False}
@@ -217,3 +218,22 @@ async def test_a_gateway_goes_on_beside_a_newer_one_whose_tables_have_more(actor
     older = FleetStore(postgres_server.url, node="c", schema=schema)
     with pytest.raises(StoreError, match="Upgrade"):  # one that starts now has to be upgraded
         await older.open()
+
+
+async def test_a_gateway_that_died_a_day_ago_is_forgotten_when_nothing_is_at_home_there(
+    stores, actors, postgres_server, schema
+):
+    nodes = {
+        name: Nodes(lambda: connect_nodes(postgres_server.url, schema), schema, node=name, incarnation=name)
+        for name in "abc"
+    }
+    for one in nodes.values():
+        await one.beat("serving", reads_schema=1, version="1", facts={})
+    await actors[1].accept("unfinished")
+    with psycopg.connect(postgres_server.url, autocommit=True) as database:
+        old = "UPDATE {}.nodes SET beat_at_ms = beat_at_ms - {}"
+        database.execute(old.format(schema, FORGET_MS + 1_000))
+    others = await nodes["a"].beat("serving", reads_schema=1, version="1", facts={})
+    assert [one.name for one in others] == ["b"]
+    for one in nodes.values():
+        await one.close()

@@ -47,7 +47,10 @@ SELECT (CAST(classid AS bigint) << 32) + CAST(objid AS bigint) FROM pg_locks
 WHERE locktype = 'advisory' AND granted AND objsubid = 1
   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
-_FORGET: Final = f"DELETE FROM nodes WHERE state = 'gone' AND beat_at_ms < {_NOW} - {FORGET_MS}"  # noqa: S608
+# Also one that died and never came back, under a name that was its machine's: nobody waits for it any more.
+_FORGET: Final = f"""
+DELETE FROM nodes WHERE beat_at_ms < {_NOW} - {FORGET_MS} AND (state = 'gone' OR NOT EXISTS (
+  SELECT 1 FROM requests r WHERE r.node = nodes.node AND r.ended_at_ms IS NULL))"""  # noqa: S608 - constants
 
 _LEAD: Final = f"""
 INSERT INTO leases (name, holder, until_ms) VALUES (:name, :holder, {_NOW} + :for_ms)
