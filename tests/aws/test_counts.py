@@ -156,7 +156,7 @@ async def test_the_model_of_the_cost_predicts_a_streamed_answer(warm: Measuring,
     waited = polls(measured) * COUNTS.poll["read_units"]
     expected_polls = int(workload.model_s / COUNTS.poll["every_s"])
     assert expected_polls <= polls(measured) + renewals(measured)
-    assert polls(measured) <= measured.seconds / COUNTS.poll["every_s"]
+    assert polls(measured) <= measured.seconds / COUNTS.poll["every_s"] + 1  # one that was late, and the next in time
     written = COUNTS.write_behind
     assert measured.read_units - waited == (
         predicted.read_units

@@ -23,7 +23,9 @@ class Network:
 
     async def __aexit__(self, *_: object) -> None:
         self.close()
-        for _ in range(3):  # what was accepted in this turn of the loop becomes a task in the next ones
+        # What was accepted in this turn of the loop is a transport, a protocol, a task, and in `_tasks` one turn after
+        # the other; a task that the end of the loop cancels before its first step closes nothing.
+        for _ in range(8):
             await asyncio.sleep(0)
         await asyncio.gather(*self._tasks, return_exceptions=True)
 

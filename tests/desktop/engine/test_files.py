@@ -92,7 +92,7 @@ async def test_regenerated_with_the_same_file_also_after_a_restart(open_app, mod
     await again.until(lambda: conversation.messages)
     model.end("What is it?", "two")
     conversation.regenerate(turn.request_id)
-    await again.until(lambda: conversation.messages[-1].answer == "two")
+    await again.until(lambda: conversation.messages and conversation.messages[-1].answer == "two")
     assert [[file.data for file in prompt.attachments] for prompt in model.prompts] == [[PDF], [PDF]]
 
 
