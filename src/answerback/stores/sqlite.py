@@ -185,11 +185,18 @@ class SqliteStore(SqlStore):
         self._lock.release()
 
 
+class _InMemory(sqlite3.Connection):
+    """A database in memory. It lives as long as somebody holds it, so Python 3.13 need not warn that none closes it."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class _Memory:
     """The connector to a database in memory, which has one connection."""
 
     def __init__(self) -> None:
-        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, cached_statements=128)
+        connection = _in_memory()
         _empty().backup(connection)
         self.database = SqliteDatabase(connection, is_kept=True)
 
@@ -200,10 +207,16 @@ class _Memory:
         return self.database
 
 
+def _in_memory() -> sqlite3.Connection:
+    return sqlite3.connect(
+        ":memory:", isolation_level=None, check_same_thread=False, cached_statements=128, factory=_InMemory
+    )
+
+
 @lru_cache(maxsize=1)
 def _empty() -> sqlite3.Connection:
     """A database with the tables of this version, to be copied: to make them takes longer."""
-    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    connection = _in_memory()
     apply_migrations(connection, shipped(), now_ms=0)
     return connection
 
