@@ -12,7 +12,7 @@ from answerback.core.budget import NOTHING, Counted, bound
 from answerback.core.delivery import answer_limit
 from answerback.core.instants import LeaptSince
 from answerback.core.parts import KINDS
-from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey
+from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey, deadline_ms
 from answerback.core.uploads import IMAGE, TEXT, bound_of, kind_of
 from answerback.model_guard import Ask
 from answerback.ports import (
@@ -182,8 +182,7 @@ class Run:
         """Why the text stopped."""
         self._first_text_ms: int | None = None
         self._prompt_asked: Prompt | None = None
-        started_at_ms = record.started_at_ms or now_ms
-        stop_ms = started_at_ms + tools.policy.answer_ms(record.model) + tools.leapt(started_at_ms)
+        stop_ms = deadline_ms(record, policy=tools.policy, leapt=tools.leapt)
         if stop_at_ms is not None:
             stop_ms = min(stop_ms, stop_at_ms - STOP_MARGIN_MS)
         self.stop_at = tools.monotonic() + (stop_ms - now_ms) / 1000
