@@ -72,25 +72,23 @@ class Retry:
     at_ms: int
 
 
+@dataclass(slots=True, eq=False)
 class Turn:
     """A request's turn to run: it has its ordering key and a slot of its model until `end` is called.
 
     `ended` gets the outcome, once. None: the run failed for a reason of ours, and is tried again after a pause.
+    `task`: what runs it.
     """
 
-    __slots__ = ("_ended", "is_over", "task")
-
-    def __init__(self, ended: Callable[[Done | Retry | None], None]) -> None:
-        self._ended = ended
-        self.is_over = False
-        self.task: asyncio.Task[Any] | None = None
-        """What runs it."""
+    ended: Callable[[Done | Retry | None], None]
+    is_over: bool = False
+    task: asyncio.Task[Any] | None = None
 
     def end(self, outcome: Done | Retry | None) -> None:
         """The turn is over; only the first call counts."""
         if not self.is_over:
             self.is_over = True
-            self._ended(outcome)
+            self.ended(outcome)
 
     async def run(self, work: Callable[[], Awaitable[None]]) -> None:
         """Call what is to end the turn, in the task of the caller. The turn ends whatever comes of it."""
