@@ -314,7 +314,8 @@ class GroupCommit:
 
         The future raises Unavailable: it may be on the disk or not. Undone: it is not.
         """
-        loop, connection = asyncio.get_running_loop(), self._opened()
+        loop, connection = asyncio.get_running_loop(), self._connection
+        assert connection is not None, "what is committed was decided upon a state"
         future: asyncio.Future[None] = loop.create_future()
         self.batch.waiting.append(future)
         if connection.is_inline:
