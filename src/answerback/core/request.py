@@ -150,10 +150,6 @@ class Policy:
     answer_timeouts_ms: Mapping[str, int] = field(default_factory=dict)
     """Of the models that have one of their own, by name."""
 
-    def answer_ms(self, model: str) -> int:
-        """How long an answer of this model may take, from its first start on."""
-        return self.answer_timeouts_ms.get(model, self.answer_timeout_ms)
-
     @property
     def renew_every_s(self) -> float:
         """How often a worker extends its lease: a third of it, so that two renewals may fail before it is lost."""
@@ -249,7 +245,7 @@ def _owns_attempt(record: Record, facts: Facts) -> bool:
 def _is_late(record: Record, facts: Facts) -> bool:
     if facts.policy is None:
         raise ValueError("a claim needs the policy: without it a late request would run")
-    return deadline_passed(record, now_ms=facts.now_ms, policy=facts.policy, leapt=facts.leapt)
+    return facts.now_ms >= deadline_ms(record, policy=facts.policy, leapt=facts.leapt)
 
 
 def _attempts_are_spent(record: Record, facts: Facts) -> bool:
@@ -496,12 +492,14 @@ def aged(record: Record, *, now_ms: int) -> Record:
     return replace(record, ending=replace(ending, retry_after_ms=left_ms))
 
 
-def deadline_passed(record: Record, *, now_ms: int, policy: Policy, leapt: LeaptSince = no_leaps) -> bool:
-    """Whether an unfinished request is past its absolute deadline: in the queue, or since its first start."""
-    since_ms, timeout_ms = record.started_at_ms, policy.answer_ms(record.model)
-    if since_ms is None:
+def deadline_ms(record: Record, *, policy: Policy, leapt: LeaptSince = no_leaps) -> int:
+    """When an unfinished request is late: after its time in the queue, or after its answer's since the first start."""
+    if record.started_at_ms is None:
         since_ms, timeout_ms = record.accepted_at_ms, policy.queue_timeout_ms
-    return now_ms - leapt(since_ms) >= since_ms + timeout_ms
+    else:
+        since_ms = record.started_at_ms
+        timeout_ms = policy.answer_timeouts_ms.get(record.model, policy.answer_timeout_ms)
+    return since_ms + timeout_ms + leapt(since_ms)
 
 
 Change: TypeAlias = Callable[[Record | None], Step[T_co]]

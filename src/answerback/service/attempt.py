@@ -12,7 +12,7 @@ from answerback.core.budget import NOTHING, Counted, bound
 from answerback.core.delivery import answer_limit
 from answerback.core.instants import LeaptSince
 from answerback.core.parts import KINDS
-from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey
+from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey, deadline_ms
 from answerback.core.uploads import IMAGE, TEXT, bound_of, kind_of
 from answerback.model_guard import Ask
 from answerback.ports import (
@@ -72,25 +72,23 @@ class Retry:
     at_ms: int
 
 
+@dataclass(slots=True, eq=False)
 class Turn:
     """A request's turn to run: it has its ordering key and a slot of its model until `end` is called.
 
     `ended` gets the outcome, once. None: the run failed for a reason of ours, and is tried again after a pause.
+    `task`: what runs it.
     """
 
-    __slots__ = ("_ended", "is_over", "task")
-
-    def __init__(self, ended: Callable[[Done | Retry | None], None]) -> None:
-        self._ended = ended
-        self.is_over = False
-        self.task: asyncio.Task[Any] | None = None
-        """What runs it."""
+    ended: Callable[[Done | Retry | None], None]
+    is_over: bool = False
+    task: asyncio.Task[Any] | None = None
 
     def end(self, outcome: Done | Retry | None) -> None:
         """The turn is over; only the first call counts."""
         if not self.is_over:
             self.is_over = True
-            self._ended(outcome)
+            self.ended(outcome)
 
     async def run(self, work: Callable[[], Awaitable[None]]) -> None:
         """Call what is to end the turn, in the task of the caller. The turn ends whatever comes of it."""
@@ -182,8 +180,7 @@ class Run:
         """Why the text stopped."""
         self._first_text_ms: int | None = None
         self._prompt_asked: Prompt | None = None
-        started_at_ms = record.started_at_ms or now_ms
-        stop_ms = started_at_ms + tools.policy.answer_ms(record.model) + tools.leapt(started_at_ms)
+        stop_ms = deadline_ms(record, policy=tools.policy, leapt=tools.leapt)
         if stop_at_ms is not None:
             stop_ms = min(stop_ms, stop_at_ms - STOP_MARGIN_MS)
         self.stop_at = tools.monotonic() + (stop_ms - now_ms) / 1000

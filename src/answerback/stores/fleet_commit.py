@@ -32,10 +32,9 @@ from answerback.stores.database import Connection as Thread
 from answerback.stores.database import Database, Undone, once_more
 from answerback.stores.encoding import decode_question, decode_record, encode_record
 from answerback.stores.errors import StoreError
-from answerback.stores.group_commit import own
+from answerback.stores.group_commit import Call, Rows, own
 from answerback.stores.migrations import lock_key
 from answerback.stores.writer_state import Tracked, WriterState
-from answerback.stores.writes import Call, Rows
 
 T = TypeVar("T")
 
@@ -283,7 +282,7 @@ class Transaction:
         if record.ending is None:
             raise ValueError("a request without a question cannot be unfinished")
         ((n,),) = self.database.execute(_NUMBERS, {"count": 1}).fetchall()
-        self._rows.refuse(Tracked(record.key, record, n, None, "", None, 0), record.ending, encode_record(record))
+        self._rows.refuse(Tracked(key=record.key, record=record, n=n), record.ending, encode_record(record))
         self._ended[record.key] = record
 
     def rewrite(self, record: Record) -> None:

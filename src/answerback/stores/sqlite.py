@@ -6,7 +6,6 @@ import os
 import sqlite3
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -50,6 +49,7 @@ class SqliteDatabase:
     """A connection, as the stores use it. `is_kept`: it is all that there is of the database, and is never closed."""
 
     cause_of = staticmethod(cause_of)
+    together = contextlib.nullcontext
 
     def __init__(self, connection: sqlite3.Connection, *, is_kept: bool = False) -> None:
         self._connection = connection
@@ -60,9 +60,6 @@ class SqliteDatabase:
 
     def executemany(self, sql: str, rows: Sequence[Row]) -> sqlite3.Cursor:
         return self._connection.executemany(sql, rows)
-
-    def together(self) -> AbstractContextManager[None]:
-        return contextlib.nullcontext()
 
     def begin(self) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
