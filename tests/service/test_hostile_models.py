@@ -244,6 +244,7 @@ def test_an_answer_without_a_word_and_a_blank_system_text_do_not_come_back_as_co
 # --- the log -------------------------------------------------------------------------------------------------
 
 MARK = "hunter2-비밀번호"
+SECRET = "Zebra99"
 
 
 def _raise_with(message: str) -> None:
@@ -269,12 +270,14 @@ def _nested(message: str) -> None:
         ),
     ],
 )
-def test_no_part_of_the_prompt_gets_into_the_log(fail: Callable[[str], None], caplog: pytest.LogCaptureFixture) -> None:
+def test_no_part_of_the_prompt_or_the_answer_gets_into_the_log(
+    fail: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
     async def main() -> None:
         class Model(Narrow):
             async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
-                yield "half"
-                fail(prompt.messages[-1].text)
+                yield f"The launch code is {SECRET}."
+                fail(f"{prompt.messages[-1].text} {SECRET}")
 
         backend = Backend(model=Model(most=1), system="the system text is Sesam42")
         peer = await backend.connect("k", user="kim")
@@ -285,5 +288,5 @@ def test_no_part_of_the_prompt_gets_into_the_log(fail: Callable[[str], None], ca
     with caplog.at_level(logging.DEBUG):
         run_virtual(main())
     assert caplog.text
-    for part in ("hunter2", "비밀", "password", "Sesam42"):
+    for part in ("hunter2", "비밀", "password", "Sesam42", SECRET):
         assert part not in caplog.text

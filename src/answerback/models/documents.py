@@ -16,7 +16,8 @@ from answerback.protocol.errors import ErrorCode
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 """Of a response that is JSON."""
 
-_START: Final = 100
+_START: Final = 16
+"""Enough to know HTML, or a compressed body. More could be an answer, which is not logged."""
 _BLANK: Final = b" \t\r\n\xef\xbb\xbf"
 _STRUCTURE: Final = re.compile(rb'["\\\\{}\[\]]')
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]|[^"\[\]{}]+', re.DOTALL)
