@@ -11,7 +11,8 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
-from answerback.client.client import AskOptions, Client, ValueT
+from answerback.client.asking import AskOptions
+from answerback.client.client import Client, ValueT
 from answerback.client.errors import Closed
 from answerback.client.events import Answer, ConnectionState, Event
 from answerback.client.outbox import Outbox, PendingRequest
