@@ -39,7 +39,7 @@ def needs(case: Case) -> Needs:
 
 ADDED = {
     *("messageProgress", "goAway", "features", "server", "modelInfo", "uploadState", "attachments", "format"),
-    *("part", "kind", "name", "budget", "cost"),
+    *("part", "kind", "name", "budget", "cost", "watching", "messageAsked", "conversationChanged"),
 }
 """What came later."""
 

@@ -45,6 +45,7 @@ from answerback.protocol.frames import (
     ServerInfo,
     TokenRenewed,
     UpdateConversation,
+    Watch,
     Welcome,
 )
 from answerback.protocol.limits import PROTOCOL_VERSION
@@ -62,6 +63,8 @@ TOUCH_EVERY_MS: Final = 10_000
 UNAVAILABLE_RETRY_MS: Final = 1_000
 
 TOO_MANY_CONNECTIONS: Final = "This user has too many connections. Close one first."
+
+NO_WATCHING: Final = "This server shows nobody what another session asks."
 
 FEATURES: Final = ("parts", "superseded", "format", "budgets")
 """What clients may use beyond the first edition of the protocol."""
@@ -261,7 +264,8 @@ class Front:
         | ListConversations
         | GetHistory
         | UpdateConversation
-        | PutPiece,
+        | PutPiece
+        | Watch,
     ) -> None:
         match frame:
             case Hello():
@@ -291,6 +295,10 @@ class Front:
                         code=ErrorCode.FORBIDDEN, message="This server takes no files.", request_id=frame.request_id
                     )
                 await self._delivery_sender.reply(connection.connection_id, reply)
+            case Watch():
+                await self._delivery_sender.error(
+                    connection.connection_id, ErrorCode.FORBIDDEN, detail=NO_WATCHING, request_id=frame.request_id
+                )
             case _:
                 assert_never(frame)
 
