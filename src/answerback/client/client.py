@@ -16,7 +16,18 @@ from answerback.client import versions
 from answerback.client.asking import AskOptions, question, timeouts
 from answerback.client.calls import CallFrame
 from answerback.client.driver import Driver
-from answerback.client.effects import Emit, Fail, FilesWanted, Reply, ReplyFailed, RoundTrip
+from answerback.client.effects import (
+    AppEffect,
+    Emit,
+    Fail,
+    FilesWanted,
+    Reply,
+    ReplyFailed,
+    RoundTrip,
+    Show,
+    WatchFailed,
+    WatchHeld,
+)
 from answerback.client.errors import (
     AnswerbackError,
     AnswerInvalid,
@@ -35,6 +46,7 @@ from answerback.client.tokens import Token, TokenSource
 from answerback.client.typed import asked_again, read_as, schema_of
 from answerback.client.upload_queue import UploadQueue
 from answerback.client.uploads import File, Source, files_of
+from answerback.client.watching import AnswerWatch, ChangeWatch, WatchHub
 from answerback.protocol.frames import (
     Budget,
     BudgetInfo,
@@ -132,6 +144,9 @@ class Client:
             rng=rng or random.Random(),  # noqa: S311 - jitter, not secrets
             on_effect=self._on_effect,
             on_state=self._on_state,
+        )
+        self._watches = WatchHub(
+            self._session, self._driver, timeout_s=self._timing.call_timeout_s, check=self._check_loop
         )
         self._uploads = UploadQueue(self._session, self._driver, put=self._put, show=self._show)
 
@@ -291,10 +306,13 @@ class Client:
         )
         return self._begin(frame, self._timeouts(frame, timeout, total_timeout), files)
 
-    def cancel(self, request_id: str) -> None:
-        """Stop a question; see `AnswerStream.cancel`."""
+    def cancel(self, request_id: str, *, conversation: str | None = None) -> None:
+        """Stop a question; see `AnswerStream.cancel`. `conversation`: of one that another app of the user has asked.
+
+        Raises: RequestFailed: the server does not let one app stop what another has asked.
+        """
         self._check_loop()
-        self._driver.carry_out(self._session.cancel(request_id, now=self._driver.now))
+        self._driver.carry_out(self._session.cancel(request_id, conversation, now=self._driver.now))
 
     @property
     def restored(self) -> tuple[AnswerStream, ...]:
@@ -304,6 +322,21 @@ class Client:
     def pending(self) -> list[PendingRequest]:
         """Every question without an ending, in the order asked."""
         return [self._uploads.with_paths(pending) for pending in self._session.export()]
+
+    # --- other apps of the user -------------------------------------------------------------------------
+
+    def watch(self, conversation: str, *, after: str | None = None) -> AnswerWatch:
+        """Show what other apps of the user ask in a conversation, and the answers while they come; see `AnswerWatch`.
+
+        `after`: the request id of the newest turn that the app has; the turns after it come first, at most 32 of them.
+        Default: none that had ended before the watch began.
+        Raises, when it begins: RequestFailed: the server does not know this; RequestTimeout, SessionReplaced, Closed.
+        """
+        return AnswerWatch(self._watches, conversation, after)
+
+    def changes(self) -> ChangeWatch:
+        """Tell when other apps of the user begin, rename or delete conversations or ask in them; see `ChangeWatch`."""
+        return ChangeWatch(self._watches)
 
     # --- conversations ----------------------------------------------------------------------------------
 
@@ -489,8 +522,10 @@ class Client:
         except Exception:
             log.exception("the outbox could not note that %s was accepted", request_id)
 
-    def _on_effect(self, effect: Emit | Fail | FilesWanted | Reply | ReplyFailed | RoundTrip) -> None:
+    def _on_effect(self, effect: AppEffect) -> None:
         match effect:
+            case Show() | WatchHeld() | WatchFailed():
+                self._watches.on_effect(effect)
             case FilesWanted(request_id):
                 self._uploads.start(request_id)
             case Emit(request_id, event):
