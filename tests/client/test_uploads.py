@@ -168,14 +168,14 @@ async def test_cancelling_stops_an_upload(start):
         with pytest.raises(RequestCancelled):
             await stream.answer
         assert app.pending() == []
-        assert app._sending == {}
+        assert app._uploads._uploads == {}
 
 
 async def test_an_upload_without_a_server_ends_as_a_time_out(tmp_path):
     async with Client("ws://127.0.0.1:9", offline_start=True, timing=QUICK) as app:
         with pytest.raises(RequestTimeout):
             await app.ask("?", attachments=[File(name="a.png", data=PNG)], timeout=0.5)
-        assert app._sending == {}
+        assert app._uploads._uploads == {}
 
 
 async def test_what_the_model_cannot_read_is_refused_before_anything_is_billed(start):
@@ -287,7 +287,7 @@ async def test_an_accepted_question_lets_go_of_its_files(start):
         stream = app.stream("?", attachments=[File(name="a.txt", data=b"x" * PIECE_BYTES)])
         async for event in stream.events():
             if isinstance(event, Queued):
-                assert not app._sending[stream.request_id].files
+                assert not app._uploads._uploads[stream.request_id].files
                 stream.cancel()
                 break
 
