@@ -365,7 +365,12 @@ class Gateway:
             save_admin_port(settings.data_dir, self._admin_port)
         self._stack.push_async_callback(shut_down, listener, queue, tasks, fleet, settings=settings, hurry=self._hurry)
         if fleet is not None:
-            fleet.join(worker=worker, close_user=canceller.close_sessions, close_replaced=front.replaced)
+            fleet.join(
+                worker=worker,
+                close_user=canceller.close_sessions,
+                close_replaced=front.replaced,
+                on_outdated=self._stop_asked.set,
+            )
         queue.start(worker.work)
         background = Tasks()
         background.start(self._sweep(janitor, fleet), name="janitor")

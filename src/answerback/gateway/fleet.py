@@ -223,6 +223,7 @@ class Fleet:
         self._sender: FleetSender | None = None
         self._close_user: Close | None = None
         self._close_replaced: Close | None = None
+        self._on_outdated: Callable[[], None] | None = None
         self._connections: FleetConnections | None = None
         self._sessions_checked_at = 0.0
         self._own_checked_at = -math.inf
@@ -259,12 +260,16 @@ class Fleet:
         self._queue = kind(store=self._store, slots=slots, clock=clock)
         return self._queue
 
-    def join(self, *, worker: Worker, close_user: Close, close_replaced: Close) -> None:
+    def join(
+        self, *, worker: Worker, close_user: Close, close_replaced: Close, on_outdated: Callable[[], None]
+    ) -> None:
         """Do one's part from now on: look for what others changed, and take over from the dead.
 
         `close_user`: closes the sockets of a user. `close_replaced`: a connection whose session has another address.
+        `on_outdated`: is to stop this gateway, which cannot read any more what the others write.
         """
         self._worker, self._close_user, self._close_replaced = worker, close_user, close_replaced
+        self._on_outdated = on_outdated
         self._tasks.start(self._look(), name="fleet")
 
     async def drain(self) -> None:
@@ -319,6 +324,13 @@ class Fleet:
             if self._is_dead(node) and before is not None and not self._is_dead(before):
                 log.warning("gateway %s is %s", node.name, "gone" if node.state == "gone" else "dead")
         self._others = {node.name: node for node in found}
+        dead = [node.name for node in found if self._is_dead(node)]
+        agreed = await self._nodes.agree(SCHEMA, dead=dead)
+        self._store.write_schema(min(agreed, SCHEMA))
+        if agreed > SCHEMA and self._on_outdated is not None and self._state == "serving":
+            # It was taken for dead while the others were upgraded.
+            log.error("the other gateways are of a newer version, which this one cannot read: it stops")
+            self._on_outdated()
 
     async def _beat_or_warn(self) -> None:
         try:
