@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from answerback import Client
 from answerback.stores.encoding import decode_record
 from balancer import Balancer
-from cli_process import STOP_TIMEOUT_S, GatewayProcess, Serve, start_gateway
+from cli_process import STOP_TIMEOUT_S, GatewayProcess, Serve, start_gateway, start_standby
 from collector import Collector, check_trace
 
 pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.timeout(120)]
@@ -62,7 +62,7 @@ async def test_what_a_dead_gateway_began_is_one_trace_and_the_console_shows_it(j
         assert b.stop() == 0
     assert [(node["name"], node["state"]) for node in overview["nodes"]] == [("b", "serving"), ("a", "dead")]
     states = re.findall(r'^answerback_nodes\{state="(\w+)"\} (\d)', metrics, re.MULTILINE)
-    assert dict(states) == {"serving": "1", "draining": "0", "gone": "0", "dead": "1"}
+    assert dict(states) == {"serving": "1", "standby": "0", "draining": "0", "gone": "0", "dead": "1"}
     with psycopg.connect(database) as connection:
         rows = connection.execute("SELECT record, record_schema FROM answerback.requests").fetchall()
     check_trace(collector.spans, decode_record(*rows[0]), attempts=2)
@@ -184,10 +184,44 @@ async def test_a_gateway_alone_and_a_fleet_exclude_each_other(join: Serve, tmp_p
     join("a")
     for arguments, why in (
         (("--database", database), "Another gateway uses this database"),
-        (("--database", database, "--node", "b", "--standby"), "leave one out"),
         (("--node", "b"), "name it with --database"),
         (("--database", database, "--node", "a b"), "letters, digits"),
         (("--database", database, "--node", "auto"), "give a --port"),
     ):
         with pytest.raises(AssertionError, match=why):
             start_gateway(*arguments, data_dir=tmp_path / "other", log=tmp_path / "other.log")
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+async def test_one_that_stands_by_serves_when_no_other_does(
+    join: Serve, tmp_path: Path, database: str, unused_port: int, how: int
+) -> None:
+    options = ("--standby", "--drain", "6s")
+    first = await asyncio.to_thread(join, "a", *options)
+    more = ("--model", "echo:delay_ms=25", "--port", str(unused_port), "--database", database, "--node", "b")
+    second = await asyncio.to_thread(start_standby, tmp_path / "b", tmp_path / "b.log", *options, *more)
+    assert states_of(database) == {"a": "serving", "b": "standby"}
+    try:
+        async with Balancer([first.port, unused_port]) as balancer:
+            apps = [Client(f"ws://127.0.0.1:{balancer.port}", user=f"u{n}") for n in range(10)]
+            await asyncio.gather(*(app.__aenter__() for app in apps))
+            worst = [0.0]
+            asked = [asyncio.create_task(streamed(app, f"app{n}", worst)) for n, app in enumerate(apps)]
+            await asyncio.sleep(0.3)
+            await asyncio.to_thread(first.stop, how)
+            assert set(await asyncio.gather(*asked)) == {1 if how == signal.SIGTERM else 2}
+            await asyncio.gather(*(app.__aexit__(None, None, None) for app in apps))
+        third = await asyncio.to_thread(start_standby, tmp_path / "c", tmp_path / "c.log", *options, *more[:-1], "c")
+        third.terminate()
+        assert (await asyncio.to_thread(third.communicate, timeout=STOP_TIMEOUT_S), third.returncode) == (("", None), 0)
+        assert states_of(database)["b"] == "serving"
+    finally:
+        second.terminate()
+        second.communicate(timeout=STOP_TIMEOUT_S)
+    print(f"longest silence {worst[0]:.2f} s")
+
+
+def states_of(database: str) -> dict[str, str]:
+    """What each gateway has said of itself last."""
+    with psycopg.connect(database) as connection:
+        return dict(connection.execute("SELECT node, state FROM answerback.nodes").fetchall())

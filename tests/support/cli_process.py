@@ -87,9 +87,10 @@ def start_gateway(
     return gateway
 
 
-def start_standby(data_dir: Path, log: Path) -> "subprocess.Popen[str]":
+def start_standby(data_dir: Path, log: Path, *arguments: str) -> "subprocess.Popen[str]":
     """A second gateway on the data folder, when it has said that it stands by."""
-    command = ["serve", "--standby", "--model", "echo", "--port", "0", "--admin-port", "0", "--data-dir", str(data_dir)]
+    arguments = arguments or ("--model", "echo", "--port", "0")
+    command = ["serve", "--standby", "--admin-port", "0", "--data-dir", str(data_dir), *arguments]
     with log.open("w") as stderr:
         process = Command(command, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True)
     while "standing by" not in log.read_text():

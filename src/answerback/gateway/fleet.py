@@ -39,6 +39,9 @@ SETTLE_S: Final = 2.0
 """How long after it began to listen a gateway calls others dead by their lock alone. When the database comes back, all
 of them have lost it, and each is back within a second."""
 
+PLACE_S: Final = 3.0
+"""Within this time the others that stand by see that one of them has begun to serve."""
+
 CHECK_OWN_S: Final = 10.0
 """How often a gateway looks for requests of its own that its queue does not have."""
 
@@ -198,7 +201,10 @@ Close: TypeAlias = Callable[[str], Coroutine[Any, Any, None]]
 
 
 class Fleet:
-    """This gateway's part. `facts`: what others are shown of it. `monotonic`: the clock of `Notices`, in seconds."""
+    """This gateway's part. `facts`: what others are shown of it. `stands_by`: it serves only when no other does.
+
+    `monotonic`: the clock of `Notices`, in seconds.
+    """
 
     def __init__(
         self,
@@ -207,6 +213,7 @@ class Fleet:
         nodes: Nodes,
         notices: Notices,
         facts: Callable[[], dict[str, int]],
+        stands_by: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.node = store.node
@@ -215,7 +222,7 @@ class Fleet:
         self._nodes = nodes
         self._notices = notices
         self._monotonic = monotonic
-        self._state = "serving"
+        self._state = "standby" if stands_by else "serving"
         self._started_at_ms = epoch_ms()
         self._others: dict[str, Node] = {}
         self._worker: Worker | None = None
@@ -238,6 +245,19 @@ class Fleet:
             await self._notices.stop()
             raise
         self._store.on_effects = self._tell
+
+    async def takes_the_place(self) -> bool:
+        """Whether no other gateway serves. Of those that stand by one begins then, and the others go on standing by."""
+        await self._beat_or_warn()
+        if any(node.state == "serving" and not self._is_dead(node) for node in self._others.values()):
+            return False
+        try:
+            if await self._nodes.lead("standby", for_s=PLACE_S):
+                self._state = "serving"
+                await self.beat()
+        except Unavailable:
+            self._state = "standby"
+        return self._state == "serving"
 
     # --- the parts of a gateway that others have a share in
 
