@@ -12,6 +12,7 @@ effect that it names.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from msgspec import Struct
@@ -30,6 +31,9 @@ T_co = TypeVar("T_co", covariant=True)
 
 SCHEMA: Final = 2
 """The newest version of the record's form that this program reads. A version only adds fields with defaults."""
+
+_SINCE: Final = MappingProxyType({2: ("parts", "traceparent", "hold")})
+"""The fields that came with a version. One of them is None where it is not used."""
 
 
 MAX_NOTED: Final = 8
@@ -160,6 +164,13 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"tar
         """
         is_plain = self.parts is None and self.traceparent is None and self.hold is None
         return 1 if is_plain and not self.watchers and self.cancelled_by is None else 2
+
+    def lowered(self, schema: int) -> "Record":
+        """The record as a program can read it that knows versions up to `schema`, without what came later."""
+        if self.schema <= schema:
+            return self
+        later = [name for version, names in _SINCE.items() if version > schema for name in names]
+        return replace(self, **dict.fromkeys(later))
 
     @property
     def key(self) -> RequestKey:

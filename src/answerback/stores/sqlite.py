@@ -77,7 +77,7 @@ class SqliteDatabase:
             self.execute(f"PRAGMA busy_timeout = {waits_ms}")
         return not is_busy
 
-    def is_lost(self, _: BaseException) -> bool:
+    def is_undone(self, _: BaseException) -> bool:
         return False
 
     def close(self) -> None:
