@@ -21,12 +21,14 @@ from answerback.protocol.codec import encode
 from answerback.protocol.errors import ERRORS
 from answerback.protocol.frames import (
     VISIBLE,
+    AttachmentPiece,
     Budget,
     CancelMessage,
     ClientFrame,
     Conversation,
     Conversations,
     Error,
+    GetAttachment,
     GetBudget,
     GetHistory,
     GoAway,
@@ -70,6 +72,7 @@ REPLIES: Final[Mapping[Frame, Sequence[Frame]]] = MappingProxyType(
         GetHistory: (History, Error),
         UpdateConversation: (Conversation, Error),
         PutPiece: (UploadState, Error),
+        GetAttachment: (AttachmentPiece, Error),
         RenewToken: (TokenRenewed, Error),
         GetBudget: (Budget, Error),
         Ping: (Pong,),

@@ -38,7 +38,17 @@ def needs(case: Case) -> Needs:
 
 
 ADDED = {
-    *("messageProgress", "goAway", "features", "server", "modelInfo", "uploadState", "attachments", "format"),
+    *(
+        "messageProgress",
+        "goAway",
+        "features",
+        "server",
+        "modelInfo",
+        "uploadState",
+        "attachments",
+        "attachment",
+        "format",
+    ),
     *("part", "kind", "name", "budget", "cost"),
 }
 """What came later."""

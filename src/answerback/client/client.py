@@ -23,6 +23,7 @@ from answerback.client.errors import (
     AnswerInvalid,
     MessageTooLarge,
     ProtocolViolation,
+    RequestFailed,
     request_failed,
 )
 from answerback.client.events import Answer, Connecting, ConnectionState, Done, Queued, Started, Stopped, Uploading
@@ -35,11 +36,13 @@ from answerback.client.stream import AnswerStream
 from answerback.client.timing import Timing
 from answerback.client.tokens import Token, TokenSource
 from answerback.client.typed import asked_again, described, read_as, schema_of
-from answerback.client.uploads import File, Source, bring, files_of, read_again
+from answerback.client.uploads import File, Source, bring, fetch, files_of, read_again
 from answerback.core.answer import clean
 from answerback.protocol.codec import encode
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
+    Attachment,
+    AttachmentPiece,
     Budget,
     BudgetInfo,
     ClientInfo,
@@ -47,6 +50,7 @@ from answerback.protocol.frames import (
     Conversations,
     ConversationSummary,
     Format,
+    GetAttachment,
     GetBudget,
     GetHistory,
     History,
@@ -369,6 +373,23 @@ class Client:
         async for turn in turns(conversation, page):
             yield turn
 
+    async def attachment(self, named: Attachment, *, progress: Callable[[int], None] = lambda _: None) -> File:
+        """A file of an earlier question, as a turn of `history` names it, checked by its hash.
+
+        `progress` is called with the bytes that have arrived. A lost connection only costs time.
+        Raises: AttachmentMissing: the server does not keep it any more. RequestTimeout, RequestFailed, Closed.
+        """
+
+        def get(frame: GetAttachment) -> Awaitable[AttachmentPiece]:
+            return self._call(frame.request_id, frame, AttachmentPiece)
+
+        try:
+            return await fetch(named, get, progress=progress)
+        except RequestFailed as error:
+            if (told := self._without_files(error)) is error:
+                raise
+            raise told from error
+
     async def rename(self, conversation: str, title: str) -> Conversation:
         """Give a conversation a title of at most 200 characters."""
         return await self._update(UpdateConversation(request_id=_id(), conversation_id=conversation, title=title))
@@ -586,11 +607,16 @@ class Client:
                     await bring(file, put, piece_bytes=piece_bytes, progress=progress)
                     arrived += len(file.data)
         except AnswerbackError as error:
-            if error.code == ErrorCode.INVALID_FRAME and not self._session.takes_files:  # it does not know the action
-                error = request_failed(ErrorCode.FORBIDDEN, _NO_FILES, request_id=request_id)
-            self._driver.carry_out(self._session.not_brought(request_id, error, now=self._driver.now))
+            failed = self._without_files(error, request_id)
+            self._driver.carry_out(self._session.not_brought(request_id, failed, now=self._driver.now))
         else:
             self._driver.carry_out(self._session.brought(request_id, now=self._driver.now))
+
+    def _without_files(self, error: AnswerbackError, request_id: str = "") -> AnswerbackError:
+        """The error, in words for a server that does not know what a file is."""
+        if error.code == ErrorCode.INVALID_FRAME and not self._session.takes_files:
+            return request_failed(ErrorCode.FORBIDDEN, _NO_FILES, request_id=request_id)
+        return error
 
     @overload
     def _exported(self, pending: PendingRequest) -> PendingRequest: ...

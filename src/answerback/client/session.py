@@ -34,6 +34,7 @@ from answerback.core.assembly import AnswerFrame, Broken, Ended, Missing
 from answerback.protocol.codec import Data, FrameError, decode_server, encode
 from answerback.protocol.errors import ERRORS, ErrorCode
 from answerback.protocol.frames import (
+    AttachmentPiece,
     Budget,
     CancelMessage,
     ClientInfo,
@@ -315,14 +316,22 @@ class Session:
                         self._begin(now)
             case Error():
                 self._take_error(link, frame, now)
-            case History() | Conversations() | Conversation() | UploadState() | TokenRenewed() | Budget():
-                self._effects.extend(self._calls.answered(frame))
             case Pong():
                 if link == self._link:
                     self._effects.extend(self._calls.pong(now=now))
             case GoAway():
                 if link == self._link:
                     self._effects.append(Replace(frame.deadline_ms / 1000))
+            case (
+                History()
+                | Conversations()
+                | Conversation()
+                | UploadState()
+                | AttachmentPiece()
+                | TokenRenewed()
+                | Budget()
+            ):
+                self._effects.extend(self._calls.answered(frame))
 
     def _take_broken(self, broken: FrameError, now: float) -> None:
         """A frame that cannot be read ends what it is about: it would come again at every resend."""
