@@ -31,6 +31,7 @@ from answerback.protocol.frames import (
     CancelMessage,
     ClientFrame,
     Error,
+    GetAttachment,
     GetBudget,
     GetHistory,
     Hello,
@@ -265,6 +266,7 @@ class Front:
         | GetHistory
         | UpdateConversation
         | PutPiece
+        | GetAttachment
         | Watch,
     ) -> None:
         match frame:
@@ -276,7 +278,7 @@ class Front:
                 await self._delivery_sender.reply(connection.connection_id, Pong())
             case RenewToken():
                 await self._renew_token(connection, frame)
-            case ListConversations() | GetHistory() | UpdateConversation() | PutPiece() | GetBudget():
+            case ListConversations() | GetHistory() | UpdateConversation() | GetBudget() | PutPiece() | GetAttachment():
                 if self._questions.is_expired(connection):
                     await self._delivery_sender.error(
                         connection.connection_id, ErrorCode.UNAUTHORIZED, request_id=frame.request_id
@@ -286,14 +288,16 @@ class Front:
                 reply: ServerFrame
                 if isinstance(frame, GetBudget):
                     reply = Budget(request_id=frame.request_id, budget=await self._budget(connection))
-                elif not isinstance(frame, PutPiece):
+                elif not isinstance(frame, PutPiece | GetAttachment):
                     reply = await self._history_pages.answer(user_id, frame)
-                elif self._uploads is not None:
-                    reply = await self._uploads.answer(user_id, frame)
-                else:
+                elif self._uploads is None:
                     reply = Error(
                         code=ErrorCode.FORBIDDEN, message="This server takes no files.", request_id=frame.request_id
                     )
+                elif isinstance(frame, PutPiece):
+                    reply = await self._uploads.answer(user_id, frame)
+                else:
+                    reply = await self._uploads.read(user_id, frame)
                 await self._delivery_sender.reply(connection.connection_id, reply)
             case Watch():
                 await self._delivery_sender.error(
