@@ -279,32 +279,38 @@ class Front:
             case RenewToken():
                 await self._renew_token(connection, frame)
             case ListConversations() | GetHistory() | UpdateConversation() | GetBudget() | PutPiece() | GetAttachment():
-                if self._questions.is_expired(connection):
-                    await self._delivery_sender.error(
-                        connection.connection_id, ErrorCode.UNAUTHORIZED, request_id=frame.request_id
-                    )
-                    return
-                user_id = user_of(connection)
-                reply: ServerFrame
-                if isinstance(frame, GetBudget):
-                    reply = Budget(request_id=frame.request_id, budget=await self._budget(connection))
-                elif not isinstance(frame, PutPiece | GetAttachment):
-                    reply = await self._history_pages.answer(user_id, frame)
-                elif self._uploads is None:
-                    reply = Error(
-                        code=ErrorCode.FORBIDDEN, message="This server takes no files.", request_id=frame.request_id
-                    )
-                elif isinstance(frame, PutPiece):
-                    reply = await self._uploads.answer(user_id, frame)
-                else:
-                    reply = await self._uploads.read(user_id, frame)
-                await self._delivery_sender.reply(connection.connection_id, reply)
+                await self._answer(connection, frame)
             case Watch():
                 await self._delivery_sender.error(
                     connection.connection_id, ErrorCode.FORBIDDEN, detail=NO_WATCHING, request_id=frame.request_id
                 )
             case _:
                 assert_never(frame)
+
+    async def _answer(
+        self,
+        connection: Connection,
+        frame: ListConversations | GetHistory | UpdateConversation | GetBudget | PutPiece | GetAttachment,
+    ) -> None:
+        """One frame for another."""
+        if self._questions.is_expired(connection):
+            await self._delivery_sender.error(
+                connection.connection_id, ErrorCode.UNAUTHORIZED, request_id=frame.request_id
+            )
+            return
+        user_id = user_of(connection)
+        reply: ServerFrame
+        if isinstance(frame, GetBudget):
+            reply = Budget(request_id=frame.request_id, budget=await self._budget(connection))
+        elif not isinstance(frame, PutPiece | GetAttachment):
+            reply = await self._history_pages.answer(user_id, frame)
+        elif self._uploads is None:
+            reply = Error(code=ErrorCode.FORBIDDEN, message="This server takes no files.", request_id=frame.request_id)
+        elif isinstance(frame, PutPiece):
+            reply = await self._uploads.answer(user_id, frame)
+        else:
+            reply = await self._uploads.read(user_id, frame)
+        await self._delivery_sender.reply(connection.connection_id, reply)
 
     async def _hello(self, connection: Connection, frame: Hello) -> None:
         """Send or retarget everything named, then `welcome` as the last frame (rule: no acknowledgements)."""
