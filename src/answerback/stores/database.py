@@ -31,7 +31,7 @@ class Cursor(Protocol):
 class Database(Protocol):
     """One connection."""
 
-    def execute(self, sql: str, params: Params | None = None, /) -> Cursor: ...
+    def execute(self, sql: str, params: Params = ..., /) -> Cursor: ...
 
     def executemany(self, sql: str, rows: Sequence[Row], /) -> Cursor:
         """Run a statement with `?` for each row."""
