@@ -51,6 +51,7 @@ class Event(StrEnum):
     POLL = "poll"
     FINISH = "finish"
     RETARGET = "retarget"
+    WATCH = "watch"
     CANCEL = "cancel"
     REFUSE = "refuse"
     EXPIRE = "expire"
@@ -70,6 +71,7 @@ class Effect(StrEnum):
     END_EXHAUSTED = "end as failed after the last attempt, raising the attempt"
     END_EXPIRED = "end as failed with the caller's code, raising the attempt"
     SET_TARGET = "set the target"
+    NOTE_WATCHER = "note the watcher"
     NOTE_CANCEL = "note the cancellation"
     NOTE_QUEUED = "note the queue number"
     RESET = "void the lease and the target"
@@ -94,6 +96,7 @@ class Guard(StrEnum):
     ATTEMPTS_ARE_SPENT = "attempts are spent"
     ASKED_IT = "asked it"
     IS_OLDER = "is older"
+    WATCHED_LATER = "watched later"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ _RUN_AGAIN: Final = If(
     If(Guard.IS_LATE, Effect.END_TIMED_OUT, If(Guard.ATTEMPTS_ARE_SPENT, Effect.END_EXHAUSTED, Effect.RUN)),
 )
 _RETARGET: Final = If(Guard.ASKED_IT, If(Guard.IS_OLDER, Effect.PENDING, Effect.SET_TARGET), Effect.CONFLICT)
+_WATCH: Final = If(Guard.ASKED_IT, Effect.CONFLICT, If(Guard.WATCHED_LATER, Effect.PENDING, Effect.NOTE_WATCHER))
 _WHEN_ENDED: Final[Mapping[Event, Cell]] = MappingProxyType(
     {
         Event.CLAIM: Effect.ENDED,
@@ -120,6 +124,7 @@ _WHEN_ENDED: Final[Mapping[Event, Cell]] = MappingProxyType(
         Event.POLL: Effect.FENCED,
         Event.FINISH: If(Guard.OWNS_ATTEMPT, Effect.ENDED, Effect.FENCED),
         Event.RETARGET: If(Guard.ASKED_IT, Effect.ENDED, Effect.CONFLICT),
+        Event.WATCH: If(Guard.ASKED_IT, Effect.CONFLICT, Effect.ENDED),
         Event.CANCEL: If(Guard.ASKED_IT, Effect.ENDED, Effect.CONFLICT),
         Event.REFUSE: Effect.ENDED,
         Event.EXPIRE: Effect.ENDED,
@@ -137,6 +142,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, Cell]]] = MappingProxyType(
                 Event.POLL: Effect.FENCED,
                 Event.FINISH: Effect.FENCED,
                 Event.RETARGET: _RETARGET,
+                Event.WATCH: _WATCH,
                 Event.CANCEL: If(Guard.ASKED_IT, Effect.END_CANCELLED, Effect.CONFLICT),
                 Event.REFUSE: Effect.PENDING,
                 Event.EXPIRE: Effect.END_EXPIRED,
@@ -152,6 +158,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, Cell]]] = MappingProxyType(
                 Event.POLL: If(Guard.OWNS_ATTEMPT, Effect.OWNED, Effect.FENCED),
                 Event.FINISH: If(Guard.OWNS_ATTEMPT, Effect.FINISH, Effect.FENCED),
                 Event.RETARGET: _RETARGET,
+                Event.WATCH: _WATCH,
                 Event.CANCEL: If(
                     Guard.ASKED_IT, If(Guard.IS_CANCELLED, Effect.PENDING, Effect.NOTE_CANCEL), Effect.CONFLICT
                 ),

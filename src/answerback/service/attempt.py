@@ -213,15 +213,15 @@ class Run:
         return self.stopped
 
     async def _generate(self) -> Outcome | None:
-        """Ask the model. A prompt that it refuses for its length is asked once more, with half of the turns.
+        """Ask the model. A prompt that it refuses for its length is asked again with half of the turns, down to none.
 
-        What chose the turns is an estimate, and may be wrong for this model's tokenizer. Returns how it failed.
+        What chose the turns is an estimate: it may be wrong for this model's tokenizer, or its context smaller than the
+        operator says. Returns how it failed.
         """
         model = self._tools.models.get(self.record.model)
         prompt = None if model is None else await self._prompt(model)
         if model is None or prompt is None:
             return Outcome(status=Status.FAILED, code=ErrorCode.MODEL_UNAVAILABLE)
-        was_shortened = False
         while True:
             self._prompt_asked = prompt
             try:
@@ -231,11 +231,12 @@ class Run:
                 fault = exc.fault if isinstance(exc, FinalModelError) else None
                 fewer = context.shortened(prompt.messages)
                 has_begun = self._first_text_ms is not None or self.answer.length > 0
-                is_final = was_shortened or has_begun or len(fewer) == len(prompt.messages)
+                is_final = has_begun or len(fewer) == len(prompt.messages)
                 if is_final or fault is not ModelFault.TOO_LONG:
                     log.warning("the model failed: %s", exc, extra=self.extra())
                     return Outcome(status=Status.FAILED, code=exc.code, retry_after_ms=exc.retry_after_ms, fault=fault)
-            prompt, was_shortened = replace(prompt, messages=fewer), True
+            log.info("the prompt is too long for %s; it is asked with fewer turns", model.name, extra=self.extra())
+            prompt = replace(prompt, messages=fewer)
 
     def _take(self, piece: Piece) -> bool:
         """Take what the model says next. Returns whether that is enough: its Finish, or the most that fits."""

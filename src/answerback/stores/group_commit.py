@@ -203,7 +203,7 @@ class Batch:
                     step.run(database)
         except Exception as exc:
             why = database.cause_of(exc) or "the store failed"
-            raise (Undone if database.is_lost(exc) else Unavailable)(why) from exc
+            raise (Undone if database.is_undone(exc) else Unavailable)(why) from exc
         try:
             database.commit()
         except Exception as exc:  # whether it took effect, and what a failing disk has kept, is not known

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from answerback.clock import epoch_ms
 from answerback.core.parts import Content
@@ -51,9 +51,7 @@ class SqliteDatabase(sqlite3.Connection):
 
     cause_of = staticmethod(cause_of)
     together = contextlib.nullcontext
-
-    def begin(self) -> None:
-        self.execute("BEGIN IMMEDIATE")
+    BEGIN: ClassVar = "BEGIN IMMEDIATE"
 
     def clear_log(self) -> bool:
         ((waits_ms,),) = self.execute("PRAGMA busy_timeout").fetchall()
@@ -64,7 +62,7 @@ class SqliteDatabase(sqlite3.Connection):
             self.execute(f"PRAGMA busy_timeout = {waits_ms}")
         return not is_busy
 
-    def is_lost(self, _: BaseException) -> bool:
+    def is_undone(self, _: BaseException) -> bool:
         return False
 
     def close(self) -> None:
@@ -73,10 +71,13 @@ class SqliteDatabase(sqlite3.Connection):
 
 
 class MemoryDatabase(SqliteDatabase):
-    """A connection that is all there is of its database, and so is never closed."""
+    """A connection that is all there is of its database. It lives as long as somebody holds it."""
 
     def close(self) -> None:
         self.rollback()
+
+    def __del__(self) -> None:
+        super().close()  # Python 3.13 warns of one that nobody closes
 
 
 class _File:
@@ -188,7 +189,7 @@ class _Memory:
 @lru_cache(maxsize=1)
 def _empty() -> SqliteDatabase:
     """A database with the tables of this version, to be copied: to make them takes longer."""
-    database = _connect(":memory:", SqliteDatabase)
+    database = _connect(":memory:", MemoryDatabase)
     apply_migrations(database, shipped(), now_ms=0)
     return database
 
@@ -268,7 +269,7 @@ def _connect(path: Path | str, kind: type[D], **options: Any) -> D:
 
 def apply_migrations(database: SqliteDatabase, migrations: Sequence[Migration], *, now_ms: int) -> int:
     """Apply what is missing; of several processes that do so at once, one does and the others wait for it."""
-    database.begin()
+    database.execute(database.BEGIN)
     try:
         applied = apply(database, migrations, now_ms=now_ms, dialect=_dialect)
         database.commit()

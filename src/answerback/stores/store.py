@@ -23,6 +23,7 @@ from answerback.ports import (
     StoredUser,
     Unavailable,
 )
+from answerback.protocol.limits import PIECE_BYTES
 from answerback.stores import statements as sql
 from answerback.stores import writes
 from answerback.stores.database import Connection, Connector, Database, Undone
@@ -264,6 +265,11 @@ class SqlStore:
         rows = await self._rows(select)
         return [decode_record(text, schema) for _, text, schema, *_ in sorted(rows)]
 
+    async def unfinished_in(self, user_id: str, conversation_id: str) -> Sequence[Record]:
+        rows = await self._rows(sql.SELECT_UNFINISHED.format(users="user_id = :user_id"), {"user_id": user_id})
+        found = [decode_record(text, schema) for _, text, schema, *_ in sorted(rows)]
+        return [record for record in found if record.conversation_id == conversation_id]
+
     async def purge(self, *, ended_before_ms: int, refused_before_ms: int) -> int:
         refusals = partial(writes.purge, before_ms=refused_before_ms, select=sql.SELECT_OLD_REFUSALS)
         ended = partial(writes.purge, before_ms=ended_before_ms, select=sql.SELECT_OLD)
@@ -479,6 +485,12 @@ class SqlStore:
 
     async def read_file(self, key: FileKey) -> bytes | None:
         return await self._read(partial(_file, key=key))
+
+    async def read_range(self, key: FileKey, offset: int, count: int) -> bytes | None:
+        first, skipped = divmod(offset, PIECE_BYTES)
+        wanted = {**writes.file_named(key), "first": first, "last": (offset + count - 1) // PIECE_BYTES}
+        rows = await self._rows(sql.SELECT_RANGE, wanted)
+        return b"".join(data for (data,) in rows)[skipped : skipped + count] if rows else None
 
     async def purge_files(self, *, now_ms: int) -> int:
         count = await self._group.call(partial(writes.forget_uploads, now_ms=now_ms))

@@ -200,6 +200,9 @@ class FaultyStore(WatchedStore):
     async def unfinished(self) -> Sequence[Record]:
         return await self._channel.call(partial(MemoryStore.unfinished, self))
 
+    async def unfinished_in(self, user_id: str, conversation_id: str) -> Sequence[Record]:
+        return await self._channel.call(partial(MemoryStore.unfinished_in, self, user_id, conversation_id))
+
     async def purge(self, *, ended_before_ms: int, refused_before_ms: int) -> int:
         purged = await super().purge(ended_before_ms=ended_before_ms, refused_before_ms=refused_before_ms)
         if purged:
@@ -238,6 +241,9 @@ class FaultyStore(WatchedStore):
 
     async def examine(self, key: FileKey) -> str | None:
         return await self._channel.call(partial(MemoryStore.examine, self, key))
+
+    async def read_range(self, key: FileKey, offset: int, count: int) -> bytes | None:
+        return await self._channel.call(partial(MemoryStore.read_range, self, key, offset, count))
 
     async def read_file(self, key: FileKey) -> bytes | None:
         return await self._channel.call(partial(MemoryStore.read_file, self, key))
