@@ -198,7 +198,7 @@ class Batch:
         """Write everything in order and commit. Raises: Undone: it has no effect. Unavailable: nobody knows."""
         try:
             if self._steps:
-                database.begin()
+                database.execute(database.BEGIN)
                 for step in self._steps:
                     step.run(database)
         except Exception as exc:
