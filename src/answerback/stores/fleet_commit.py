@@ -163,11 +163,11 @@ class Transaction:
         of_keys: Any = {"users": [key.user_id for key in keys], "requests": [key.request_id for key in keys]}
         ended = numbers = None
         if not names:
-            database.begin()
+            database.execute(database.BEGIN)
             self._read_budgets(names, teams)
             return
         with database.together():
-            database.begin()
+            database.execute(database.BEGIN)
             database.execute(_LOCK, locks)
             unfinished, known = database.execute(_UNFINISHED, of_users), database.execute(_USERS, of_users)
             if keys:
