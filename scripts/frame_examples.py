@@ -106,6 +106,18 @@ def _from_client() -> Sequence[Example]:
             "a file of an earlier question", frames.GetAttachment(request_id="get-1", sha256=_HELLO_SHA256, size=5)
         ),
         Example("stop a request", frames.CancelMessage(request_id="q-2")),
+        Example("stop what another device has asked", frames.CancelMessage(request_id="q-2", conversation_id="intro")),
+        Example(
+            "show me this conversation",
+            frames.Watch(
+                request_id="watch-1",
+                conversation_id="intro",
+                number=1,
+                resume=(frames.ResumePoint(request_id="q-2", attempt=1, offset=15),),
+            ),
+        ),
+        Example("no longer", frames.Watch(request_id="watch-2", conversation_id="intro", number=2, off=True)),
+        Example("tell me when the list changes", frames.Watch(request_id="watch-3", number=3)),
         Example("conversations, first page", frames.ListConversations(request_id="list-1", limit=20)),
         Example(
             "conversations, next page", frames.ListConversations(request_id="list-2", before="1767225672250:intro")
@@ -170,6 +182,29 @@ def _from_server() -> Sequence[Example]:
         Example("leaves", frames.GoAway(deadline_ms=30_000)),
         Example("a piece", frames.MessageDelta(request_id="q-2", attempt=1, offset=15, delta="one connection ")),
         *_endings(usage),
+        Example(
+            "it is watched",
+            frames.Watching(request_id="watch-1", conversation_id="intro", number=1, turn="q-1"),
+        ),
+        Example(
+            "asked on another device",
+            frames.MessageAsked(
+                request_id="q-2",
+                conversation_id="intro",
+                question="And who speaks first?",
+                model="local",
+                accepted_at="2026-01-01T00:01:12.000Z",
+            ),
+        ),
+        Example(
+            "a conversation has changed",
+            frames.ConversationChanged(
+                conversation_id="intro",
+                title="What is a WebSocket?",
+                turns=2,
+                updated_at="2026-01-01T00:01:12.250Z",
+            ),
+        ),
         Example(
             "a page of conversations",
             frames.Conversations(

@@ -46,6 +46,7 @@ from answerback.protocol.frames import (
     ServerInfo,
     TokenRenewed,
     UpdateConversation,
+    Watch,
     Welcome,
 )
 from answerback.protocol.limits import PROTOCOL_VERSION
@@ -63,6 +64,8 @@ TOUCH_EVERY_MS: Final = 10_000
 UNAVAILABLE_RETRY_MS: Final = 1_000
 
 TOO_MANY_CONNECTIONS: Final = "This user has too many connections. Close one first."
+
+NO_WATCHING: Final = "This server shows nobody what another session asks."
 
 FEATURES: Final = ("parts", "superseded", "format", "budgets")
 """What clients may use beyond the first edition of the protocol."""
@@ -263,7 +266,8 @@ class Front:
         | GetHistory
         | UpdateConversation
         | PutPiece
-        | GetAttachment,
+        | GetAttachment
+        | Watch,
     ) -> None:
         match frame:
             case Hello():
@@ -286,15 +290,17 @@ class Front:
                     reply = Budget(request_id=frame.request_id, budget=await self._budget(connection))
                 elif not isinstance(frame, PutPiece | GetAttachment):
                     reply = await self._history_pages.answer(user_id, frame)
-                elif self._uploads is None:
+                elif self._uploads is not None:
+                    reply = await self._uploads.answer(user_id, frame)
+                else:
                     reply = Error(
                         code=ErrorCode.FORBIDDEN, message="This server takes no files.", request_id=frame.request_id
                     )
-                elif isinstance(frame, PutPiece):
-                    reply = await self._uploads.answer(user_id, frame)
-                else:
-                    reply = await self._uploads.read(user_id, frame)
                 await self._delivery_sender.reply(connection.connection_id, reply)
+            case Watch():
+                await self._delivery_sender.error(
+                    connection.connection_id, ErrorCode.FORBIDDEN, detail=NO_WATCHING, request_id=frame.request_id
+                )
             case _:
                 assert_never(frame)
 

@@ -265,6 +265,11 @@ class SqlStore:
         rows = await self._rows(select)
         return [decode_record(text, schema) for _, text, schema, *_ in sorted(rows)]
 
+    async def unfinished_in(self, user_id: str, conversation_id: str) -> Sequence[Record]:
+        rows = await self._rows(sql.SELECT_UNFINISHED.format(users="user_id = :user_id"), {"user_id": user_id})
+        found = [decode_record(text, schema) for _, text, schema, *_ in sorted(rows)]
+        return [record for record in found if record.conversation_id == conversation_id]
+
     async def purge(self, *, ended_before_ms: int, refused_before_ms: int) -> int:
         refusals = partial(writes.purge, before_ms=refused_before_ms, select=sql.SELECT_OLD_REFUSALS)
         ended = partial(writes.purge, before_ms=ended_before_ms, select=sql.SELECT_OLD)

@@ -95,7 +95,7 @@ def _source(text: str) -> str:
     """A source as a link or a quotation, '' if nothing can be read."""
     try:
         told = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     if not isinstance(told, dict):
         return ""

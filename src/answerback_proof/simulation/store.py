@@ -198,6 +198,9 @@ class FaultyStore(WatchedStore):
     async def unfinished(self) -> Sequence[Record]:
         return await self._channel.call(partial(MemoryStore.unfinished, self))
 
+    async def unfinished_in(self, user_id: str, conversation_id: str) -> Sequence[Record]:
+        return await self._channel.call(partial(MemoryStore.unfinished_in, self, user_id, conversation_id))
+
     async def purge(self, *, ended_before_ms: int, refused_before_ms: int) -> int:
         purged = await super().purge(ended_before_ms=ended_before_ms, refused_before_ms=refused_before_ms)
         if purged:

@@ -21,6 +21,7 @@ SEA = [
     AnswerPart("citation", None, '{"title": "Sea [1]", "url": "https://sea.example/a"}'),
     AnswerPart("citation", None, '{"url": "javascript:alert(1)"}'),
     AnswerPart("citation", None, "no JSON"),
+    AnswerPart("citation", None, "[" * 100_000),
 ]
 
 
