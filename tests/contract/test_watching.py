@@ -62,7 +62,7 @@ class Watched:
 
     async def watchers(self, conversation: str | None = "c", *, user: str = "ann") -> set[tuple[str, int]]:
         found = await self.store.watchers(user, conversation, now_ms=self.now_ms)
-        return {(one.connection_id, one.number) for one in found if not one.off}
+        return {(one.connection_id, one.number) for one in found[conversation] if not one.off}
 
 
 @pytest.fixture(params=WATCHING)
@@ -82,7 +82,8 @@ async def watched(request: pytest.FixtureRequest) -> AsyncIterator[Watched]:
 async def test_what_is_kept_is_found_as_it_was(watched: Watched) -> None:
     await watched.open("a1", session="a")
     assert await watched.watch("a1") is Place.KEPT
-    assert await watched.store.watchers("ann", "c", now_ms=watched.now_ms) == [watched.watcher("a1")]
+    found = await watched.store.watchers("ann", "c", "other", None, now_ms=watched.now_ms)
+    assert found == {"c": [watched.watcher("a1")], "other": [], None: []}
     assert "ann" in watched.store.watched
     assert await watched.watchers(None) == await watched.watchers("other") == set()
     assert await watched.watch("a1", 2, conversation=None) is Place.KEPT

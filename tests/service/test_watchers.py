@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -621,13 +621,15 @@ class Late(MemoryConnections):
     reads = 0
     fails = 0
 
-    async def watchers(self, user_id: str, conversation_id: str | None, *, now_ms: int) -> Sequence[Watcher]:
-        if conversation_id is not None:
+    async def watchers(
+        self, user_id: str, *conversations: str | None, now_ms: int
+    ) -> Mapping[str | None, Sequence[Watcher]]:
+        if any(conversations):
             self.reads += 1
             if self.fails:
                 self.fails -= 1
                 raise Unavailable("not now")
-        return await super().watchers(user_id, conversation_id, now_ms=now_ms)
+        return await super().watchers(user_id, *conversations, now_ms=now_ms)
 
 
 def blind(backend: Backend) -> None:
@@ -682,8 +684,8 @@ def test_what_the_record_notes_is_seen_when_the_worker_polls() -> None:
 def test_a_look_that_fails_is_made_up_for(fails: int) -> None:
     async def main() -> None:
         watching = Late()
-        backend = Backend(model=ScriptedModel(words), renew_every_s=0.1)
-        await _watching(backend, watching)
+        backend = Backend(model=ScriptedModel(words), renew_every_s=0.1, watching=watching)
+        watching._connections = backend.connections._connections
         asker, phone = await one_of(backend, "desk"), await one_of(backend, "phone")
         await phone.say(watch())
         watching.fails = fails
@@ -693,16 +695,6 @@ def test_a_look_that_fails_is_made_up_for(fails: int) -> None:
         assert text_of(phone.frames) == f"{TEXT} "
 
     on(main)
-
-
-async def _watching(backend: Backend, watching: MemoryConnections) -> None:
-    backend.connections.watchers = watching.watchers  # type: ignore[method-assign]
-    backend.connections.watch = watching.watch  # type: ignore[method-assign]
-    watching._connections = backend.connections._connections
-    backend.connections.watched = watching.watched
-    backend.worker._watched = watching.watched
-    assert backend.worker._watchers is not None
-    backend.worker._watchers.watched = watching.watched
 
 
 def test_a_second_attempt_is_shown_from_its_beginning() -> None:
