@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from answerback.core.request import Record, RequestKey, Step
 from answerback.ports import Model
+from answerback.service.devices import newest_turn
 from answerback.stores.connections import MemoryConnections
 from answerback.stores.sqlite import MemoryStore
 from answerback_aws.runtime.composition import Composition
@@ -262,6 +263,7 @@ class Functions:
         self.write_behind = FakeWriteBehind()
         self.sqs, self.management = FakeSqs(), FakeManagement()
         self.store, self.connections = MemoryStore(), MemoryConnections()
+        self.turns = SimpleNamespace(recent_turns=self.store.recent_turns, newest_turn=newest_turn(self.store))
         self.compositions: dict[str, Composition] = {}
         self.log = io.StringIO()
         self._receives = count(1)
@@ -285,7 +287,7 @@ class Functions:
                 "requests": self.store,
                 "limits": self.store,
                 "store_id": SimpleNamespace(read=self.store.store_id),
-                "turns": self.store,
+                "turns": self.turns,
                 "history": self.store,
                 "write_behind": self.write_behind,
             }
