@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import threading
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -184,6 +185,7 @@ class FakeSqs:
 
     sent: dict[str, dict[str, Any]] = field(default_factory=dict)
     hidden: list[tuple[str, int]] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
     error: Exception | None = None
 
     def send_message(self, **message: Any) -> dict[str, Any]:
@@ -197,6 +199,11 @@ class FakeSqs:
             raise self.error
         self.hidden.append((change["ReceiptHandle"], change["VisibilityTimeout"]))
 
+    def delete_message(self, *, QueueUrl: str, ReceiptHandle: str) -> None:  # noqa: N803 - AWS's names
+        if self.error is not None:
+            raise self.error
+        self.deleted.append(ReceiptHandle)
+
     def events(self, **options: Any) -> list[dict[str, Any]]:
         """What waits, as Lambda hands it out."""
         return [
@@ -207,18 +214,25 @@ class FakeSqs:
 
 @dataclass
 class FakeManagement:
-    """`apigatewaymanagementapi`: what was posted to whom. `errors`: raised by the next calls, one each."""
+    """`apigatewaymanagementapi`: what was posted to whom. `errors`: raised by the next calls, one each.
+
+    `stalled`: posts to these connections hang until the event, and are not taken.
+    """
 
     open: set[str] = field(default_factory=set)
     posted: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
+    stalled: dict[str, threading.Event] = field(default_factory=dict)
     calls: int = 0
 
     def _check(self, connection_id: str) -> None:
         self.calls += 1
         if self.errors:
             raise self.errors.pop(0)
+        if connection_id in self.stalled:
+            self.stalled[connection_id].wait(10)
+            raise client_error("LimitExceededException", status=429)
         if connection_id not in self.open:
             raise client_error("GoneException", status=410)
 
