@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+from urllib.request import Request, urlopen
 
 from forked import Command
 
@@ -88,3 +89,11 @@ def start_standby(data_dir: Path, log: Path) -> "subprocess.Popen[str]":
     while "standing by" not in log.read_text():
         assert process.poll() is None, log.read_text()
     return process
+
+
+def read_admin(gateway: GatewayProcess, path: str) -> str:
+    """What the admin port says there."""
+    key = (gateway.data_dir / "admin.key").read_text().strip()
+    url = f"http://127.0.0.1:{gateway.admin_port}/{path}"
+    with urlopen(Request(url, headers={"Authorization": f"Bearer {key}"}), timeout=10) as told:
+        return str(told.read().decode())
