@@ -1,20 +1,24 @@
 """Two gateways' stores on one PostgreSQL schema, called at the same time."""
 
 import asyncio
+import time
 from collections import Counter
 from functools import partial
 
 import psycopg
 import pytest
 
-from answerback.core.request import Claimed, Ended, RequestKey, cancel, expire
+from answerback.core.budget import Budget, Period, Tariff, Terms, Unit
+from answerback.core.request import SCHEMA, Claimed, Ended, RequestKey, cancel, expire
 from answerback.core.uploads import MAX_OPEN, FileKey
 from answerback.ports import Accepted, Bound, Connection, Existing, Limited, Superseded, Unavailable, Watcher
 from answerback.protocol.errors import ErrorCode
 from answerback.stores import StoreError
 from answerback.stores.fleet import FleetStore
 from answerback.stores.fleet_commit import Changed
+from answerback.stores.migrations import Migration, shipped
 from answerback.stores.nodes import FORGET_MS, Nodes, connect_nodes
+from answerback.stores.postgres import LOCK_WAIT_S, apply_migrations, connect
 from asking import Actor
 
 NONE = {"is_alive": lambda _: False, "is_here": lambda _: False}
@@ -257,3 +261,91 @@ async def test_a_gateway_that_died_a_day_ago_is_forgotten_when_nothing_is_at_hom
     assert [one.name for one in others] == ["b"]
     for one in nodes.values():
         await one.close()
+
+
+async def test_a_record_is_written_as_every_living_gateway_reads_it(
+    stores, actors, postgres_server, schema, monkeypatch
+):
+    older, newer = (
+        Nodes(lambda: connect_nodes(postgres_server.url, schema), schema, node=name, incarnation=name) for name in "ab"
+    )
+    held = {"parts": ("tool",), "traceparent": "00-x"}
+    await older.beat("serving", reads_schema=SCHEMA - 1, version="1", facts={})
+    await newer.beat("serving", reads_schema=SCHEMA, version="2", facts={})
+    stores[1].write_schema(await newer.agree(SCHEMA, dead=[]))
+    await actors[1].accept("r1", **held)
+    record = await stores[0].read(RequestKey("ann", "r1"))
+    assert (record.schema, record.parts, record.traceparent) == (SCHEMA - 1, None, None)
+
+    assert await newer.agree(SCHEMA, dead=["a"]) == SCHEMA - 1  # it was just heard
+    await older.beat("gone", reads_schema=SCHEMA - 1, version="1", facts={})
+    assert await newer.agree(SCHEMA, dead=["a"]) == SCHEMA
+    stores[1].write_schema(SCHEMA)
+    await actors[1].accept("r2", **held)
+    assert (await stores[0].read(RequestKey("ann", "r2"))).parts == ("tool",)
+
+    await older.beat("serving", reads_schema=SCHEMA - 1, version="1", facts={})
+    assert await older.agree(SCHEMA - 1, dead=[]) == SCHEMA  # and it knows that it has to stop
+    monkeypatch.setattr("answerback.stores.fleet.SCHEMA", SCHEMA - 1)
+    with pytest.raises(StoreError, match="Upgrade"):
+        await FleetStore(postgres_server.url, node="c", schema=schema).open()
+    for one in (older, newer):
+        await one.close()
+
+
+async def test_a_hold_that_an_older_gateway_would_lose_is_not_taken(stores, actors):
+    a, store = actors[0], stores[0]
+    tariff = Tariff(models={"echo": Terms(max_tokens=7)})
+    await store.set_budget("ann", Period.MONTH, Budget(1_000_000, Unit.TOKENS, Period.MONTH), now_ms=1)
+    store.write_schema(1)
+    assert (await a.accept("r1", tariff=tariff)).hold is None
+    store.write_schema(SCHEMA)
+    assert (await a.accept("r2", tariff=tariff)).hold is not None
+
+
+async def test_tables_are_upgraded_while_another_program_reads_them_for_long(actors, postgres_server, schema):
+    """A backup, for example. The gateways that wait behind the upgrade must not wait for as long."""
+    a, _ = actors
+    await a.accept("r0")
+    table = Migration(version=9_999, name="next", statements=(
+        "ALTER TABLE conversations ADD COLUMN of_next text", "ALTER TABLE requests ADD COLUMN of_next text",
+    ))  # fmt: skip
+    with connect(postgres_server.url, schema) as dump, connect(postgres_server.url, schema) as upgrade:
+        dump.execute("BEGIN")
+        dump.execute("SELECT count(*) FROM requests")
+        upgrading = asyncio.create_task(
+            asyncio.to_thread(apply_migrations, upgrade, schema, [*shipped(), table], now_ms=1)
+        )
+        longest = 0.0
+        for n in range(1, 10):
+            began = time.monotonic()
+            assert isinstance(await a.accept(f"r{n}"), Accepted)
+            longest = max(longest, time.monotonic() - began)
+            await asyncio.sleep(0.1)
+        assert not upgrading.done()
+        dump.execute("COMMIT")
+        assert await upgrading == 1
+    assert longest < 2 * LOCK_WAIT_S + 1
+
+
+async def test_tables_are_upgraded_under_load(actors, postgres_server, schema):
+    """A transaction reads requests and then users, the upgrade changes users and then requests: one has to yield."""
+    over = False
+
+    async def ask(actor: Actor, name: str) -> None:
+        n = 0
+        while not over:
+            n += 1
+            assert isinstance(await actor.accept(f"{name}{n}", user=name, conversation=f"{n}"), Accepted)
+
+    asking = [asyncio.create_task(ask(actor, f"u{n}-{actor.store.node}-")) for n in range(8) for actor in actors]
+    with connect(postgres_server.url, schema) as upgrade:
+        for turn in range(4):
+            tables = ("usage", "users", "conversations", "requests")
+            statements = tuple(
+                f"ALTER TABLE {table} ADD COLUMN next_{turn} text" for table in tables[:: 1 - turn % 2 * 2]
+            )
+            one = Migration(version=9_000 + turn, name="next", statements=statements)
+            assert await asyncio.to_thread(apply_migrations, upgrade, schema, [*shipped(), one], now_ms=1) == 1
+    over = True
+    await asyncio.gather(*asking)

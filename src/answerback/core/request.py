@@ -12,6 +12,7 @@ effect that it names.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from msgspec import Struct
@@ -30,6 +31,9 @@ T_co = TypeVar("T_co", covariant=True)
 
 SCHEMA: Final = 2
 """The newest version of the record's form that this program reads. A version only adds fields with defaults."""
+
+_SINCE: Final = MappingProxyType({2: ("parts", "traceparent", "hold")})
+"""The fields that came with a version. One of them is None where it is not used."""
 
 
 MAX_NOTED: Final = 8
@@ -161,6 +165,13 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"tar
         is_plain = self.parts is None and self.traceparent is None and self.hold is None
         return 1 if is_plain and not self.watchers and self.cancelled_by is None else 2
 
+    def lowered(self, schema: int) -> "Record":
+        """The record as a program can read it that knows versions up to `schema`, without what came later."""
+        if self.schema <= schema:
+            return self
+        later = [name for version, names in _SINCE.items() if version > schema for name in names]
+        return replace(self, **dict.fromkeys(later))
+
     @property
     def key(self) -> RequestKey:
         """The record's name in a store."""
@@ -180,10 +191,6 @@ class Policy:
     max_attempts: int = 3
     answer_timeouts_ms: Mapping[str, int] = field(default_factory=dict)
     """Of the models that have one of their own, by name."""
-
-    def answer_ms(self, model: str) -> int:
-        """How long an answer of this model may take, from its first start on."""
-        return self.answer_timeouts_ms.get(model, self.answer_timeout_ms)
 
     @property
     def renew_every_s(self) -> float:
@@ -281,7 +288,7 @@ def _owns_attempt(record: Record, facts: Facts) -> bool:
 def _is_late(record: Record, facts: Facts) -> bool:
     if facts.policy is None:
         raise ValueError("a claim needs the policy: without it a late request would run")
-    return deadline_passed(record, now_ms=facts.now_ms, policy=facts.policy, leapt=facts.leapt)
+    return facts.now_ms >= deadline_ms(record, policy=facts.policy, leapt=facts.leapt)
 
 
 def _attempts_are_spent(record: Record, facts: Facts) -> bool:
@@ -575,12 +582,14 @@ def aged(record: Record, *, now_ms: int) -> Record:
     return replace(record, ending=replace(ending, retry_after_ms=left_ms))
 
 
-def deadline_passed(record: Record, *, now_ms: int, policy: Policy, leapt: LeaptSince = no_leaps) -> bool:
-    """Whether an unfinished request is past its absolute deadline: in the queue, or since its first start."""
-    since_ms, timeout_ms = record.started_at_ms, policy.answer_ms(record.model)
-    if since_ms is None:
+def deadline_ms(record: Record, *, policy: Policy, leapt: LeaptSince = no_leaps) -> int:
+    """When an unfinished request is late: after its time in the queue, or after its answer's since the first start."""
+    if record.started_at_ms is None:
         since_ms, timeout_ms = record.accepted_at_ms, policy.queue_timeout_ms
-    return now_ms - leapt(since_ms) >= since_ms + timeout_ms
+    else:
+        since_ms = record.started_at_ms
+        timeout_ms = policy.answer_timeouts_ms.get(record.model, policy.answer_timeout_ms)
+    return since_ms + timeout_ms + leapt(since_ms)
 
 
 Change: TypeAlias = Callable[[Record | None], Step[T_co]]

@@ -5,7 +5,7 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
@@ -66,7 +66,7 @@ log = logging.getLogger("answerback.gateway")
 CLOSE_TIMEOUT_S: Final = 5.0
 """How long sockets, and frames that are being handled, may take to end after the grace of the running answers."""
 
-STANDBY_EVERY_S: Final = 1.0
+STANDBY_EVERY_S: Final = 0.5
 """How often a gateway that stands by tries to take over."""
 
 SECONDS_PER_DAY: Final = 24 * 3600
@@ -379,7 +379,12 @@ class Gateway:
         await self._open_admin(admin)
         self._stack.push_async_callback(shut_down, listener, queue, tasks, fleet, settings=settings, hurry=self._hurry)
         if fleet is not None:
-            fleet.join(worker=worker, close_user=canceller.close_sessions, close_replaced=front.replaced)
+            fleet.join(
+                worker=worker,
+                close_user=canceller.close_sessions,
+                close_replaced=front.replaced,
+                on_outdated=self._stop_asked.set,
+            )
         queue.start(worker.work)
         background = Tasks()
         background.start(self._sweep(janitor, fleet), name="janitor")
@@ -425,30 +430,39 @@ class Gateway:
     async def _open_store(self) -> SqlStore:
         if self._given_store is not None:
             return self._given_store
-        is_waiting = False
-        while True:
+        store: SqlStore | None = None
+
+        async def opens() -> bool:
+            nonlocal store
+            settings = self._settings
             try:
-                store = await open_store(
-                    self._settings.database, self._settings.data_dir, node=node_name(self._settings)
-                )
-                break
+                store = await open_store(settings.database, settings.data_dir, node=node_name(settings))
             except StoreError as exc:
-                if not (self._settings.standby and isinstance(exc, StoreInUse)):
+                if not (settings.standby and isinstance(exc, StoreInUse)):
                     raise SettingsError(str(exc)) from exc
+            return store is not None
+
+        await self._stand_by("another gateway uses the store", opens)
+        assert store is not None
+        self._stack.push_async_callback(store.close)
+        return store
+
+    async def _stand_by(self, why: str, may_serve: Callable[[], Awaitable[bool]]) -> None:
+        """Wait until this gateway may serve. Raises: StoppedEarly."""
+        is_waiting = False
+        while not await may_serve():
             if not is_waiting:
-                log.info("standing by: another gateway uses the store")
-                notify("READY=1", "STATUS=standing by: another gateway uses the store")
+                log.info("standing by: %s", why)
+                notify("READY=1", f"STATUS=standing by: {why}")
                 is_waiting = True
             with suppress(TimeoutError):
                 async with asyncio.timeout(STANDBY_EVERY_S):
                     await self._stop_asked.wait()
             if self._stop_asked.is_set():
                 raise StoppedEarly
-        self._stack.push_async_callback(store.close)
-        return store
 
     async def _open_fleet(self, store: SqlStore) -> "Fleet | None":
-        """What this gateway has of the others, if it is one of several."""
+        """What this gateway has of the others, if it is one of several. Raises: StoppedEarly."""
         if self._settings.node is None or self._settings.database is None:
             return None
         from answerback.gateway.fleet import Fleet  # noqa: PLC0415 - psycopg is an extra
@@ -460,12 +474,20 @@ class Gateway:
             raise SettingsError("--node needs --database, or no store of one's own.")
         url, schema, node = self._settings.database, store.schema, store.node
         nodes = Nodes(partial(connect_nodes, url, schema), schema, node=node, incarnation=secrets.token_hex(4))
-        fleet = Fleet(store, nodes=nodes, notices=Notices(url, schema, node), facts=self._facts)
+        fleet = Fleet(
+            store,
+            nodes=nodes,
+            notices=Notices(url, schema, node),
+            facts=self._facts,
+            stands_by=self._settings.standby,
+        )
         try:
             await fleet.start()
         except (StoreError, Unavailable) as exc:
             raise SettingsError(f"The other gateways on the database cannot be joined: {exc}") from exc
         self._stack.push_async_callback(fleet.leave)
+        if self._settings.standby:
+            await self._stand_by("another gateway serves", fleet.takes_the_place)
         return fleet
 
     def _facts(self) -> dict[str, int]:

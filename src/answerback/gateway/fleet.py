@@ -39,6 +39,9 @@ SETTLE_S: Final = 2.0
 """How long after it began to listen a gateway calls others dead by their lock alone. When the database comes back, all
 of them have lost it, and each is back within a second."""
 
+PLACE_S: Final = 3.0
+"""Within this time the others that stand by see that one of them has begun to serve."""
+
 CHECK_OWN_S: Final = 10.0
 """How often a gateway looks for requests of its own that its queue does not have."""
 
@@ -212,7 +215,10 @@ Close: TypeAlias = Callable[[str], Coroutine[Any, Any, None]]
 
 
 class Fleet:
-    """This gateway's part. `facts`: what others are shown of it. `monotonic`: the clock of `Notices`, in seconds."""
+    """This gateway's part. `facts`: what others are shown of it. `stands_by`: it serves only when no other does.
+
+    `monotonic`: the clock of `Notices`, in seconds.
+    """
 
     def __init__(
         self,
@@ -221,6 +227,7 @@ class Fleet:
         nodes: Nodes,
         notices: Notices,
         facts: Callable[[], dict[str, int]],
+        stands_by: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.node = store.node
@@ -229,7 +236,7 @@ class Fleet:
         self._nodes = nodes
         self._notices = notices
         self._monotonic = monotonic
-        self._state = "serving"
+        self._state = "standby" if stands_by else "serving"
         self._started_at_ms = epoch_ms()
         self._others: dict[str, Node] = {}
         self._worker: Worker | None = None
@@ -237,6 +244,7 @@ class Fleet:
         self._sender: FleetSender | None = None
         self._close_user: Close | None = None
         self._close_replaced: Close | None = None
+        self._on_outdated: Callable[[], None] | None = None
         self._connections: FleetConnections | None = None
         self._sessions_checked_at = 0.0
         self._own_checked_at = -math.inf
@@ -251,6 +259,19 @@ class Fleet:
             await self._notices.stop()
             raise
         self._store.on_effects = self._tell
+
+    async def takes_the_place(self) -> bool:
+        """Whether no other gateway serves. Of those that stand by one begins then, and the others go on standing by."""
+        await self._beat_or_warn()
+        if any(node.state == "serving" and not self._is_dead(node) for node in self._others.values()):
+            return False
+        try:
+            if await self._nodes.lead("standby", for_s=PLACE_S):
+                self._state = "serving"
+                await self.beat()
+        except Unavailable:
+            self._state = "standby"
+        return self._state == "serving"
 
     # --- the parts of a gateway that others have a share in
 
@@ -273,12 +294,16 @@ class Fleet:
         self._queue = kind(store=self._store, slots=slots, clock=clock)
         return self._queue
 
-    def join(self, *, worker: Worker, close_user: Close, close_replaced: Close) -> None:
+    def join(
+        self, *, worker: Worker, close_user: Close, close_replaced: Close, on_outdated: Callable[[], None]
+    ) -> None:
         """Do one's part from now on: look for what others changed, and take over from the dead.
 
         `close_user`: closes the sockets of a user. `close_replaced`: a connection whose session has another address.
+        `on_outdated`: is to stop this gateway, which cannot read any more what the others write.
         """
         self._worker, self._close_user, self._close_replaced = worker, close_user, close_replaced
+        self._on_outdated = on_outdated
         self._tasks.start(self._look(), name="fleet")
 
     async def drain(self) -> None:
@@ -333,6 +358,13 @@ class Fleet:
             if self._is_dead(node) and before is not None and not self._is_dead(before):
                 log.warning("gateway %s is %s", node.name, "gone" if node.state == "gone" else "dead")
         self._others = {node.name: node for node in found}
+        dead = [node.name for node in found if self._is_dead(node)]
+        agreed = await self._nodes.agree(SCHEMA, dead=dead)
+        self._store.write_schema(min(agreed, SCHEMA))
+        if agreed > SCHEMA and self._on_outdated is not None and self._state == "serving":
+            # It was taken for dead while the others were upgraded.
+            log.error("the other gateways are of a newer version, which this one cannot read: it stops")
+            self._on_outdated()
 
     async def _beat_or_warn(self) -> None:
         try:

@@ -215,7 +215,7 @@ class GatewaySettings:
     data_dir: Annotated[Path, Setting(DATA, FOLDER, "Folder for the database file and the admin key.")]
     database: Annotated[str | None, Setting(DATA, TEXT, "postgresql:// URL instead of the SQLite file.")] = None
     standby: Annotated[
-        bool, Setting(DATA, YES_NO, "Wait while another gateway uses the store, and take over when it ends.")
+        bool, Setting(DATA, YES_NO, "Wait while another gateway serves, and take over when it ends.")
     ] = False
     node: Annotated[
         str | None,

@@ -12,7 +12,7 @@ from answerback.core.budget import NOTHING, Counted, bound
 from answerback.core.delivery import answer_limit
 from answerback.core.instants import LeaptSince
 from answerback.core.parts import KINDS
-from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey
+from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey, deadline_ms
 from answerback.core.uploads import IMAGE, TEXT, bound_of, kind_of
 from answerback.model_guard import Ask
 from answerback.ports import (
@@ -73,25 +73,23 @@ class Retry:
     at_ms: int
 
 
+@dataclass(slots=True, eq=False)
 class Turn:
     """A request's turn to run: it has its ordering key and a slot of its model until `end` is called.
 
     `ended` gets the outcome, once. None: the run failed for a reason of ours, and is tried again after a pause.
+    `task`: what runs it.
     """
 
-    __slots__ = ("_ended", "is_over", "task")
-
-    def __init__(self, ended: Callable[[Done | Retry | None], None]) -> None:
-        self._ended = ended
-        self.is_over = False
-        self.task: asyncio.Task[Any] | None = None
-        """What runs it."""
+    ended: Callable[[Done | Retry | None], None]
+    is_over: bool = False
+    task: asyncio.Task[Any] | None = None
 
     def end(self, outcome: Done | Retry | None) -> None:
         """The turn is over; only the first call counts."""
         if not self.is_over:
             self.is_over = True
-            self._ended(outcome)
+            self.ended(outcome)
 
     async def run(self, work: Callable[[], Awaitable[None]]) -> None:
         """Call what is to end the turn, in the task of the caller. The turn ends whatever comes of it."""
@@ -186,8 +184,7 @@ class Run:
         """Why the text stopped."""
         self._first_text_ms: int | None = None
         self._prompt_asked: Prompt | None = None
-        started_at_ms = record.started_at_ms or now_ms
-        stop_ms = started_at_ms + tools.policy.answer_ms(record.model) + tools.leapt(started_at_ms)
+        stop_ms = deadline_ms(record, policy=tools.policy, leapt=tools.leapt)
         if stop_at_ms is not None:
             stop_ms = min(stop_ms, stop_at_ms - STOP_MARGIN_MS)
         self.stop_at = tools.monotonic() + (stop_ms - now_ms) / 1000
@@ -218,15 +215,15 @@ class Run:
         return self.stopped
 
     async def _generate(self) -> Outcome | None:
-        """Ask the model. A prompt that it refuses for its length is asked once more, with half of the turns.
+        """Ask the model. A prompt that it refuses for its length is asked again with half of the turns, down to none.
 
-        What chose the turns is an estimate, and may be wrong for this model's tokenizer. Returns how it failed.
+        What chose the turns is an estimate: it may be wrong for this model's tokenizer, or its context smaller than the
+        operator says. Returns how it failed.
         """
         model = self._tools.models.get(self.record.model)
         prompt = None if model is None else await self._prompt(model)
         if model is None or prompt is None:
             return Outcome(status=Status.FAILED, code=ErrorCode.MODEL_UNAVAILABLE)
-        was_shortened = False
         while True:
             self._prompt_asked = prompt
             try:
@@ -236,11 +233,12 @@ class Run:
                 fault = exc.fault if isinstance(exc, FinalModelError) else None
                 fewer = context.shortened(prompt.messages)
                 has_begun = self._first_text_ms is not None or self.answer.length > 0
-                is_final = was_shortened or has_begun or len(fewer) == len(prompt.messages)
+                is_final = has_begun or len(fewer) == len(prompt.messages)
                 if is_final or fault is not ModelFault.TOO_LONG:
                     log.warning("the model failed: %s", exc, extra=self.extra())
                     return Outcome(status=Status.FAILED, code=exc.code, retry_after_ms=exc.retry_after_ms, fault=fault)
-            prompt, was_shortened = replace(prompt, messages=fewer), True
+            log.info("the prompt is too long for %s; it is asked with fewer turns", model.name, extra=self.extra())
+            prompt = replace(prompt, messages=fewer)
 
     def _take(self, piece: Piece) -> bool:
         """Take what the model says next. Returns whether that is enough: its Finish, or the most that fits."""

@@ -16,11 +16,12 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
 from answerback import __version__
+from answerback.core.instants import LAST_MS
 from answerback.stores import FILE_NAME
 from answerback.stores import statements as sql
 from answerback.stores.database import Database
@@ -48,7 +49,7 @@ class Manifest(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
     format: int
     database: str
     content: Content
-    made_at_ms: int
+    made_at_ms: Annotated[int, msgspec.Meta(ge=0, le=LAST_MS // 2)]
     version: str
     file: str
     size: int
@@ -133,7 +134,7 @@ def read_backup(folder: Path, *, database: str) -> tuple[Manifest, Path]:
         ) from exc
     except OSError as exc:
         raise StoreError(f"{folder} cannot be read ({exc.strerror}). Make it readable for this user.") from exc
-    except msgspec.MsgspecError as exc:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
         raise StoreError(f"{folder} is not a backup: its {MANIFEST} cannot be read. Restore another one.") from exc
     if not is_whole:
         raise StoreError(f"{file} is damaged: it is not what was written. Restore another one.")

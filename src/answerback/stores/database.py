@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Undone(Unavailable):
-    """The connection was lost, and the work certainly had no effect. It may be tried once more."""
+    """The server ended the connection or the transaction: the work certainly had no effect, and may be tried again."""
 
 
 class Cursor(Protocol):
@@ -52,8 +52,8 @@ class Database(Protocol):
     def cause_of(self, error: BaseException) -> str | None:
         """What happened, for the operator; None if the error is not one of the database's environment."""
 
-    def is_lost(self, error: BaseException) -> bool:
-        """Whether the server has ended the connection. What was not committed then had no effect."""
+    def is_undone(self, error: BaseException) -> bool:
+        """Whether the server has ended the connection, or this transaction so that others go on: it had no effect."""
 
 
 class Connector(Protocol):
@@ -154,7 +154,7 @@ def in_our_terms(function: Callable[[Database], T], database: Database) -> T:
     except Exception as exc:
         if (why := database.cause_of(exc)) is None:
             raise
-        raise (Undone if database.is_lost(exc) else Unavailable)(why) from exc
+        raise (Undone if database.is_undone(exc) else Unavailable)(why) from exc
 
 
 async def once_more(attempt: Callable[[], Awaitable[T]]) -> T:

@@ -22,7 +22,7 @@ from answerback.core.budget import (
     BudgetState,
     encode_budgets,
 )
-from answerback.core.request import Busy, Change, Question, Record, RequestKey, Unknown
+from answerback.core.request import SCHEMA, Busy, Change, Question, Record, RequestKey, Unknown
 from answerback.core.transitions import State
 from answerback.core.watching import MOST_WATCHED, placed
 from answerback.ports import Accepted, Admission, Bound, Connection, Place, Quota, Superseded, Watcher
@@ -33,6 +33,7 @@ from answerback.stores.encoding import decode_record, encode_record
 from answerback.stores.errors import StoreError
 from answerback.stores.fleet_commit import Changed, FleetCommit, Freed, Transaction
 from answerback.stores.migrations import parse
+from answerback.stores.nodes import read_agreed
 from answerback.stores.postgres import PostgresStore
 from answerback.stores.store import caps_row
 from answerback.stores.writer_state import WriterState
@@ -46,6 +47,10 @@ TAKEN_AT_ONCE: Final = 50
 """Users whose requests are taken over in one go."""
 
 _MARK: Final = "fleet"
+OUTDATED: Final = "A newer program has served this database as one of several gateways. Upgrade this one."
+
+_NEWEST_UNFINISHED: Final = "SELECT COALESCE(MAX(record_schema), 0) FROM requests WHERE ended_at_ms IS NULL"
+
 _LIMIT: Final = "SELECT per_minute FROM users WHERE user_id = :user_id"
 
 # Home of nobody: a gateway had the database for itself when it was accepted.
@@ -130,6 +135,10 @@ class FleetStore(PostgresStore):
 
     def _notify(self, effects: Collection[Changed | Freed]) -> None:
         self.on_effects(effects)
+
+    def write_schema(self, schema: int) -> None:
+        """Write no newer version of the record's form from now on."""
+        self._fleet.writes_schema = schema
 
     async def store_id(self) -> str:
         rows = await self._rows(sql.SELECT_MARK, {"name": "store_id"})
@@ -343,6 +352,8 @@ def _accept(transaction: Transaction, *, record: Record, question: Question, quo
     if isinstance(admission, Accepted):
         if admission.hold is not None:
             record = with_fields(record, hold=admission.hold)
+        record = record.lowered(transaction.writes_schema)
+        admission = replace(admission, hold=record.hold)
         if record.attempt and transaction.is_behind(record.ordering_key):
             record, admission = changes.not_begun(record), replace(admission, is_behind=True)
         transaction.accept(record, question, now_ms)
@@ -463,11 +474,14 @@ def prepare(database: Database) -> None:
     found = database.execute(sql.SELECT_MARK, {"name": _MARK}).fetchall()
     version = int(found[0][0]) if found else 0
     if version > known[-1].version:
-        raise StoreError("A newer program has served this database as one of several gateways. Upgrade this one.")
+        raise StoreError(OUTDATED)
     for migration in known:
         if migration.version > version:
             for statement in migration.statements:
                 database.execute(statement)
+    ((unfinished,),) = database.execute(_NEWEST_UNFINISHED).fetchall()
+    if max(unfinished, read_agreed(database)) > SCHEMA:
+        raise StoreError(OUTDATED)
     database.execute(sql.PUT_MARK, {"name": _MARK, "value": str(known[-1].version)})
     database.execute(sql.NAME_STORE, {"value": str(uuid.uuid4())})
     # A gateway that had the database for itself has given out numbers, too.

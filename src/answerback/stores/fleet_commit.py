@@ -25,17 +25,16 @@ from answerback.core.budget import (
     team_holder,
 )
 from answerback.core.parts import NOTHING, Content
-from answerback.core.request import Question, Record, RequestKey
+from answerback.core.request import SCHEMA, Question, Record, RequestKey
 from answerback.ports import Unavailable
 from answerback.stores import statements as sql
 from answerback.stores.database import Connection as Thread
 from answerback.stores.database import Database, Undone, once_more
 from answerback.stores.encoding import decode_question, decode_record, encode_record
 from answerback.stores.errors import StoreError
-from answerback.stores.group_commit import own
+from answerback.stores.group_commit import Call, Rows, own
 from answerback.stores.migrations import lock_key
 from answerback.stores.writer_state import Tracked, WriterState
-from answerback.stores.writes import Call, Rows
 
 T = TypeVar("T")
 
@@ -134,9 +133,12 @@ class _Job(Generic[T]):
 class Transaction:
     """What one transaction knows of its users, and what it writes."""
 
-    def __init__(self, database: Database, *, node: str, schema: str, taken: set[RequestKey]) -> None:
+    def __init__(
+        self, database: Database, *, node: str, schema: str, taken: set[RequestKey], writes_schema: int
+    ) -> None:
         self.database = database
         self.node = node
+        self.writes_schema = writes_schema
         self.taken = taken
         """What was taken over: the queue may have put it behind later ones of its key."""
         self.state = WriterState()
@@ -268,6 +270,7 @@ class Transaction:
     def put(self, tracked: Tracked, record: Record, content: Content = NOTHING) -> None:
         """Another record of an unfinished request, or its ending with its answer."""
         content.text.encode()
+        record = record.lowered(max(self.writes_schema, tracked.record.schema))
         key, home, text = record.key, self.homes[record.key], encode_record(record)
         tracked.record = record
         if home is not None and home != self.node:
@@ -287,10 +290,11 @@ class Transaction:
 
     def refuse(self, record: Record) -> None:
         """A request that ends where it begins."""
+        record = record.lowered(self.writes_schema)
         if record.ending is None:
             raise ValueError("a request without a question cannot be unfinished")
         ((n,),) = self.database.execute(_NUMBERS, {"count": 1}).fetchall()
-        self._rows.refuse(Tracked(record.key, record, n, None, "", None, 0), record.ending, encode_record(record))
+        self._rows.refuse(Tracked(key=record.key, record=record, n=n), record.ending, encode_record(record))
         self._ended[record.key] = record
 
     def rewrite(self, record: Record) -> None:
@@ -332,6 +336,7 @@ class FleetCommit:
         self._schema = schema
         self._max_queued = max_queued
         self._on_effects = on_effects
+        self.writes_schema = SCHEMA
         self._taken: set[RequestKey] = set()
         self.watched: set[str] = set()
         """Users of whom somebody watches something, as the last transaction about each has seen it."""
@@ -411,7 +416,9 @@ class FleetCommit:
 
     def _transact(self, jobs: Sequence[_Job[Any]], users: Collection[str], database: Database) -> Transaction:
         """On the writer's thread. Raises: Undone: it has no effect. Unavailable: nobody knows."""
-        transaction = Transaction(database, node=self._node, schema=self._schema, taken=self._taken)
+        transaction = Transaction(
+            database, node=self._node, schema=self._schema, taken=self._taken, writes_schema=self.writes_schema
+        )
         keys = [job.key for job in jobs if job.key is not None]
         try:
             teams = {team for job in jobs for team in job.teams}
@@ -427,7 +434,7 @@ class FleetCommit:
             transaction.write()
         except Exception as exc:
             why = database.cause_of(exc) or str(exc) or "the store failed"
-            raise (Undone if database.is_lost(exc) else Unavailable)(why) from exc
+            raise (Undone if database.is_undone(exc) else Unavailable)(why) from exc
         try:
             database.commit()
         except Exception as exc:

@@ -8,6 +8,7 @@ rows of a batch are sent together, in pipeline mode: they cost a network round t
 """
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -28,6 +29,8 @@ from answerback.stores.migrations import Migration, apply, lock_key, shipped
 from answerback.stores.statements import CREATE_COLLATION, Params, Row, to_psycopg
 from answerback.stores.store import SqlStore
 from answerback.stores.user_data import FLEET_DATA, USER_DATA, Part
+
+log = logging.getLogger("answerback.store")
 
 Connection: TypeAlias = psycopg.Connection[Row]
 
@@ -61,6 +64,9 @@ server, whose default is two hours: a machine that lost its power would hold the
 _TAKE_ALONE: Final = "SELECT pg_try_advisory_lock(%s)"
 _SHARE: Final = "SELECT pg_try_advisory_lock_shared(%s)"
 _STATEMENT_TIMEOUT_MS: Final = 10_000
+LOCK_WAIT_S: Final = 2
+"""How long a migration waits for a table."""
+_UPGRADE_S: Final = 60.0
 _THERE: Final = """
 SELECT k.name FROM unnest(CAST(:tables AS text[])) AS k(name) WHERE to_regclass(k.name) IS NOT NULL"""
 _POOLER_TRIES: Final = 3
@@ -118,9 +124,10 @@ class PostgresDatabase:
                 self._connection.execute("SELECT pg_advisory_unlock_all()")
         self._connection.close()
 
-    def is_lost(self, error: BaseException) -> bool:
+    def is_undone(self, error: BaseException) -> bool:
         # Of a session that was ended the error comes first, and the end of the connection after it.
-        return self._connection.closed or isinstance(error, errors.AdminShutdown | errors.CrashShutdown)
+        ends = errors.AdminShutdown | errors.CrashShutdown | errors.DeadlockDetected
+        return self._connection.closed or isinstance(error, ends)
 
 
 class _Server:
@@ -274,10 +281,34 @@ def apply_migrations(
     now_ms: int,
     prepare: Callable[[Database], None] | None = None,
 ) -> int:
-    """Apply what is missing; of several processes that do so at once, one does and the others wait for it."""
+    """Apply what is missing; of several processes that do so at once, one does and the others wait for it.
+
+    Gateways of an older version may use the tables meanwhile. Who waits for a table keeps all others from it, so a
+    migration waits for a moment only, and then begins again. Raises: psycopg.Error.
+    """
+    until = time.monotonic() + _UPGRADE_S
+    while True:
+        try:
+            return _apply_once(connection, schema, migrations, now_ms=now_ms, prepare=prepare)
+        except (errors.LockNotAvailable, errors.DeadlockDetected):
+            if time.monotonic() > until:
+                raise
+            log.warning("the tables are in use, and cannot be upgraded now; it is tried again")
+        time.sleep(_LONGEST_PAUSE_S)
+
+
+def _apply_once(
+    connection: Connection,
+    schema: str,
+    migrations: Sequence[Migration],
+    *,
+    now_ms: int,
+    prepare: Callable[[Database], None] | None,
+) -> int:
     with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", [lock_key(f"migrations of {schema}")])
         connection.execute("SET LOCAL statement_timeout = 0")  # of a large database a migration takes its time
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [lock_key(f"migrations of {schema}")])
+        connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{LOCK_WAIT_S}s"])
         connection.execute(psycopg.sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(psycopg.sql.Identifier(schema)))
         connection.execute(CREATE_COLLATION)
         database = PostgresDatabase(connection)

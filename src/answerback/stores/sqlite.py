@@ -6,7 +6,6 @@ import os
 import sqlite3
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -50,6 +49,7 @@ class SqliteDatabase:
     """A connection, as the stores use it. `is_kept`: it is all that there is of the database, and is never closed."""
 
     cause_of = staticmethod(cause_of)
+    together = contextlib.nullcontext
 
     def __init__(self, connection: sqlite3.Connection, *, is_kept: bool = False) -> None:
         self._connection = connection
@@ -60,9 +60,6 @@ class SqliteDatabase:
 
     def executemany(self, sql: str, rows: Sequence[Row]) -> sqlite3.Cursor:
         return self._connection.executemany(sql, rows)
-
-    def together(self) -> AbstractContextManager[None]:
-        return contextlib.nullcontext()
 
     def begin(self) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
@@ -80,7 +77,7 @@ class SqliteDatabase:
             self.execute(f"PRAGMA busy_timeout = {waits_ms}")
         return not is_busy
 
-    def is_lost(self, _: BaseException) -> bool:
+    def is_undone(self, _: BaseException) -> bool:
         return False
 
     def close(self) -> None:
@@ -185,11 +182,18 @@ class SqliteStore(SqlStore):
         self._lock.release()
 
 
+class _InMemory(sqlite3.Connection):
+    """A database in memory. It lives as long as somebody holds it, so Python 3.13 need not warn that none closes it."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class _Memory:
     """The connector to a database in memory, which has one connection."""
 
     def __init__(self) -> None:
-        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, cached_statements=128)
+        connection = _in_memory()
         _empty().backup(connection)
         self.database = SqliteDatabase(connection, is_kept=True)
 
@@ -200,10 +204,16 @@ class _Memory:
         return self.database
 
 
+def _in_memory() -> sqlite3.Connection:
+    return sqlite3.connect(
+        ":memory:", isolation_level=None, check_same_thread=False, cached_statements=128, factory=_InMemory
+    )
+
+
 @lru_cache(maxsize=1)
 def _empty() -> sqlite3.Connection:
     """A database with the tables of this version, to be copied: to make them takes longer."""
-    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    connection = _in_memory()
     apply_migrations(connection, shipped(), now_ms=0)
     return connection
 

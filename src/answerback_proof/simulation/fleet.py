@@ -269,7 +269,13 @@ class Node:
             raise AssertionError("no user is blocked here")
 
         await queue.recover(store)
-        fleet.join(worker=parts.worker, close_user=close_user, close_replaced=parts.front.replaced)
+
+        def outdated() -> None:
+            raise AssertionError("all gateways are of one version here")
+
+        fleet.join(
+            worker=parts.worker, close_user=close_user, close_replaced=parts.front.replaced, on_outdated=outdated
+        )
         queue.start(work)
         listener = Listener(
             front=cast("Front", WatchedFront(parts.front, self.network)),
