@@ -16,7 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from answerback import Client
 from answerback.stores.encoding import decode_record
 from balancer import Balancer
-from cli_process import STOP_TIMEOUT_S, GatewayProcess, Serve, read_admin, start_gateway, start_standby
+from cli_process import STOP_TIMEOUT_S, Serve, read_admin, start_gateway, start_standby
 from collector import Collector, check_trace
 from watching_peers import app
 
