@@ -21,6 +21,8 @@ from answerback.protocol.errors import ErrorCode
 logger = logging.getLogger(__name__)
 
 MAX_RETRY_AFTER_MS: Final = 86_400_000
+_MAX_HEARD: Final = 1_000_000
+"""Code points of an answer that are known again in an error; no answer is longer, but thoughts may be."""
 _CODES: Final = frozenset({ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_THROTTLED, ErrorCode.MODEL_FAILED})
 _END: Final = object()
 
@@ -37,6 +39,7 @@ async def ask(model: Model, prompt: Prompt, take: Take) -> None:
     of the conversation. How long its code after its Finish may take is the caller's affair. Raises: ModelError.
     """
     task = asyncio.current_task()
+    heard = _Heard()
     source: AsyncIterator[object] | None = None
     is_over = False
     is_enough: bool | None = False
@@ -51,12 +54,13 @@ async def ask(model: Model, prompt: Prompt, take: Take) -> None:
                     is_over = piece is _END or isinstance(piece, Finish)
                     piece = _finish(piece, prompt)
             except BaseException as exc:
-                if (error := _error(exc, prompt, model.name)) is exc:
+                if (error := _error(exc, prompt, heard, model.name)) is exc:
                     raise
                 raise error from exc
             if task is not None and task.cancelling():  # the model has swallowed it
                 raise asyncio.CancelledError
             if piece:
+                heard.add(piece)
                 is_enough = take(piece)
     finally:
         try:
@@ -66,8 +70,23 @@ async def ask(model: Model, prompt: Prompt, take: Take) -> None:
                 await aclose()
         except BaseException as exc:
             # Its end is known: only our own cancellation counts now.
-            if isinstance(error := _error(exc, prompt, model.name), asyncio.CancelledError | GeneratorExit):
+            if isinstance(error := _error(exc, prompt, heard, model.name), asyncio.CancelledError | GeneratorExit):
                 raise error from None
+
+
+class _Heard:
+    """What the model has said, which an error may repeat as well."""
+
+    __slots__ = ("_length", "texts")
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self._length = 0
+
+    def add(self, piece: Piece) -> None:
+        if self._length < _MAX_HEARD and (text := piece if isinstance(piece, str) else getattr(piece, "text", "")):
+            self.texts.append(text)
+            self._length += len(text)
 
 
 def _finish(given: object, prompt: Prompt) -> Finish:
@@ -111,13 +130,13 @@ def checked_finish(finish: Finish, prompt: Prompt) -> Finish:
     )
 
 
-def _error(exc: BaseException, prompt: Prompt, name: str) -> BaseException:
+def _error(exc: BaseException, prompt: Prompt, heard: _Heard, name: str) -> BaseException:
     """What to raise for an exception of a model."""
     if isinstance(exc, GeneratorExit) and _loop_is_gone():
         return exc
     if _is_cancelled():
         return asyncio.CancelledError()
-    said = texts_of(prompt)
+    said = (*texts_of(prompt), "".join(heard.texts))
     if not isinstance(exc, ModelError):
         copy = masked_error(exc, said)
         logger.error("model %s: its code raised an exception", name, exc_info=(type(copy), copy, copy.__traceback__))

@@ -28,10 +28,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     gateway.process.stdout.close()
 
 
-def chat(url: str, *lines: str, arguments: tuple[str, ...] = (), user: str) -> Result:
+def chat(url: str, *lines: str, arguments: tuple[str, ...] = (), user: str, cwd: Path | None = None) -> Result:
     typed = "".join(line + "\n" for line in lines)
     command = ["chat", "--url", url, "--user", user, *arguments]
-    done = forked.run(command, input=typed, text=True, timeout=STOP_TIMEOUT_S)
+    done = forked.run(command, input=typed, text=True, timeout=STOP_TIMEOUT_S, cwd=cwd)
     return Result(done.returncode, done.stdout, done.stderr)
 
 
@@ -70,6 +70,28 @@ def test_history_and_list_and_open(url: str) -> None:
     assert lines[1].startswith("*")
     assert "numbers" in lines[2]
     assert lines[3:] == history * 3
+
+
+def test_files_of_a_conversation_are_listed_and_saved(url: str, tmp_path: Path) -> None:
+    note = tmp_path / "메모.txt"
+    note.write_text("안녕\n" * 20_000)
+    there = tmp_path / "there"
+    there.mkdir()
+    asked = ["ask", "?", "--attach", str(note), "--conversation", "files", "--url", url, "--user", "files"]
+    assert forked.run(asked, text=True, cwd=tmp_path).returncode == 0
+
+    def save(*lines: str, user: str = "files") -> Result:
+        return chat(url, *lines, arguments=("--conversation", "files"), user=user, cwd=there)
+
+    listed = save("/history", "/save", "/save 메모.txt", "/save 1")
+    assert listed.out.splitlines()[:3] == ["> ?", "> [메모.txt]", "?"]
+    assert listed.out.splitlines()[3:] == ["  1  메모.txt", "(saved as 메모.txt)", "(saved as 메모 (2).txt)"]
+    assert {file.name for file in there.iterdir()} == {"메모.txt", "메모 (2).txt"}
+    assert all(file.read_bytes() == note.read_bytes() for file in there.iterdir())
+    for result in (save("/save 2"), save("/save x.txt"), save("/save 1", user="other")):
+        assert (result.code, result.out) == (1, "")
+        assert "/save lists them" in result.err
+    assert "no file was sent" in save("/save", user="other").err
 
 
 def test_retry_replaces_the_last_answer(url: str) -> None:

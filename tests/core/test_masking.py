@@ -1,6 +1,7 @@
 """What of a conversation may stand in the log: nothing."""
 
 import json
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -20,6 +21,10 @@ SAID = ("Be kind to Sesam42.", 'my password is "hunter2", 내 비밀번호는 �
         (json.dumps({"input": SAID[1]}), '{"input": "my … is  … , … … …"}'),
         (json.dumps(json.dumps("비밀번호 hunter2")), '" … … "'),
         ("a line\\nhunter2", "a line …"),
+        (repr(SAID[1].encode()), """b'my … is "…", … … …'"""),
+        (quote(SAID[1]), 'my … is "…", … … …'),
+        ("&quot;&#104;unter2&quot;", '"…"'),
+        (f"bad image data:image/png;base64,{'iVBORw0KGgo' * 9}==", "bad image data:image/png;base64,…"),
         ("the 비밀번호는 and 참깨", "the … and …"),
         ("max_tokens is too large", "max_tokens is too large"),
         ("", ""),

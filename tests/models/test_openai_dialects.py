@@ -9,7 +9,7 @@ from aiohttp import web
 from answerback.core.context import Message, Role
 from answerback.models import build_model
 from answerback.models.openai import Dialect
-from answerback.ports import FinalModelError, Finish, Prompt
+from answerback.ports import FinalModelError, Finish, ModelFault, Prompt
 from openai_server import DONE, END, Handler, answers, chunk, model_of, serving, streams
 
 pytestmark = pytest.mark.usefixtures("own_network")
@@ -19,14 +19,14 @@ _UNSUPPORTED = {"error": {"message": "Unsupported parameter: '{}' is not support
 _EXTRA = {"detail": [{"type": "extra_forbidden", "loc": ["body", "{}"], "msg": "Extra inputs are not permitted"}]}
 
 
-def dialect(refuses: Callable[[dict], str | None], seen: list[dict]) -> Handler:
+def dialect(refuses: Callable[[dict], str | None], seen: list[dict], status: int = 400) -> Handler:
     """A server that refuses a body with what `refuses` says of it."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
         body = await request.json()
         seen.append(body)
         if (refusal := refuses(body)) is not None:
-            return await answers(422 if "detail" in refusal else 400, refusal)(request)
+            return await answers(422 if "detail" in refusal else status, refusal)(request)
         return await streams(chunk("a"), END, DONE)(request)
 
     return handler
@@ -60,6 +60,7 @@ async def test_members_that_a_server_refuses_are_left_out_and_that_is_remembered
         ("max_tokens is too large: 9000. This model supports at most 4096 completion tokens.", 4096),
         ("max_tokens: 9000 > 8192, which is the maximum allowed number of output tokens", 8192),
         ("Range of max_tokens should be [1, 2048]", 2048),
+        ("`max_tokens` must be <= `4096`; the maximum is less than the `context_window` of this model", 4096),
     ],
 )
 async def test_a_limit_of_tokens_that_is_too_high_is_lowered(
@@ -72,14 +73,53 @@ async def test_a_limit_of_tokens_that_is_too_high_is_lowered(
     assert [body["max_tokens"] for body in seen] == [9000, sent]
 
 
-async def test_a_template_without_a_system_role(read: Callable, ask: Callable) -> None:
+@pytest.mark.parametrize(
+    "message",
+    [
+        "'max_tokens' is too large: 900. This model's maximum context length is 1000 tokens and your request has 200 "
+        "input tokens (900 > 1000 - 200).",
+        "This model's maximum context length is 1000 tokens. However, you requested 1100 tokens (200 in the messages, "
+        "900 in the completion). Please reduce the length of the messages or completion.",
+        "This endpoint's maximum context length is 1000 tokens. However, you requested about 1100 tokens (200 of text "
+        "input, 900 in the output).",
+    ],
+)
+async def test_an_answer_gets_the_room_that_its_prompt_leaves_and_the_next_one_all(
+    read: Callable, ask: Callable, message: str
+) -> None:
     seen: list[dict] = []
-    refusal = json.dumps({"error": {"message": "System role not supported", "code": 400}})
+    refusal = json.dumps({"error": {"message": message, "param": "max_tokens"}})
+
+    def refuses(body: dict) -> str | None:
+        return refusal if "long" in str(body) and body["max_tokens"] > 800 else None
+
+    async with model_of(dialect(refuses, seen)) as model:
+        for question in ("long", "short"):
+            assert (await read(model, ask(question, max_tokens=900)))[1] is None
+        refusal = refusal.replace("200", "900")
+        _, error = await read(model, ask("long", max_tokens=900))
+    assert [body["max_tokens"] for body in seen] == [900, 800, 900, 900]
+    assert error.fault is ModelFault.TOO_LONG
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (400, "System role not supported"),
+        (500, "Jinja Exception: System role not supported"),
+        (400, "Conversation roles must alternate user/assistant/user/assistant/..."),
+        (400, "Only user and assistant roles are supported!"),
+        (400, "Developer instruction is not enabled for models/gemma-3-27b-it"),
+    ],
+)
+async def test_a_template_without_a_system_role(read: Callable, ask: Callable, status: int, message: str) -> None:
+    seen: list[dict] = []
+    refusal = json.dumps({"error": {"message": message}})
 
     def refuses(body: dict) -> str | None:
         return refusal if body["messages"][0]["role"] == "system" else None
 
-    async with model_of(dialect(refuses, seen)) as model:
+    async with model_of(dialect(refuses, seen, status)) as model:
         assert (await read(model, ask("Hi", system="Be kind.")))[1] is None
     assert seen[-1]["messages"] == [{"role": "user", "content": "Be kind.\n\nHi"}]
 

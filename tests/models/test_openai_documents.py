@@ -31,6 +31,13 @@ pytestmark = pytest.mark.usefixtures("own_network")
         ([data(b"not json"), data(b'{"choices": '), chunk("a"), END], "a"),
         ([data({"choices": 5}), data({"choices": [5]}), data({"choices": [{"delta": 5}]}), chunk("a"), END], "a"),
         ([data({"choices": {"delta": {"content": "a"}}}), END], "a"),
+        # What some servers make of JSON and of events.
+        ([data(b'{"choices":[{"delta":{"content":"\\alpha \\\\ \\u00e9 \\""}}]}'), END], '\\alpha \\ é "'),
+        ([b"data: " + chunk("a"), b"data: " + END], "a"),
+        (
+            [b"[" + b",".join(part.removeprefix(b"data: ").strip() for part in (chunk("a"), chunk("b"), END)) + b"]"],
+            "ab",
+        ),
         # Halves of a character.
         (
             [

@@ -11,7 +11,7 @@ from answerback.models import build_model
 from answerback.models.errors import retry_after_ms_of
 from answerback.ports import FinalModelError, Finish, ModelError, ModelFault
 from answerback.protocol.errors import ErrorCode
-from openai_server import END, Handler, answers, data, model_of, serving, streams
+from openai_server import END, Handler, answers, chunk, data, model_of, serving, streams
 
 pytestmark = pytest.mark.usefixtures("own_network")
 
@@ -67,6 +67,9 @@ _ERRORS = [
     ({"error": {"type": "server_error", "code": None, "message": "x"}}, UNAVAILABLE, True),
     ({"choices": [{"delta": {}, "error": {"code": 504, "message": "x"}, "finish_reason": "error"}]}, UNAVAILABLE, True),
     ({"code": 500, "message": "x"}, UNAVAILABLE, True),
+    ([{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "x"}}], THROTTLED, True),
+    ({"error": {"httpStatus": 503, "message": "x"}}, UNAVAILABLE, True),
+    ({"error": {"statusCode": "503", "message": "x"}}, UNAVAILABLE, True),
     ({"error": {"code": "insufficient_quota", "message": "x"}}, UNAVAILABLE, False),
     ({"error": {"code": "invalid_api_key", "message": "x"}}, UNAVAILABLE, False),
     ({"error": {"type": "invalid_request_error", "message": "x"}}, FAILED, False),
@@ -83,6 +86,30 @@ async def test_an_error_inside_a_stream_means_the_same_in_every_spelling(
     async with model_of(streams(data(document))) as model:
         pieces, error = await read(model, ask("?"))
     assert (pieces, error.code, error.transient) == ([], code, transient)
+
+
+@pytest.mark.parametrize(
+    ("document", "code"),
+    [
+        ({"message": "Too many requests"}, THROTTLED),
+        ({"detail": "Rate limit reached"}, THROTTLED),
+        ({"base_resp": {"status_code": 1002, "status_msg": "rate limit"}}, THROTTLED),
+        ({"error_code": 18, "error_msg": "Open api qps request limit reached"}, THROTTLED),
+        ("The server is overloaded", UNAVAILABLE),
+        ({"message": "no idea"}, FAILED),
+    ],
+)
+async def test_what_comes_instead_of_an_end_says_why_there_is_none(
+    read: Callable, ask: Callable, document: object, code: ErrorCode
+) -> None:
+    for parts in ([data(document)], [chunk("half"), data(document)]):
+        async with model_of(streams(*parts)) as model:
+            _, error = await read(model, ask("?"))
+        assert error.code == code
+        assert "in the stream" in error.detail
+    async with model_of(streams(data(document), chunk("half"))) as model:
+        _, error = await read(model, ask("?"))
+    assert error.detail == "the stream ended before the answer did"
 
 
 @pytest.mark.parametrize("empty", [None, False, "", {}, []])
@@ -104,7 +131,39 @@ async def test_no_error_is_no_error(read: Callable, ask: Callable, empty: object
         (400, {"error": {"type": "exceed_context_size_error", "message": "x"}}, ModelFault.TOO_LONG),
         (500, {"error": "the request exceeds the available context size. try increasing it"}, ModelFault.TOO_LONG),
         (413, "", ModelFault.TOO_LONG),
-        (400, {"error": {"message": "prompt is too long: 200 tokens > 100 maximum"}}, ModelFault.TOO_LONG),
+        *(
+            (status, {"message": message}, ModelFault.TOO_LONG)
+            for status, message in (
+                (400, "prompt is too long: 200 tokens > 100 maximum"),
+                (400, "Prompt exceeds max length"),
+                (400, "Prompt 超长"),
+                (400, "Text too long"),
+                (400, "입력 길이 초과"),
+                (400, "Range of input length should be [1, 30720]"),
+                (400, "Invalid request: Your request exceeded model token limit: 8192"),
+                (400, "This model's maximum prompt length is 131072 but the request contains 140000 tokens."),
+                (400, "The decoder prompt (length 50) is longer than the maximum model length of 40."),
+                (422, "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000"),
+                (422, "Input validation error: `inputs` must have less than 4095 tokens. Given: 5000"),
+                (500, "context shift is disabled"),
+            )
+        ),
+        *(
+            (400, {"error": {"message": message}}, ModelFault.SETUP)
+            for message in (
+                "API key not valid. Please pass a valid API key.",
+                "Incorrect API key provided: xx***yy.",
+                "foo/bar is not a valid model ID",
+                "Model Not Exist",
+                "Invalid model name passed in model=m. Call `/v1/models` to view available models for your key.",
+                'Failed to load model "m".',
+                "API version not supported",
+                "The chatCompletion operation does not work with the specified model, text-embedding.",
+                '"all-minilm" does not support chat',
+            )
+        ),
+        (405, "Method Not Allowed", ModelFault.SETUP),
+        (400, {"error": {"message": "This model does not support images."}}, ModelFault.REFUSED),
         (422, {"detail": [{"loc": ["body", "messages"], "msg": "Field required"}]}, ModelFault.REFUSED),
         (418, "", ModelFault.REFUSED),
     ],

@@ -161,19 +161,16 @@ class Narrow:
         pass
 
 
-def test_a_prompt_refused_for_its_length_is_asked_once_more_with_half_of_the_turns() -> None:
+def test_a_prompt_refused_for_its_length_is_asked_again_with_half_of_the_turns_until_it_fits() -> None:
     async def main() -> None:
-        model = Narrow(most=5)
+        model = Narrow(most=3)
         backend = Backend(model=model)
         peer = await backend.connect("k", user="kim")
         for n in range(8):
             await peer.say(question(f"q{n}", f"question {n}"))
             await backend.queue.idle()
-            assert the_ending(peer, f"q{n}").status is (Status.COMPLETED if n < 6 else Status.FAILED)
-        assert model.asked == [1, 3, 5, 7, 3, 9, 5, 11, 5, 13, 7, 13, 7]
-        body = the_ending(peer, "q7").error
-        assert body is not None
-        assert "too long" in body.message
+            assert the_ending(peer, f"q{n}").status is Status.COMPLETED
+        assert model.asked == [1, 3, *(5, 3), *(7, 3), *(9, 5, 3), *(11, 5, 3), *(13, 7, 3), *(15, 7, 3)]
 
     run_virtual(main())
 
@@ -244,6 +241,7 @@ def test_an_answer_without_a_word_and_a_blank_system_text_do_not_come_back_as_co
 # --- the log -------------------------------------------------------------------------------------------------
 
 MARK = "hunter2-비밀번호"
+SECRET = "Zebra99"
 
 
 def _raise_with(message: str) -> None:
@@ -269,12 +267,14 @@ def _nested(message: str) -> None:
         ),
     ],
 )
-def test_no_part_of_the_prompt_gets_into_the_log(fail: Callable[[str], None], caplog: pytest.LogCaptureFixture) -> None:
+def test_no_part_of_the_prompt_or_the_answer_gets_into_the_log(
+    fail: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
     async def main() -> None:
         class Model(Narrow):
             async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
-                yield "half"
-                fail(prompt.messages[-1].text)
+                yield f"The launch code is {SECRET}."
+                fail(f"{prompt.messages[-1].text} {SECRET}")
 
         backend = Backend(model=Model(most=1), system="the system text is Sesam42")
         peer = await backend.connect("k", user="kim")
@@ -285,5 +285,5 @@ def test_no_part_of_the_prompt_gets_into_the_log(fail: Callable[[str], None], ca
     with caplog.at_level(logging.DEBUG):
         run_virtual(main())
     assert caplog.text
-    for part in ("hunter2", "비밀", "password", "Sesam42"):
+    for part in ("hunter2", "비밀", "password", "Sesam42", SECRET):
         assert part not in caplog.text

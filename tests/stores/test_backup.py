@@ -179,6 +179,8 @@ def flip(folder: Path) -> None:
         (edit(content={"schemaVersion": 999}), "Upgrade the program"),
         (edit(content={"storeId": "another"}), "another store"),
         (edit(file="../../other"), "there is no other"),
+        (edit(file="\0"), "cannot be read"),
+        (edit(madeAtMs=10**18), "cannot be read"),
         (shutil.rmtree, "there is no manifest.json"),
     ],
 )  # fmt: skip

@@ -19,13 +19,14 @@ OTHER: Final = "other"
 _WORDS: Final[Mapping[str, str]] = MappingProxyType(
     {
         STOP: "stop stopped end ended eos eos_id eos_token eot eot_id im_end end_turn end_of_turn end_of_text "
-        "endoftext end_of_sequence end_of_message stop_sequence stop_token stop_str stop_string stop_word stop_words "
+        "endoftext end_of_sequence end_of_message eos_found s stop_sequence stop_token stop_str stop_string "
+        "stop_string_found stop_word stop_words "
         "word stop_criteria stop_criteria_met stopping_criteria complete completed finish finished done success "
         "natural normal",
         "length": "length max_length max_len max_token max_tokens max_tokens_reached max_output_tokens max_new_tokens "
         "max_new_tokens_reached max_completion_tokens maximum_tokens maximum_length model_length token_limit "
-        "token_limit_reached length_limit limit context model_context_window_exceeded context_length "
-        "context_length_exceeded truncated",
+        "token_limit_reached max_predicted_tokens_reached length_limit limit context model_context_window_exceeded "
+        "context_length context_length_exceeded context_length_reached truncated error_limit",
         "content_filter": "content_filter content_filtered guardrail_intervened safety refusal refused recitation "
         "blocked blocklist prohibited_content spii image_safety language moderation sensitive error_toxic",
         "tool_calls": "tool_calls tool_call tool_use function_call function_calls tool tools",
@@ -46,8 +47,13 @@ def finish_reason(word: object) -> str | None:
         return STOP
     if not isinstance(word, str) or not word.strip():
         return OTHER
-    plain = re.sub("[^a-z0-9]+", "_", word[:100].lower()).strip("_")
+    plain = plain_word(word[:100])
     return _REASON_OF.get(re.sub("^(finish_)?reason_", "", plain))
+
+
+def plain_word(text: str) -> str:
+    """Words in whatever spelling in small letters with `_` between: `maxTokens` and `Max-Tokens` as `max_tokens`."""
+    return re.sub("[^a-z0-9]+", "_", re.sub("(?<=[a-z])(?=[A-Z])", "_", text).lower()).strip("_")
 
 
 def token_count(value: object) -> int | None:

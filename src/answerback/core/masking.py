@@ -1,9 +1,11 @@
 """Text of a model or its server for the operator's log, without the words of the conversation that it may repeat."""
 
+import html
 import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Final
+from urllib.parse import unquote
 
 from answerback.core.answer import clean
 
@@ -11,7 +13,9 @@ MAX_LENGTH: Final = 500
 """Code points of a message in the log. The first sentences say what is wrong."""
 
 _WORD: Final = re.compile(r"\w+")
-_ESCAPE: Final = re.compile(r"\\+(?:u([0-9a-fA-F]{4})|[nrtbf\"'/]|)")
+_ESCAPE: Final = re.compile(r"\\+(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|[nrtbf\"'/]|)")
+_BASE64: Final = re.compile("[A-Za-z0-9+/]{40,}={0,2}")
+"""What may be a file, or anything. Ids are shorter, or have other marks in them."""
 _ERROR_WORDS: Final = (
     "a an and any are as at be been but by can cannot could did do does for from had has have how if in is it its may "
     "no not of on one or raise set should so such than that the then there this to too up was were what when which "
@@ -74,5 +78,6 @@ def _plain(text: str) -> str:
 
 
 def _unescaped(text: str) -> str:
-    """Without the escapes of JSON and `repr`, however often, which would hide where a word begins, and what it is."""
-    return clean(_ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else " ", text))
+    """Without the escapes of JSON, `repr`, URLs and HTML, which would hide where a word begins, and what it is."""
+    plain = _ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else f"%{found[2]}" if found[2] else " ", text)
+    return clean(_BASE64.sub("…", html.unescape(unquote(plain))))

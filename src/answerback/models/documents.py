@@ -16,10 +16,12 @@ from answerback.protocol.errors import ErrorCode
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 """Of a response that is JSON."""
 
-_START: Final = 100
+_START: Final = 16
+"""Enough to know HTML, or a compressed body. More could be an answer, which is not logged."""
 _BLANK: Final = b" \t\r\n\xef\xbb\xbf"
 _STRUCTURE: Final = re.compile(rb'["\\\\{}\[\]]')
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]|[^"\[\]{}]+', re.DOTALL)
+_BACKSLASH: Final = re.compile(r'\\(["\\/bfnrt]|u[0-9a-fA-F]{4})?')
 _MAX_DEPTH: Final = 32
 """What is read lies at most 6 deep. Python's decoders give up at several hundred."""
 _UNREADABLE: Final = object()
@@ -73,14 +75,15 @@ class DocumentDecoder:
     def _read(self, events: list[bytes]) -> list[Any]:
         documents = []
         for event in events:
-            if self.is_over or not (event := event.strip()):
+            # Some proxies put the prefix before what has it already.
+            if self.is_over or not (event := event.removeprefix(b"data:").strip()):
                 continue
             if event == b"[DONE]":
                 self.is_over = True
             elif (document := decode(event)) is _UNREADABLE:
                 self.unread += 1
             else:
-                documents.append(document)
+                documents += document if isinstance(document, list) else [document]
         return documents
 
     def _json(self) -> list[Any]:
@@ -118,7 +121,7 @@ def decode(data: bytes) -> Any:
         return _strict.decode(data)
     except (ValueError, RecursionError):
         text = data.decode("utf-8", "surrogateescape")
-    for prepare in (str, _shallow):
+    for prepare in (str, _escaped, _shallow):
         try:
             return json.loads(prepare(text), strict=False, parse_int=_whole)
         except (ValueError, RecursionError):
@@ -128,6 +131,11 @@ def decode(data: bytes) -> Any:
 
 def _whole(digits: str) -> int | float:
     return int(digits) if len(digits) < 20 else float(digits)
+
+
+def _escaped(text: str) -> str:
+    """`text` with a second backslash for each that begins no escape of JSON."""
+    return _BACKSLASH.sub(lambda found: found[0] if found[1] else r"\\", text)
 
 
 def _shallow(text: str) -> str:

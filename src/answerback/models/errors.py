@@ -6,47 +6,72 @@ from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
+from answerback.core.finish import plain_word
 from answerback.ports import FinalModelError, ModelError, ModelFault
 from answerback.protocol.errors import ErrorCode
 
-_WORD_KEYS: Final = ("code", "type", "status", "status_code", "error_type", "error_code")
-_TEXT_KEYS: Final = ("message", "msg", "detail", "error", "errors", "error_message", "title", "reason")
+_WORD_KEYS: Final = ("code", "type", "status", "status_code", "http_status", "error_type", "error_code")
+_TEXT_KEYS: Final = (
+    *("message", "msg", "detail", "error", "errors", "title", "reason"),
+    *("error_message", "error_msg", "status_msg", "base_resp"),
+)
 _FIELD_KEYS: Final = ("param", "loc")
 _MAX_DEPTH: Final = 5
 
 _PASSING: Final = (
     (402, "insufficient_quota|billing|payment|balance|credit"),
     (413, "context_length|context_window|context_size|prompt_too_long|too_many_tokens|string_above_max|too_large"),
-    (429, "rate_?limit|throttl|too_many|resource_exhausted|quota|slow_down"),
+    (429, "(rate|request)_?limit|throttl|too_many|resource_exhausted|quota|slow_down"),
     (503, "overload|unavailable|capacity|busy|server_error|internal|bad_gateway|not_ready|loading_model"),
     (504, "time_?out|timed_out|deadline"),
 )
 _FINAL: Final = (
     (401, "api_key|unauthenticated|unauthorized|authentication|credential"),
     (403, "permission|forbidden|access_denied"),
-    (404, "not_found|no_such_model|unknown_model"),
+    (404, "not_found|no_such_model|unknown_model|invalid_model"),
     (400, "invalid|bad_request|unsupported|validation|unprocessable"),
 )
 """The HTTP status that a word of an error stands for. `_FINAL` are not looked for in sentences."""
 
 TOO_LONG: Final = re.compile(
-    r"context[ _](length|window|size)|maximum context|too many (input )?tokens|too long for|reduce the length"
-    r"|(prompt|input|messages?|request|conversation) (is|are|was) too (long|large)|input length and .?max_tokens"
-    r"|exceeds? the (available|maximum|model).{0,40}\b(context|input|prompt)|exceed.* context limit"
-    r"|(input|prompt) (tokens?|length) .*exceed",
+    r"context[ _](length|window|size|shift)|maximum (context|prompt)|too many (input )?tokens|too long for"
+    r"|reduce the length|(prompt|input|messages?|request|conversation|text)( is| are| was)? too (long|large)"
+    r"|input length and .?max_tokens|exceeds? the (available|maximum|model).{0,40}\b(context|input|prompt)"
+    r"|exceed.* context limit|(input|prompt) (tokens?|length) .*exceed|exceed\w* (the )?(max\w*|model) (token|length)"
+    r"|maximum model length|range of input length|inputs`? (tokens \+|must have less)|超长|长度超|길이.{0,10}초과",
     re.IGNORECASE | re.DOTALL,
 )
 """How servers say that a prompt does not fit."""
+_ROOM: Final = re.compile(
+    r"maximum context length is (\d+) .*?(?:\((?:about )?(\d+) (?:in the messages|of text input)|(\d+) input tokens)",
+    re.IGNORECASE | re.DOTALL,
+)
+_SETUP: Final = re.compile(
+    r"api[ _-]?(key|version)|(invalid|unknown|unsupported|no such|specified|load) model|not a valid model"
+    r"|\bmodel\b.{0,80}\b(not (exist|found|available)|does ?n[o']t exist)|not support chat",
+    re.IGNORECASE | re.DOTALL,
+)
+"""How servers say in a 400 that the key, the model's name or the URL is wrong."""
 _LIMIT: Final = re.compile(
     r"(?:at most|maximum|limit of|less than|up to|no more than|<=|>|\[\d+,)[^\d]{0,40}(\d{2,6})\b", re.IGNORECASE
 )
-NO_SYSTEM: Final = re.compile(r"system\W+(role|message|prompt|instruction)|roles?\b.{0,60}\bsystem", re.IGNORECASE)
+NO_SYSTEM: Final = re.compile(
+    r"(system|developer)\W+(role|message|prompt|instruction)|roles?\b.{0,60}\bsystem"
+    r"|roles must alternate|only user and assistant roles",
+    re.IGNORECASE,
+)
 """How servers say that a model's template knows no system text."""
 
 
 def allowed_below(text: str, sent: int) -> int | None:
     """The largest value of a member, as the refusal of a larger one names it."""
     return max((number for found in _LIMIT.findall(text) if (number := int(found)) < sent), default=None)
+
+
+def room_left(text: str) -> int | None:
+    """How many tokens of answer fit behind the prompt, where the refusal of both together counts them."""
+    found = _ROOM.search(text)
+    return None if found is None else int(found[1]) - int(found[2] or found[3])
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +119,7 @@ def error_of(
         return ModelError(ErrorCode.MODEL_FAILED, detail)
     if meant in (408, 425) or meant >= 500:
         return ModelError(ErrorCode.MODEL_UNAVAILABLE, detail, retry_after_ms=retry_after_ms, transient=True)
-    if meant in (401, 402, 403, 404) or meant < 400:
+    if meant in (401, 402, 403, 404, 405, 410) or meant < 400 or (meant == 400 and _SETUP.search(complaint.text)):
         return FinalModelError(ErrorCode.MODEL_UNAVAILABLE, f"{detail} {setup}".rstrip(), ModelFault.SETUP)
     return FinalModelError(ErrorCode.MODEL_FAILED, detail, ModelFault.REFUSED)
 
@@ -125,9 +150,10 @@ def _members(value: Any, kind: str, depth: int) -> Iterator[tuple[str, str]]:
         for one in value[:8]:
             yield from _members(one, kind, depth - 1)
     elif isinstance(value, dict) and depth:
+        plain = {plain_word(key): member for key, member in value.items()}
         for part, keys in (("words", _WORD_KEYS), ("fields", _FIELD_KEYS), ("text", _TEXT_KEYS)):
             for key in keys:
-                yield from _members(value.get(key), part, depth - 1)
+                yield from _members(plain.get(key), part, depth - 1)
 
 
 def _status(complaint: Complaint) -> int | None:
@@ -138,7 +164,7 @@ def _status(complaint: Complaint) -> int | None:
 
 
 def _word_status(text: str, table: Iterable[tuple[int, str]]) -> int | None:
-    plain = re.sub("[^a-z0-9]+", "_", re.sub("(?<=[a-z])(?=[A-Z])", "_", text).lower())
+    plain = plain_word(text)
     return next((status for status, words in table if re.search(words, plain)), None)
 
 

@@ -19,7 +19,7 @@ from answerback.core.masking import masked
 from answerback.core.uploads import IMAGE, kind_of
 from answerback.model_guard import texts_of
 from answerback.models.documents import DocumentDecoder, decode
-from answerback.models.errors import NO_SYSTEM, TOO_LONG, Complaint, allowed_below, error_of
+from answerback.models.errors import NO_SYSTEM, TOO_LONG, Complaint, allowed_below, error_of, room_left
 from answerback.models.http import TRANSPORT_ERRORS, HttpClient, is_transient
 from answerback.models.prompts import chat_messages, in_words, pictures_of, response_format
 from answerback.models.reader import DRAIN_TIMEOUT_S, chat_completion, read_answer
@@ -35,6 +35,9 @@ SILENCE_TIMEOUT_S: Final = 300.0
 CHECK_TIMEOUT_S: Final = 10.0
 _MAX_ERROR_BYTES: Final = 64 * 1024
 _MAX_NAMES_SHOWN: Final = 5
+_MIN_ANSWER_TOKENS: Final = 128
+"""Of an answer that is cut to the room behind its prompt. Where less is left, the prompt is too long."""
+
 _MAX_DIALECTS: Final = 8
 """A server that always names another member is not asked for ever."""
 
@@ -100,6 +103,14 @@ class Dialect:
         if re.search(r"\bstream(ing)?\b", text) and self.stream:
             return replace(self, stream=False)
         return None
+
+
+def _is_about_form(status: int, text: str, *, sent: int) -> bool:
+    """Whether another form of the request may help. `sent`: tokens that were asked for."""
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        return NO_SYSTEM.search(text) is not None  # so llama.cpp tells what a template raises
+    may_be_shorter = room_left(text) is None and allowed_below(text, sent) is not None
+    return status in (400, 422) and (may_be_shorter or TOO_LONG.search(text) is None)
 
 
 def _content(file: File) -> dict[str, Any]:
@@ -217,10 +228,13 @@ class OpenAIModel:
             if prompt.json_schema is not None and dialect.has_format and _BAD_SCHEMA.search(complaint.text):
                 prompt = in_words(prompt)  # this one alone: the server can do others
                 continue
-            adapted = None
-            if response.status in (400, 422) and not TOO_LONG.search(complaint.text):
-                # Masked: a question that is repeated in the refusal must not name a member.
-                adapted = dialect.adapted(masked(f"{complaint.fields} {complaint.text}", texts_of(prompt)), body)
+            if _MIN_ANSWER_TOKENS <= (room := room_left(complaint.text) or 0) < prompt.max_tokens:
+                prompt = replace(prompt, max_tokens=room)
+                continue
+            # Masked: a question that is repeated in the refusal must not name a member.
+            refusal = masked(f"{complaint.fields} {complaint.text}", texts_of(prompt))
+            is_form = _is_about_form(response.status, complaint.text, sent=prompt.max_tokens)
+            adapted = dialect.adapted(refusal, body) if is_form else None
             if adapted is None:
                 break
             logger.warning("model %s: its server refuses a member of the request; from now on: %s", self.name, adapted)

@@ -17,7 +17,7 @@ import msgspec
 
 from answerback.core.finish import token_count
 from answerback.model_guard import checked_finish
-from answerback.models.errors import error_in
+from answerback.models.errors import Complaint, error_in, error_of
 from answerback.ports import Finish, ModelError, Part, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 
@@ -46,7 +46,7 @@ COUNTS: Final = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_to
 @dataclass(slots=True, kw_only=True)
 class Found:
     """What one document says. `is_whole`: that is all up to now, of a server that does not stream. `is_odd`: in part
-    unread.
+    unread. `aside`: a document with no part of an answer; as the last one it says why there is no end.
     """
 
     text: str = ""
@@ -60,6 +60,7 @@ class Found:
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
     is_odd: bool = False
+    aside: Any = None
 
     def learn(self, later: "Found") -> None:
         """Keep the first reason and the last counts."""
@@ -83,10 +84,12 @@ async def read_answer(
     """
     pieces_of = _Pieces()
     told = Found()
+    aside: Any = None
     async with aclosing(documents):
         async for document in documents:
             found = find(document)
             told.learn(found)
+            aside = found.aside
             for piece in pieces_of.found(found):
                 yield piece
             if found.is_odd:
@@ -94,6 +97,8 @@ async def read_answer(
             if told.reason is not None:
                 break
         else:
+            if aside is not None:
+                raise error_of(Complaint.of(aside))
             raise ModelError(ErrorCode.MODEL_FAILED, "the stream ended before the answer did")
         finish = checked_finish(Finish(reason=told.reason), prompt)
         with suppress(Exception):
@@ -117,7 +122,7 @@ def chat_completion(document: Any) -> Found:
     if (error := error_in(document)) is not None:
         raise error
     if not isinstance(document, dict):
-        return Found(is_odd=True)
+        return Found(is_odd=True, aside=document)
     choices = document.get("choices")
     # One answer is asked for; some servers send chunks without any.
     choice = _first(choices)
@@ -135,6 +140,7 @@ def chat_completion(document: Any) -> Found:
         found.cached_tokens = total(usage.get("prompt_tokens_details"), "cached_tokens")
         found.reasoning_tokens = total(usage.get("completion_tokens_details"), "reasoning_tokens")
     found.is_odd = bool(choices) and not choice
+    found.aside = None if "choices" in document or usage else document
     return found
 
 

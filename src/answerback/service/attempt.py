@@ -9,10 +9,10 @@ from typing import Any, Final
 from answerback.core import context
 from answerback.core.answer import Answer
 from answerback.core.budget import NOTHING, Counted, bound
-from answerback.core.delivery import answer_limit
+from answerback.core.delivery import MAX_TEXT_BYTES
 from answerback.core.instants import LeaptSince
 from answerback.core.parts import KINDS
-from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey
+from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey, deadline_ms
 from answerback.core.uploads import IMAGE, TEXT, bound_of, kind_of
 from answerback.model_guard import Ask
 from answerback.ports import (
@@ -33,8 +33,10 @@ from answerback.ports import (
 )
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
+from answerback.protocol.limits import MAX_ANSWER_BYTES
 from answerback.service.delivery_sender import DeliverySender, Stream
 from answerback.service.uploads import Uploads
+from answerback.service.watchers import Audience, Watchers
 
 log = logging.getLogger("answerback.worker")
 
@@ -72,25 +74,23 @@ class Retry:
     at_ms: int
 
 
+@dataclass(slots=True, eq=False)
 class Turn:
     """A request's turn to run: it has its ordering key and a slot of its model until `end` is called.
 
     `ended` gets the outcome, once. None: the run failed for a reason of ours, and is tried again after a pause.
+    `task`: what runs it.
     """
 
-    __slots__ = ("_ended", "is_over", "task")
-
-    def __init__(self, ended: Callable[[Done | Retry | None], None]) -> None:
-        self._ended = ended
-        self.is_over = False
-        self.task: asyncio.Task[Any] | None = None
-        """What runs it."""
+    ended: Callable[[Done | Retry | None], None]
+    is_over: bool = False
+    task: asyncio.Task[Any] | None = None
 
     def end(self, outcome: Done | Retry | None) -> None:
         """The turn is over; only the first call counts."""
         if not self.is_over:
             self.is_over = True
-            self._ended(outcome)
+            self.ended(outcome)
 
     async def run(self, work: Callable[[], Awaitable[None]]) -> None:
         """Call what is to end the turn, in the task of the caller. The turn ends whatever comes of it."""
@@ -128,6 +128,7 @@ class RunTools:
     ask: Ask
     abandoned: "Callable[[Run], None]"
     uploads: Uploads | None
+    watchers: Watchers | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,11 +167,14 @@ class Run:
         self.key = key
         self.record = record
         self.turn = turn
-        self.answer = Answer(record.attempt, max_bytes=answer_limit(record))
+        # Unstreamed, it must fit one frame whole.
+        self.answer = Answer(record.attempt, max_bytes=MAX_ANSWER_BYTES if record.stream else MAX_TEXT_BYTES)
         self.stream: Stream | None = None
         """What the client gets before the ending: text, signs of life."""
         if record.stream or record.parts is not None:
             self.stream = tools.delivery_sender.stream(record, self.answer)
+        self.audience: Audience | None = None
+        """Who else is shown it, if anybody is."""
         self._kinds = KINDS.intersection((record.parts if record.stream else None) or ())
         self.is_abandoned = False
         self._question = question
@@ -182,8 +186,7 @@ class Run:
         """Why the text stopped."""
         self._first_text_ms: int | None = None
         self._prompt_asked: Prompt | None = None
-        started_at_ms = record.started_at_ms or now_ms
-        stop_ms = started_at_ms + tools.policy.answer_ms(record.model) + tools.leapt(started_at_ms)
+        stop_ms = deadline_ms(record, policy=tools.policy, leapt=tools.leapt)
         if stop_at_ms is not None:
             stop_ms = min(stop_ms, stop_at_ms - STOP_MARGIN_MS)
         self.stop_at = tools.monotonic() + (stop_ms - now_ms) / 1000
@@ -214,15 +217,15 @@ class Run:
         return self.stopped
 
     async def _generate(self) -> Outcome | None:
-        """Ask the model. A prompt that it refuses for its length is asked once more, with half of the turns.
+        """Ask the model. A prompt that it refuses for its length is asked again with half of the turns, down to none.
 
-        What chose the turns is an estimate, and may be wrong for this model's tokenizer. Returns how it failed.
+        What chose the turns is an estimate: it may be wrong for this model's tokenizer, or its context smaller than the
+        operator says. Returns how it failed.
         """
         model = self._tools.models.get(self.record.model)
         prompt = None if model is None else await self._prompt(model)
         if model is None or prompt is None:
             return Outcome(status=Status.FAILED, code=ErrorCode.MODEL_UNAVAILABLE)
-        was_shortened = False
         while True:
             self._prompt_asked = prompt
             try:
@@ -232,11 +235,12 @@ class Run:
                 fault = exc.fault if isinstance(exc, FinalModelError) else None
                 fewer = context.shortened(prompt.messages)
                 has_begun = self._first_text_ms is not None or self.answer.length > 0
-                is_final = was_shortened or has_begun or len(fewer) == len(prompt.messages)
+                is_final = has_begun or len(fewer) == len(prompt.messages)
                 if is_final or fault is not ModelFault.TOO_LONG:
                     log.warning("the model failed: %s", exc, extra=self.extra())
                     return Outcome(status=Status.FAILED, code=exc.code, retry_after_ms=exc.retry_after_ms, fault=fault)
-            prompt, was_shortened = replace(prompt, messages=fewer), True
+            log.info("the prompt is too long for %s; it is asked with fewer turns", model.name, extra=self.extra())
+            prompt = replace(prompt, messages=fewer)
 
     def _take(self, piece: Piece) -> bool:
         """Take what the model says next. Returns whether that is enough: its Finish, or the most that fits."""
@@ -261,9 +265,17 @@ class Run:
                 self._tools.delivery_sender.wake(stream)
             if self.record.parts is not None:
                 stream.spoke(now=self._tools.monotonic())
+            if self.audience is not None:
+                self._show(self.audience, grown)
         if answer.is_full:
             self._finished(Finish(reason="length"))
         return answer.is_full
+
+    def _show(self, audience: Audience, grown: int) -> None:
+        for stream in audience.streams.values():
+            if grown and not stream.is_waiting:
+                self._tools.delivery_sender.wake(stream)
+            stream.spoke(now=self._tools.monotonic())
 
     def _finished(self, finish: Finish) -> None:
         """The end is known. A model that never returns does not hold it back, and nothing undoes it."""
@@ -309,14 +321,29 @@ class Run:
             self.stop(Fenced(record))
             return
         self.record = record
+        if record.watchers != mine.watchers:
+            self.look(reads=False)
         if self.stream is not None and record.target is not None and self.stream.retarget(record.target):
             self._tools.delivery_sender.wake(self.stream)
         if record.cancel_requested:
             self.stop(CANCELLED)
 
+    def look(self, *, reads: bool) -> None:
+        """Show the answer to those that the record has noted, and (`reads`) to all who watch."""
+        if (watchers := self._tools.watchers) is not None:
+            self.audience = self.audience or self.new_audience()
+            self.audience.record = self.record
+            watchers.look(self.audience, reads=reads)
+
+    def new_audience(self) -> Audience:
+        """Nobody yet."""
+        return Audience(self.record, self.answer, self._question)
+
     def drop_text(self) -> None:
         """The text cannot be stored: there was none."""
         self.answer = Answer(self.record.attempt, max_bytes=0)
+        if self.audience is not None:
+            self.audience.restart(self.answer)
         if self.stream is not None:
             self.stream.is_closed = True
             self.stream = None

@@ -123,7 +123,7 @@ class Janitor:
             now_ms = self._clock()
             if record.state is State.RUNNING and not self._settings.policy.lease_ms:
                 await self._queue_again(record)
-            elif changes.deadline_passed(record, now_ms=now_ms, policy=self._settings.policy, leapt=self._leapt):
+            elif now_ms >= changes.deadline_ms(record, policy=self._settings.policy, leapt=self._leapt):
                 await self._expire(record, now_ms)
             elif record.state is State.ACCEPTED and self._may_not_be_queued(record, now_ms):
                 await self._requeue(record)

@@ -23,6 +23,7 @@ from answerback.ports import (
     StoredUser,
     Unavailable,
 )
+from answerback.protocol.limits import PIECE_BYTES
 from answerback.stores import statements as sql
 from answerback.stores import writes
 from answerback.stores.database import Connection, Connector, Database, Undone
@@ -93,7 +94,7 @@ class SqlStore:
         return await min(self._readers, key=attrgetter("waiting")).read(function)
 
     async def _rows(self, statement: str, params: sql.Params | None = None) -> list[sql.Row]:
-        return await self._read(lambda database: database.execute(statement, params).fetchall())
+        return await self._read(lambda database: database.execute(statement, params or {}).fetchall())
 
     async def store_id(self) -> str:
         """The name of the data: made once, the same for every gateway that serves them."""
@@ -263,6 +264,11 @@ class SqlStore:
         select = sql.SELECT_UNFINISHED.format(users=sql.ALL_USERS)
         rows = await self._rows(select)
         return [decode_record(text, schema) for _, text, schema, *_ in sorted(rows)]
+
+    async def unfinished_in(self, user_id: str, conversation_id: str) -> Sequence[Record]:
+        rows = await self._rows(sql.SELECT_UNFINISHED.format(users="user_id = :user_id"), {"user_id": user_id})
+        found = [decode_record(text, schema) for _, text, schema, *_ in sorted(rows)]
+        return [record for record in found if record.conversation_id == conversation_id]
 
     async def purge(self, *, ended_before_ms: int, refused_before_ms: int) -> int:
         refusals = partial(writes.purge, before_ms=refused_before_ms, select=sql.SELECT_OLD_REFUSALS)
@@ -479,6 +485,12 @@ class SqlStore:
 
     async def read_file(self, key: FileKey) -> bytes | None:
         return await self._read(partial(_file, key=key))
+
+    async def read_range(self, key: FileKey, offset: int, count: int) -> bytes | None:
+        first, skipped = divmod(offset, PIECE_BYTES)
+        wanted = {**writes.file_named(key), "first": first, "last": (offset + count - 1) // PIECE_BYTES}
+        rows = await self._rows(sql.SELECT_RANGE, wanted)
+        return b"".join(data for (data,) in rows)[skipped : skipped + count] if rows else None
 
     async def purge_files(self, *, now_ms: int) -> int:
         count = await self._group.call(partial(writes.forget_uploads, now_ms=now_ms))

@@ -26,22 +26,24 @@ _MAX_CHARACTERS: Final = 8_000_000
 _PAGE: Final = 1_000
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Tracked:
     """A request in memory: unfinished, or with an ending that is being written.
 
-    `n`: its row. `title`: of a conversation that begins with it. `width`: see encoding.width_of. `counted_at_ms`: in
-    which minute it counts. `is_stored`: its row is on the disk; before, its id may turn out to be taken (`is_taken`).
-    `written_in`: the number of the batch that has its newest record.
+    `n`: its row. `question`: None, and it is read when it is asked for. `characters`: of its question. `title`: of a
+    conversation that begins with it. `width`: see encoding.width_of. `counted_at_ms`: in which minute it counts.
+    `is_stored`: its row is on the disk; before, its id may turn out to be taken (`is_taken`). `written_in`: the number
+    of the batch that has its newest record.
     """
 
     key: RequestKey
     record: Record
     n: int
-    question: Question | None
-    title: str
-    replaces: str | None
-    width: int
+    question: Question | None = None
+    characters: int = 0
+    title: str = ""
+    replaces: str | None = None
+    width: int = 0
     counted_at_ms: int | None = None
     written_in: int = 0
     is_stored: bool = False
@@ -100,11 +102,6 @@ class WriterState:
 
     # --- requests
 
-    def next_n(self) -> int:
-        """A number above every one that was given out."""
-        self.last_n += 1
-        return self.last_n
-
     def track(
         self,
         key: RequestKey,
@@ -116,19 +113,30 @@ class WriterState:
         counted_at_ms: int | None = None,
     ) -> Tracked:
         """Add an unfinished request. `n`: its number, if it has one."""
-        n = self.next_n() if n is None else n
-        title, replaces = title_of(question.message), question.replaces
-        tracked = self.tracked[key] = Tracked(key, record, n, question, title, replaces, width, counted_at_ms)
+        if n is None:
+            n = self.last_n = self.last_n + 1
+        tracked = self.tracked[key] = Tracked(
+            key=key,
+            record=record,
+            n=n,
+            question=question,
+            characters=len(question.message) + len(question.system or ""),
+            title=title_of(question.message),
+            replaces=question.replaces,
+            width=width,
+            counted_at_ms=counted_at_ms,
+        )
         self._queues.setdefault(record.ordering_key, {})[n] = None
         self._pending[record.user_id] += 1
-        self._characters += _size(question)
+        self._characters += tracked.characters
         if self._characters > _MAX_CHARACTERS:
             self._drop_question(tracked)
         return tracked
 
     def track_refusal(self, key: RequestKey, record: Record) -> Tracked:
         """Add a request that ended before it was accepted, until it is on the disk."""
-        tracked = self.tracked[key] = Tracked(key, record, self.next_n(), None, "", None, 0)
+        self.last_n += 1
+        tracked = self.tracked[key] = Tracked(key=key, record=record, n=self.last_n)
         return tracked
 
     def release(self, tracked: Tracked) -> None:
@@ -147,7 +155,7 @@ class WriterState:
 
     def _drop_question(self, tracked: Tracked) -> None:
         if tracked.question is not None:
-            self._characters -= _size(tracked.question)
+            self._characters -= tracked.characters
             tracked.question = None
 
     def forget(self, tracked: Tracked) -> None:
@@ -239,7 +247,3 @@ class WriterState:
         self._known.pop(user_id, None)
         for window in self._windows.values():
             window.pop(user_id, None)
-
-
-def _size(question: Question) -> int:
-    return len(question.message) + len(question.system or "")

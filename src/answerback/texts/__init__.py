@@ -16,6 +16,15 @@ _VARIABLES: Final = ("LC_ALL", "LC_MESSAGES", "LANG")
 """Of POSIX, strongest first."""
 _FRAMES: Final = re.compile(r"(answerback: (?:warning: )?)(.*)()|(\()(.*)(\))|()(.*)()", re.DOTALL)
 
+STEERING: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""All controls but tab and new line, and the marks that turn the direction of text: a server may not steer a terminal,
+and nobody what the operator reads in the log."""
+
+
+def escaped(text: str) -> str:
+    """The text with the escapes of JSON for what steers a terminal."""
+    return STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
 
 def words_of(language: str, *, package: str = __name__) -> dict[str, Any]:
     """What a package's file of a language (`en`, `ko`) holds."""

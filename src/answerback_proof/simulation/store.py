@@ -26,7 +26,7 @@ from answerback.ports import (
 )
 from answerback.stores.connections import MemoryConnections
 from answerback.stores.encoding import turn_of
-from answerback.stores.sqlite import MemoryStore
+from answerback.stores.sqlite import MemoryDatabase, MemoryStore
 from answerback.stores.statements import TURN
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.simulation.injector import FaultInjector, Faults
@@ -92,8 +92,10 @@ def now(act: Coroutine[Any, Any, T]) -> T:
 class WatchedStore(MemoryStore):
     """A store that shows what it holds. `watch` sees every record that changes: before (None: new) and after."""
 
-    def __init__(self, watch: Callable[[Record | None, Record], None]) -> None:
-        super().__init__()
+    def __init__(
+        self, watch: Callable[[Record | None, Record], None], kind: type[MemoryDatabase] = MemoryDatabase
+    ) -> None:
+        super().__init__(kind)
         self._watch = watch
         self._seen: dict[RequestKey, Record] = {}
         self.caps: dict[str, int] = {}
@@ -198,6 +200,9 @@ class FaultyStore(WatchedStore):
     async def unfinished(self) -> Sequence[Record]:
         return await self._channel.call(partial(MemoryStore.unfinished, self))
 
+    async def unfinished_in(self, user_id: str, conversation_id: str) -> Sequence[Record]:
+        return await self._channel.call(partial(MemoryStore.unfinished_in, self, user_id, conversation_id))
+
     async def purge(self, *, ended_before_ms: int, refused_before_ms: int) -> int:
         purged = await super().purge(ended_before_ms=ended_before_ms, refused_before_ms=refused_before_ms)
         if purged:
@@ -236,6 +241,9 @@ class FaultyStore(WatchedStore):
 
     async def examine(self, key: FileKey) -> str | None:
         return await self._channel.call(partial(MemoryStore.examine, self, key))
+
+    async def read_range(self, key: FileKey, offset: int, count: int) -> bytes | None:
+        return await self._channel.call(partial(MemoryStore.read_range, self, key, offset, count))
 
     async def read_file(self, key: FileKey) -> bytes | None:
         return await self._channel.call(partial(MemoryStore.read_file, self, key))
