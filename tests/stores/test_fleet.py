@@ -11,7 +11,7 @@ import pytest
 from answerback.core.budget import Budget, Period, Tariff, Terms, Unit
 from answerback.core.request import SCHEMA, Busy, Claimed, Ended, RequestKey, Unknown, cancel, expire
 from answerback.core.uploads import MAX_OPEN, FileKey
-from answerback.ports import Accepted, Bound, Connection, Existing, Limited, Superseded, Unavailable
+from answerback.ports import Accepted, Bound, Connection, Existing, Limited, Superseded, Unavailable, Watcher
 from answerback.protocol.errors import ErrorCode
 from answerback.stores import StoreError, StoreInUse
 from answerback.stores.fleet import FleetStore
@@ -57,6 +57,26 @@ async def test_the_rate_counts_over_both(actors):
     asked = (actor.accept(f"r{n}-{actor.store.node}", per_minute=10) for n in range(20) for actor in actors)
     admissions = Counter(type(admission) for admission in await asyncio.gather(*asked))
     assert admissions == {Accepted: 10, Limited: 30}
+
+
+async def test_who_watches_is_known_where_an_answer_begins_and_ends(stores, actors):
+    """Nothing is read of a user whom nobody watches, and the write of a request says who that is."""
+    watcher = Watcher(session_id="s", connection_id="ann1@b", generation=1, number=1, until_ms=9_000)
+    await actors[0].accept("r1")
+    assert "ann" not in stores[0].watched
+    await stores[1].watch("ann", "c", watcher, now_ms=0, most=8)
+    await actors[0].accept("r2", user="bob")
+    assert "ann" not in stores[0].watched
+    await actors[0].claim("r1")
+    assert "ann" in stores[0].watched
+    assert await stores[0].watchers("ann", "c", now_ms=0) == [watcher]
+    await stores[0].purge(ended_before_ms=0, refused_before_ms=0)  # its time is over
+    await actors[0].finish("r1")
+    assert "ann" not in stores[0].watched
+    # A user whose first question this is has no row yet.
+    await stores[1].watch("eve", "c", watcher, now_ms=0, most=8)
+    await actors[0].accept("r3", user="eve")
+    assert "eve" in stores[0].watched
 
 
 async def test_one_id_is_accepted_once(actors):
