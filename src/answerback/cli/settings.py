@@ -12,9 +12,9 @@ from urllib.parse import urlsplit, urlunsplit
 import platformdirs
 
 from answerback.cli.output import usage_error, warn
-from answerback.cli.reading import decode
+from answerback.cli.reading import decode, typed
 from answerback.gateway.settings import GatewaySettings
-from answerback.settings import Setting, changed, declared, toml
+from answerback.settings import FOLDER, PATH, Setting, changed, declared, toml
 
 MIN_SECRET_BYTES: Final = 32
 """RFC 7518, section 3.2: a key for HS256 has at least the size of the hash."""
@@ -168,6 +168,9 @@ def _known(key: str, path: Path) -> Setting:
 
 
 def _read(setting: Setting, raw: object, where: str) -> object:
+    if setting.kind not in {PATH, FOLDER}:  # names of files may be any bytes
+        raw = [typed(one, where) for one in raw] if isinstance(raw, list | tuple) else raw
+        raw = typed(raw, where) if isinstance(raw, str) else raw
     try:
         return setting.kind.read(raw)
     except ValueError:
