@@ -167,12 +167,17 @@ def _known(key: str, path: Path) -> Setting:
     raise usage_error(f"{path} has an unknown key {key}", hint)
 
 
+def _typed(raw: object, where: str) -> object:
+    """Text as it was typed. Raises: CliError: it is in another encoding."""
+    if isinstance(raw, list | tuple):
+        return [_typed(one, where) for one in raw]
+    return typed(raw, where) if isinstance(raw, str) else raw
+
+
 def _read(setting: Setting, raw: object, where: str) -> object:
-    if setting.kind not in {PATH, FOLDER}:  # names of files may be any bytes
-        raw = [typed(one, where) for one in raw] if isinstance(raw, list | tuple) else raw
-        raw = typed(raw, where) if isinstance(raw, str) else raw
+    is_name = setting.kind in {PATH, FOLDER}  # which may be any bytes
     try:
-        return setting.kind.read(raw)
+        return setting.kind.read(raw if is_name else _typed(raw, where))
     except ValueError:
         shown = "" if setting.is_secret else f", not {raw!r}"
         raise usage_error(f"{where} must be {setting.kind.rule}{shown}", "correct it") from None
