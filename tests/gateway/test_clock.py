@@ -174,8 +174,9 @@ async def test_nothing_is_deleted_soon_after_a_leap(wall: Wall, tmp_path: Path, 
     async with gateway(tmp_path, model) as started:
 
         async def runs_of(request_id: str) -> int:
-            async with websockets.connect(f"{started.url}/?userId=u") as ws:
-                await ws.send(json.dumps({"action": "sendMessage", "requestId": request_id, "message": "?"}))
+            async with websockets.connect(f"{started.url}/?userId=u&sessionId=s") as ws:
+                asked = {"action": "sendMessage", "requestId": request_id, "conversationId": "c", "message": "?"}
+                await ws.send(json.dumps(asked))
                 (ending,) = await frames(ws, "messageResponse", 1)
             assert ending["status"] == "completed"
             return len(model.asked)
