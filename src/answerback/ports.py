@@ -408,11 +408,12 @@ class Watching(Protocol):
     What `watch` has kept is seen by every call of `watchers` that begins later, in whatever process.
     """
 
-    watched: Container[str]
-    """Users of whom somebody may watch something: to look costs nothing, and most users have one device.
+    @property
+    def watched(self) -> Container[str]:
+        """Users of whom somebody may watch something: to look costs nothing, and most users have one device.
 
-    It has everyone for whom `watch` kept something before this process accepted or changed a request of theirs.
-    """
+        It has everyone for whom `watch` kept something before this process accepted or changed a request of theirs.
+        """
 
     async def watch(
         self, user_id: str, conversation_id: str | None, watcher: Watcher, *, now_ms: int, most: int

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from answerback.core.budget import Budget, Period, Tariff, Terms, Unit
-from answerback.core.request import SCHEMA, Claimed, Ended, RequestKey, cancel, expire
+from answerback.core.request import SCHEMA, Busy, Claimed, Ended, RequestKey, Unknown, cancel, expire
 from answerback.core.uploads import MAX_OPEN, FileKey
 from answerback.ports import Accepted, Bound, Connection, Existing, Limited, Superseded, Unavailable
 from answerback.protocol.errors import ErrorCode
@@ -21,7 +21,7 @@ from answerback.stores.nodes import FORGET_MS, Nodes, connect_nodes
 from answerback.stores.postgres import LOCK_WAIT_S, apply_migrations, connect
 from asking import Actor
 
-NONE = {"is_alive": lambda _: False, "is_here": lambda _: False}
+NONE = {"is_alive": lambda _: False}
 
 pytestmark = [pytest.mark.postgres, pytest.mark.timeout(60)]
 
@@ -159,6 +159,7 @@ async def test_a_gateway_that_starts_again_takes_up_what_it_left(actors, postgre
     again = FleetStore(postgres_server.url, node="a", schema=schema)
     await again.open()
     async with asyncio.timeout(20):
+        again.order_by(lambda _: False)
         records = await again.take_over(["a"], **NONE)
     assert len(records) == 60
     await again.close()
@@ -181,8 +182,10 @@ async def test_what_was_taken_over_while_the_database_failed_is_not_forgotten(ac
     monkeypatch.setattr(b.store._fleet, "do", fails_later)
     with pytest.raises(Unavailable):
         await b.store.take_over(["a"], **NONE)
+    b.store.order_by(lambda _: False)
     assert len(await b.store.take_over(["a", "b"], **NONE)) == 60
-    assert not await b.store.take_over(["b"], is_alive=lambda _: False, is_here=lambda _: True)
+    b.store.order_by(lambda _: True)
+    assert not await b.store.take_over(["b"], **NONE)
 
 
 async def test_what_is_taken_over_stands_before_what_was_accepted_later(actors):
@@ -329,3 +332,26 @@ async def test_tables_are_upgraded_under_load(actors, postgres_server, schema):
             assert await asyncio.to_thread(apply_migrations, upgrade, schema, [*shipped(), one], now_ms=1) == 1
     over = True
     await asyncio.gather(*asking)
+
+
+async def test_what_is_claimed_before_it_is_stored_is_at_home_where_it_is_accepted(actors):
+    """Its first acceptance failed, its turn came all the same, and it is accepted again just then."""
+    a, key = actors[0], RequestKey("ann", "r1")
+    claimed, accepted = await asyncio.gather(a.claim("r1"), a.accept("r1"))
+    assert isinstance(claimed, Unknown)
+    assert isinstance(accepted, Accepted)
+    assert key in a.store.mine
+    await a.claim("r1")
+    await a.finish("r1")
+    assert key not in a.store.mine
+
+
+async def test_nothing_runs_before_what_is_at_home_and_not_in_the_queue_yet(actors):
+    a, _ = actors
+    queue = {RequestKey("ann", "r2")}
+    a.store.order_by(lambda key: key in queue)
+    for name in ("r1", "r2"):
+        await a.accept(name)
+    assert isinstance(await a.claim("r2"), Busy)
+    queue.add(RequestKey("ann", "r1"))
+    assert isinstance(await a.claim("r2"), Claimed)

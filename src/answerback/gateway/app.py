@@ -41,6 +41,7 @@ from answerback.models.prices import prices_of, tariff_of
 from answerback.models.spec import ModelSpecError, parse_model_specs
 from answerback.ports import Model, ModelError, ModelLimits, Quota, Unavailable, answer_timeouts_ms, limits_of, within
 from answerback.service.delivery_sender import DeliverySender
+from answerback.service.devices import Devices
 from answerback.service.front import Front
 from answerback.service.front_settings import FrontSettings
 from answerback.service.history_pages import HistoryPages
@@ -49,6 +50,7 @@ from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.observer import Observer
 from answerback.service.questions import Questions
 from answerback.service.uploads import Uploads
+from answerback.service.watchers import Watchers
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores import FILE_NAME, open_store
 from answerback.stores.connections import MemoryConnections
@@ -242,6 +244,9 @@ class Gateway:
             observer=observer,
         )
         uploads = Uploads(files=store, clock=clock)
+        watchers = Watchers(
+            watching=connections, requests=store, delivery_sender=delivery_sender, clock=clock, history=history
+        )
         worker = Worker(
             settings=WorkerSettings(
                 policy=policy,
@@ -261,22 +266,35 @@ class Gateway:
             local=queue,
             ask=ask_model,
             uploads=uploads,
+            watchers=watchers,
         )
         front_settings = self._front_settings(models, model_limits, policy)
+        questions = Questions(
+            settings=front_settings,
+            requests=requests,
+            queue=queue,
+            delivery_sender=delivery_sender,
+            observer=observer,
+            clock=clock,
+            worker=worker,
+            uploads=uploads,
+            watchers=watchers,
+        )
+        devices = Devices(
+            most=settings.caps.watchers,
+            watching=connections,
+            requests=requests,
+            history=history,
+            queue=queue,
+            questions=questions,
+            delivery_sender=delivery_sender,
+            clock=clock,
+        )
         front = Front(
             settings=front_settings,
-            questions=Questions(
-                settings=front_settings,
-                requests=requests,
-                queue=queue,
-                delivery_sender=delivery_sender,
-                observer=observer,
-                clock=clock,
-                worker=worker,
-                uploads=uploads,
-            ),
+            questions=questions,
             connections=connections,
-            history_pages=HistoryPages(history=history, clock=clock),
+            history_pages=HistoryPages(history=history, clock=clock, changed=watchers.tell_changed),
             delivery_sender=delivery_sender,
             tokens=tokens,
             clock=clock,
@@ -285,6 +303,7 @@ class Gateway:
             budgets_of_user=store.budgets_of_user,
             has_room=lambda connection_id, user_id: listener.name(connection_id, user_id),  # noqa: PLW0108 - made below
             uploads=uploads,
+            devices=devices if settings.caps.watchers else None,
         )
         janitor = Janitor(
             settings=JanitorSettings(
@@ -357,12 +376,7 @@ class Gateway:
         )
         if recovered := await queue.recover(store):
             log.info("%d unfinished requests are recovered", recovered)
-        self._stack.callback(remove_admin_port, settings.data_dir)
-        remove_admin_port(settings.data_dir)
-        if settings.admin_port is not None:
-            self._stack.push_async_callback(admin.close)
-            self._admin_port = await admin.start(settings.admin_port)
-            save_admin_port(settings.data_dir, self._admin_port)
+        await self._open_admin(admin)
         self._stack.push_async_callback(shut_down, listener, queue, tasks, fleet, settings=settings, hurry=self._hurry)
         if fleet is not None:
             fleet.join(
@@ -379,6 +393,15 @@ class Gateway:
         self._stack.push_async_callback(background.settle, grace_s=0)
         self._port = await listener.start(settings.host, settings.port, tls=self._reloader.tls)
         log.info("listening on %s, address %s", ", ".join(self.urls), settings.host or "0.0.0.0")  # noqa: S104
+
+    async def _open_admin(self, admin: Admin) -> None:
+        settings = self._settings
+        self._stack.callback(remove_admin_port, settings.data_dir)
+        remove_admin_port(settings.data_dir)
+        if settings.admin_port is not None:
+            self._stack.push_async_callback(admin.close)
+            self._admin_port = await admin.start(settings.admin_port)
+            save_admin_port(settings.data_dir, self._admin_port)
 
     def _front_settings(
         self, models: Mapping[str, Model], model_limits: Mapping[str, ModelLimits], policy: Policy

@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Coroutine, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
 from answerback import __version__
@@ -22,7 +22,7 @@ from answerback.core.request import SCHEMA, Record, RequestKey
 from answerback.gateway.console import NodeBody
 from answerback.gateway.queue import InProcessQueue
 from answerback.gateway.sockets import Sockets, SocketSender
-from answerback.ports import Bound, Gone, Requests, Sent, Slow, Superseded, Unavailable
+from answerback.ports import Bound, Gone, Place, Requests, Sent, Slow, Superseded, Unavailable, Watcher
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ServerFrame
 from answerback.service.worker import Worker
@@ -106,6 +106,20 @@ class FleetConnections(MemoryConnections):
         if connection is not None and connection.generation is not None:
             await self._store.unbind(connection)
 
+    @property
+    def watched(self) -> Container[str]:
+        return self._store.watched
+
+    async def watch(
+        self, user_id: str, conversation_id: str | None, watcher: Watcher, *, now_ms: int, most: int
+    ) -> Place:
+        if watcher.connection_id not in self._connections:
+            return Place.OLDER
+        return await self._store.watch(user_id, conversation_id, watcher, now_ms=now_ms, most=most)
+
+    async def watchers(self, user_id: str, conversation_id: str | None, *, now_ms: int) -> Sequence[Watcher]:
+        return await self._store.watchers(user_id, conversation_id, now_ms=now_ms)
+
 
 class FleetQueue(InProcessQueue):
     """The queue of what is at home here. `store` says what that is."""
@@ -113,6 +127,7 @@ class FleetQueue(InProcessQueue):
     def __init__(self, *, store: FleetStore, **settings: Any) -> None:
         super().__init__(**settings)
         self._store = store
+        store.order_by(self.__contains__)
 
     async def put(self, record: Record) -> None:
         if record.key in self._store.mine:
@@ -121,7 +136,7 @@ class FleetQueue(InProcessQueue):
     async def recover(self, requests: Requests) -> int:
         """Queue what a process by this name, or one that had the database for itself, has left. Before `start`."""
         del requests
-        records = await self._store.take_over([self._store.node], is_alive=lambda _: False, is_here=self.__contains__)
+        records = await self._store.take_over([self._store.node], is_alive=lambda _: False)
         self.restore(records)
         return len(records)
 
@@ -394,9 +409,7 @@ class Fleet:
         if looks_at_own := now - self._own_checked_at >= CHECK_OWN_S:
             names.append(self.node)
         self._own_checked_at = -math.inf  # until it is known what was taken
-        records = await self._store.take_over(
-            names, is_alive=lambda connection: self.is_alive(node_of(connection)), is_here=queue.__contains__
-        )
+        records = await self._store.take_over(names, is_alive=lambda connection: self.is_alive(node_of(connection)))
         self._own_checked_at = now if looks_at_own else checked_at
         if records:
             log.info("%d requests of other gateways are taken over", len(records))
@@ -455,5 +468,5 @@ class Fleet:
         if record is not None:
             worker.changed(record)
         if record is None or record.ending is not None:
-            self._store.mine.discard(key)
+            self._store.let_go(key)
             await queue.forget(key)

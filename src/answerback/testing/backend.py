@@ -4,10 +4,12 @@ import asyncio
 
 from answerback.core.delivery import steady
 from answerback.core.request import Policy
-from answerback.ports import Connection, Model, Quota, Sender, Tokens, limits_of
+from answerback.core.watching import MOST
+from answerback.ports import Connection, Model, Quota, Sender, Tokens, Watching, limits_of
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ClientFrame, ServerFrame
 from answerback.service.delivery_sender import DeliverySender
+from answerback.service.devices import Devices
 from answerback.service.front import Front
 from answerback.service.front_settings import FrontSettings
 from answerback.service.history_pages import HistoryPages
@@ -15,6 +17,7 @@ from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.observer import Observer
 from answerback.service.questions import Questions
 from answerback.service.uploads import Uploads
+from answerback.service.watchers import Watchers
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores.connections import MemoryConnections
 from answerback.stores.sqlite import MemoryStore
@@ -31,7 +34,8 @@ class Backend:
 
     `bells_work` False: the front tells the worker nothing, as in different processes. `look_every_s`: how often a
     worker polls its record between renewals. `sender` replaces the scripted one, which then gets no frames.
-    `worker_skew_ms`: how far the workers' clock is ahead of the front's.
+    `worker_skew_ms`: how far the workers' clock is ahead of the front's. `watching`: keeps who watches, if not
+    `connections`.
     """
 
     def __init__(
@@ -53,6 +57,8 @@ class Backend:
         lock_system: bool = False,
         system: str | None = None,
         worker_skew_ms: int = 0,
+        watching: Watching | None = None,
+        most_watchers: int = MOST,
     ) -> None:
         self.store = store or MemoryStore()
         self.connections = MemoryConnections()
@@ -72,6 +78,14 @@ class Backend:
             observer=observer,
         )
         uploads = Uploads(files=self.store, clock=self.clock)
+        watching = watching or self.connections
+        watchers = Watchers(
+            watching=watching,
+            requests=self.store,
+            delivery_sender=delivery_sender,
+            clock=self.clock,
+            history=self.store,
+        )
         self.worker = Worker(
             settings=WorkerSettings(
                 policy=policy, renew_every_s=renew_every_s, poll_every_s=look_every_s, system=system
@@ -85,6 +99,7 @@ class Backend:
             monotonic=self._loop.time,
             new_owner=owner_tokens(),
             uploads=uploads,
+            watchers=watchers,
         )
         self.queue = queue(self.worker.run, clock=self.clock, visibility_s=policy.lease_ms / 1000)
         settings = FrontSettings(
@@ -95,26 +110,38 @@ class Backend:
             lock_system=lock_system,
             queue_survives=queue_survives,
         )
+        questions = Questions(
+            settings=settings,
+            requests=self.store,
+            queue=self.queue,
+            delivery_sender=delivery_sender,
+            observer=observer,
+            clock=self.clock,
+            worker=self.worker if bells_work else None,
+            uploads=uploads,
+            watchers=watchers,
+        )
         self.front = Front(
             settings=settings,
-            questions=Questions(
-                settings=settings,
-                requests=self.store,
-                queue=self.queue,
-                delivery_sender=delivery_sender,
-                observer=observer,
-                clock=self.clock,
-                worker=self.worker if bells_work else None,
-                uploads=uploads,
-            ),
+            questions=questions,
             connections=self.connections,
-            history_pages=HistoryPages(history=self.store, clock=self.clock),
+            history_pages=HistoryPages(history=self.store, clock=self.clock, changed=watchers.tell_changed),
             delivery_sender=delivery_sender,
             tokens=tokens,
             clock=self.clock,
             is_blocked=self.store.is_blocked,
             budgets_of_user=self.store.budgets_of_user,
             uploads=uploads,
+            devices=Devices(
+                most=most_watchers,
+                watching=watching,
+                requests=self.store,
+                history=self.store,
+                queue=self.queue,
+                questions=questions,
+                delivery_sender=delivery_sender,
+                clock=self.clock,
+            ),
         )
         self.janitor = Janitor(
             settings=JanitorSettings(policy=policy, queue_survives=queue_survives),
