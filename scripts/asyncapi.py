@@ -21,6 +21,7 @@ from answerback.protocol.codec import encode
 from answerback.protocol.errors import ERRORS
 from answerback.protocol.frames import (
     VISIBLE,
+    AttachmentPiece,
     Budget,
     CancelMessage,
     ClientFrame,
@@ -28,6 +29,7 @@ from answerback.protocol.frames import (
     ConversationChanged,
     Conversations,
     Error,
+    GetAttachment,
     GetBudget,
     GetHistory,
     GoAway,
@@ -75,6 +77,7 @@ REPLIES: Final[Mapping[Frame, Sequence[Frame]]] = MappingProxyType(
         GetHistory: (History, Error),
         UpdateConversation: (Conversation, Error),
         PutPiece: (UploadState, Error),
+        GetAttachment: (AttachmentPiece, Error),
         RenewToken: (TokenRenewed, Error),
         GetBudget: (Budget, Error),
         Ping: (Pong,),

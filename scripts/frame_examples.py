@@ -102,6 +102,9 @@ def _from_client() -> Sequence[Example]:
             "a piece of a file",
             frames.PutPiece(request_id="piece-2", sha256=_HELLO_SHA256, size=5, offset=0, upload="5f2c", data=b"hello"),
         ),
+        Example(
+            "a file of an earlier question", frames.GetAttachment(request_id="get-1", sha256=_HELLO_SHA256, size=5)
+        ),
         Example("stop a request", frames.CancelMessage(request_id="q-2")),
         Example("stop what another device has asked", frames.CancelMessage(request_id="q-2", conversation_id="intro")),
         Example(
@@ -228,6 +231,10 @@ def _from_server() -> Sequence[Example]:
             frames.UploadState(
                 request_id="piece-2", sha256=_HELLO_SHA256, size=5, upload="5f2c", offset=5, complete=True
             ),
+        ),
+        Example(
+            "bytes of a file",
+            frames.AttachmentPiece(request_id="get-1", sha256=_HELLO_SHA256, size=5, offset=0, data=b"hello"),
         ),
         Example(
             "the fresh token counts", frames.TokenRenewed(request_id="renew-1", expires_at="2026-01-01T01:00:00.000Z")

@@ -251,6 +251,9 @@ class Files(Protocol):
     async def read_file(self, key: FileKey) -> bytes | None:
         """All pieces that are there, in their order; None: there is no upload."""
 
+    async def read_range(self, key: FileKey, offset: int, count: int) -> bytes | None:
+        """Bytes of a whole file from `offset` on, fewer than `count` only at its end; None: it is not here whole."""
+
     async def purge_files(self, *, now_ms: int) -> int:
         """Delete what was not finished in time, and files that no question can name and no turn names."""
 

@@ -3,20 +3,24 @@
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import os
 import random
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from answerback.client import (
+    Attachment,
     AttachmentMissing,
     BlockingClient,
     Client,
     File,
     PendingRequest,
+    ProtocolViolation,
     Queued,
     RequestCancelled,
     RequestFailed,
@@ -27,13 +31,13 @@ from answerback.client import (
 from answerback.client.effects import FilesWanted, Send
 from answerback.client.exchange import Timeouts
 from answerback.client.session import Session
-from answerback.client.uploads import PIECES_OUT
+from answerback.client.uploads import PIECES_OUT, fetch
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
 from answerback.protocol.codec import encode
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import CancelMessage, Error, SendMessage
-from answerback.protocol.limits import MAX_ATTACHMENT_BYTES, PIECE_BYTES
+from answerback.protocol.frames import AttachmentPiece, CancelMessage, Error, GetAttachment, SendMessage
+from answerback.protocol.limits import MAX_ATTACHMENT_BYTES, PIECE_BYTES, RETURNED_BYTES
 
 QUICK = Timing(backoff_min_s=0.001, backoff_max_s=0.002, call_timeout_s=0.3, silence_s=0.2)
 BYTES = random.Random(1).randbytes(5 * PIECE_BYTES + 17)
@@ -184,6 +188,82 @@ async def test_what_the_model_cannot_read_is_refused_before_anything_is_billed(s
         with pytest.raises(RequestFailed, match="This model takes no files of the type image/png"):
             await app.ask("?", attachments=[File(name="a.png", data=PNG)])
         assert app.model_info().attachments == ("text",)
+
+
+async def sent(gateway: Gateway, *files: File) -> Attachment:
+    async with Client(gateway.url, user="kim") as app:
+        await app.ask("?", attachments=files, conversation="c")
+        (turn,) = [turn async for turn in app.history("c")]
+        return turn.attachments[0]
+
+
+async def test_a_file_of_the_history_comes_back_through_cuts_of_every_piece(start):
+    gateway = await start()
+    named = await sent(gateway, File(name="보고서.png", data=PNG))
+    arrived: list[int] = []
+    async with Client(gateway.url, user="kim", timing=replace(QUICK, call_timeout_s=5)) as app:
+
+        def cut(count: int) -> None:
+            arrived.append(count)
+            for link in list(app._driver._links.values()):
+                link.abort()
+
+        file = await app.attachment(named, progress=cut)
+        assert (file.name, file.media_type, file.data) == ("보고서.png", "image/png", PNG)
+    assert arrived == sorted(set(arrived))
+    assert len(arrived) > len(PNG) / RETURNED_BYTES / PIECES_OUT
+    async with Client(gateway.url, user="lee") as app:
+        with pytest.raises(AttachmentMissing, match="is not here"):
+            await app.attachment(named)
+
+
+@pytest.mark.parametrize("wrong", ["bytes", "nothing", "more"])
+async def test_a_file_that_comes_back_wrong_is_not_given_to_the_app(wrong):
+    data = BYTES[:100]
+
+    async def get(frame: GetAttachment) -> AttachmentPiece:
+        said = {"bytes": b"x" * 10, "nothing": b"", "more": b"x" * 101}[wrong]
+        return AttachmentPiece(
+            request_id=frame.request_id, sha256=frame.sha256, size=frame.size, offset=frame.offset, data=said
+        )
+
+    with pytest.raises(ProtocolViolation):
+        await fetch(File(name="a", data=data).attachment, get)
+
+
+async def test_answers_of_other_lengths_than_the_first_make_the_same_file():
+    lengths = itertools.cycle([30, 7, 50, 1])
+
+    async def get(frame: GetAttachment) -> AttachmentPiece:
+        data = BYTES[:999][frame.offset : frame.offset + next(lengths)]
+        return AttachmentPiece(
+            request_id=frame.request_id, sha256=frame.sha256, size=frame.size, offset=frame.offset, data=data
+        )
+
+    assert (await fetch(File(name="a", data=BYTES[:999]).attachment, get)).data == BYTES[:999]
+
+
+@pytest.mark.parametrize(
+    ("name", "saved"),
+    [
+        ("a.txt", "a.txt"),
+        ("../../etc/passwd", "passwd"),
+        ("c:\\x\\y.txt", "y.txt"),
+        (".bashrc", "bashrc"),
+        ("..", "file"),
+        ("a<b>|?.txt", "a_b___.txt"),
+        (f"{'가' * 250}.txt", f"{'가' * 65}.txt"),
+    ],
+)
+def test_a_file_is_saved_under_a_name_that_does_no_harm_and_over_no_other(
+    tmp_path: Path, name: str, saved: str
+) -> None:
+    file = File(name=name, data=b"new")
+    assert file.save(tmp_path) == tmp_path / saved
+    (tmp_path / saved).write_bytes(b"old")
+    again = file.save(tmp_path)
+    assert again.parent == tmp_path
+    assert (again.read_bytes(), (tmp_path / saved).read_bytes()) == (b"new", b"old")
 
 
 def test_files_that_cannot_be_sent_are_told_at_once(tmp_path: Path) -> None:

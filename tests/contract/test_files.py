@@ -58,6 +58,20 @@ async def test_pieces_come_in_any_order_and_the_first_data_of_each_stay(store):
     assert await store.read_file(key) == DATA
 
 
+async def test_a_whole_file_is_read_from_any_byte(store):
+    key = key_of()
+    begun = await store.begin(key, "up", now_ms=NOW_MS)
+    for number in range(key.pieces):
+        await store.put(key, begun.name, number, piece(number))
+    assert await store.read_range(key, 0, 9) is None  # nobody has verified it
+    assert await store.examine(key) is not None
+    await store.complete(key, "up", content="", now_ms=NOW_MS)
+    for offset in (0, 1, PIECE_BYTES - 1, PIECE_BYTES, key.size - 1):
+        for count in (1, 24_000, PIECE_BYTES + 2):
+            assert await store.read_range(key, offset, count) == DATA[offset : offset + count], (offset, count)
+    assert await store.read_range(key_of(user="bob"), 0, 9) is None
+
+
 async def test_an_upload_and_what_it_has_survive_a_restart(backend):
     if type(backend).__name__ == "MemoryBackend":
         return

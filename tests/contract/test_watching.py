@@ -1,5 +1,7 @@
 """Contract of ports.Watching. A further implementation joins with a name in WATCHING."""
 
+import uuid
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -8,7 +10,7 @@ import pytest
 from answerback.ports import Bound, Connection, Connections, Place, Watcher, Watching
 from answerback.stores.connections import MemoryConnections
 
-WATCHING = ["memory"]
+WATCHING = ["memory", pytest.param("fleet", marks=pytest.mark.postgres)]
 
 MOST = 3
 
@@ -64,9 +66,17 @@ class Watched:
 
 
 @pytest.fixture(params=WATCHING)
-def watched(request: pytest.FixtureRequest) -> Watched:
-    assert request.param == "memory"
-    return Watched(MemoryConnections())
+async def watched(request: pytest.FixtureRequest) -> AsyncIterator[Watched]:
+    if request.param == "memory":
+        yield Watched(MemoryConnections())
+        return
+    from answerback.gateway.fleet import FleetConnections
+    from answerback.stores.fleet import FleetStore
+
+    store = FleetStore(request.getfixturevalue("postgres_server").url, node="a", schema=f"t_{uuid.uuid4().hex}")
+    await store.open()
+    yield Watched(FleetConnections(store))
+    await store.close()
 
 
 async def test_what_is_kept_is_found_as_it_was(watched: Watched) -> None:
@@ -132,6 +142,29 @@ async def test_the_places_of_closed_connections_are_given_away(watched: Watched)
     await watched.store.remove("b1")
     assert await watched.watch("d1") is Place.KEPT
     assert await watched.watchers() >= {("a1", 1), ("c1", 1), ("d1", 1)}
+
+
+async def test_not_everything_is_watched_at_once(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("answerback.stores.connections", "answerback.stores.fleet"):
+        monkeypatch.setattr(f"{module}.MOST_WATCHED", 3, raising=False)
+    await watched.open("a1", session="a")
+    for number in range(3):
+        assert await watched.watch("a1", number, conversation=f"c{number}", off=number == 1) is Place.KEPT
+    assert await watched.watch("a1", 7, conversation="c7") is Place.FULL
+    assert await watched.watch("a1", 8, conversation="c0") is Place.KEPT
+    watched.now_ms += 1_000
+    assert await watched.watch("a1", 9, conversation="c7") is Place.KEPT
+    assert await watched.watchers("c7") == {("a1", 9)}
+
+
+async def test_a_closed_connection_watches_nothing(watched: Watched) -> None:
+    await watched.open("a1", session="a")
+    await watched.watch("a1")
+    watcher = watched.watcher("a1", 2)
+    await watched.store.remove("a1")
+    assert await watched.watchers() == set()
+    late = await watched.store.watch("ann", "c", watcher, now_ms=watched.now_ms, most=MOST)
+    assert (late, await watched.watchers()) == (Place.OLDER, set()), "its last frame was handled behind its end"
 
 
 async def test_a_session_that_has_moved_is_shown_at_its_new_connection(watched: Watched) -> None:

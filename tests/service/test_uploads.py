@@ -9,10 +9,12 @@ import pytest
 
 from answerback.core.uploads import YOUNG_MS
 from answerback.ports import Finish, ModelLimits, Piece, Prompt
+from answerback.protocol.codec import encode
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
     Attachment,
     Error,
+    GetAttachment,
     GetHistory,
     Hello,
     History,
@@ -24,7 +26,13 @@ from answerback.protocol.frames import (
     UploadState,
     Welcome,
 )
-from answerback.protocol.limits import MAX_ATTACHED_BYTES, MAX_ATTACHMENT_BYTES, PIECE_BYTES
+from answerback.protocol.limits import (
+    MAX_ATTACHED_BYTES,
+    MAX_ATTACHMENT_BYTES,
+    MAX_FRAME_BYTES,
+    PIECE_BYTES,
+    RETURNED_BYTES,
+)
 from answerback.testing import Backend, run_virtual
 from answerback.testing.backend import Peer
 
@@ -290,6 +298,39 @@ def test_other_files_under_a_known_id_are_another_question() -> None:
             error = await ask(peer, "r1", *others)
             assert isinstance(error, Error)
             assert error.code is ErrorCode.REQUEST_CONFLICT
+
+    run_virtual(main())
+
+
+def test_a_file_is_read_back_by_every_device_of_its_user_alone() -> None:
+    async def main() -> None:
+        backend = Backend(model=Reader())
+        peer = await backend.connect("c1", user="kim")
+        file = attachment(TEXT)
+        await ask_state(peer, file)
+
+        async def read(peer: Peer, offset: int = 0) -> Any:
+            name = "\U0001f600" * 128  # an id of the most bytes that one may have
+            asked = GetAttachment(request_id=name, sha256=file.sha256, size=file.size, offset=offset)
+            await peer.say(asked)
+            assert peer.frames[-1].request_id == name
+            assert len(encode(peer.frames[-1])) <= MAX_FRAME_BYTES
+            return peer.frames[-1]
+
+        assert (await read(peer)).code is ErrorCode.ATTACHMENT_MISSING
+        await bring(peer, TEXT)
+        device = await backend.connect("c2", user="kim")
+        data = b""
+        while len(data) < file.size:
+            answer = await read(device, len(data))
+            assert (answer.sha256, answer.size, answer.offset) == (file.sha256, file.size, len(data))
+            data += answer.data
+        assert data == TEXT
+        assert (await read(device, file.size)).code is ErrorCode.INVALID_FRAME
+        stranger = await backend.connect("c3", user="lee")
+        assert (await read(stranger)).code is ErrorCode.ATTACHMENT_MISSING
+        await asyncio.sleep(YOUNG_MS / 1000)
+        assert (await read(peer)).data == TEXT[:RETURNED_BYTES]  # too old to be named, and still there
 
     run_virtual(main())
 

@@ -84,6 +84,7 @@ _HELP: Final = """\
 /list            your conversations
 /open N or ID    go on with one of them
 /history         what was said in this one
+/save [NAME]     the files that were sent in it, or save one here
 /retry           ask the last question again, in place of its answer
 /model [NAME]    the models, or use another one
 /system [TEXT]   the system prompt, or another one; "off" for none
@@ -153,6 +154,7 @@ class Chat:
             "/list": self._list,
             "/open": self._open,
             "/history": self._history,
+            "/save": self._save,
             "/retry": self._retry,
             "/model": self._model,
             "/system": self._system,
@@ -299,9 +301,33 @@ class Chat:
             note("(nothing was said yet)")
         for turn in reversed(turns):
             say(f"> {turn.question}")
+            for file in turn.attachments:
+                say(f"> [{file.name}]")
             say(turn.answer or spoken(f"({turn.status})"))
         if turns:
             self._asked = _Asked(question=turns[0].question, request_id=turns[0].request_id)
+
+    def _save(self, wanted: str) -> None:
+        """Save a file of this conversation into the current folder; of two with one name the newer."""
+        turns = self._client.history(self._conversation)
+        files = list(dict.fromkeys(file for turn in turns for file in turn.attachments))
+        if not wanted:
+            for number, file in enumerate(files, start=1):
+                say(f"{number:>3}  {file.name}")
+            if not files:
+                note("(no file was sent in this conversation)")
+            return
+        place = int(wanted) - 1 if wanted.isdecimal() else -1
+        found = files[place : place + 1] or [file for file in files if file.name == wanted]
+        try:
+            if found:
+                saved = self._client.attachment(found[0]).save(".")
+                say(spoken(f"(saved as {saved.name})"))
+                return
+            note(f"(there is no file {wanted} in this conversation; /save lists them)")
+        except OSError as exc:
+            note(f"(the file cannot be written: {exc.strerror or exc})")
+        self.exit_code = ExitCode.FAILED
 
     def _retry(self, _: str) -> None:
         if not self._asked.question:

@@ -20,9 +20,10 @@ from answerback.client.outbox import Outbox, PendingRequest
 from answerback.client.stream import AnswerStream
 from answerback.client.timing import Timing
 from answerback.client.tokens import Token
-from answerback.client.uploads import Source
+from answerback.client.uploads import File, Source
 from answerback.client.watching import Watch
 from answerback.protocol.frames import (
+    Attachment,
     BudgetInfo,
     Conversation,
     ConversationChanged,
@@ -392,6 +393,10 @@ class BlockingClient:
     def history(self, conversation: str, *, superseded: bool = False, parts: bool = False) -> Iterator[Turn]:
         """A conversation's turns, newest first, each whole; see `Client.history`."""
         return _iterate(self._client.history(conversation, superseded=superseded, parts=parts), self._thread)
+
+    def attachment(self, named: Attachment, *, progress: Callable[[int], None] = lambda _: None) -> File:
+        """A file of an earlier question; see `Client.attachment`. `progress` is called on the private thread."""
+        return self._thread.run(self._client.attachment(named, progress=progress))
 
     def rename(self, conversation: str, title: str) -> Conversation:
         """Give a conversation a title of at most 200 characters."""

@@ -9,11 +9,13 @@ from answerback.client.errors import AnswerbackError, RequestTimeout, request_fa
 from answerback.client.timing import Timing
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
+    AttachmentPiece,
     Budget,
     CancelMessage,
     Conversation,
     Conversations,
     Error,
+    GetAttachment,
     GetBudget,
     GetHistory,
     History,
@@ -26,8 +28,10 @@ from answerback.protocol.frames import (
     UploadState,
 )
 
-CallFrame: TypeAlias = ListConversations | GetHistory | UpdateConversation | PutPiece | RenewToken | GetBudget
-ReplyFrame: TypeAlias = History | Conversations | Conversation | UploadState | TokenRenewed | Budget
+CallFrame: TypeAlias = (
+    ListConversations | GetHistory | UpdateConversation | PutPiece | GetAttachment | RenewToken | GetBudget
+)
+ReplyFrame: TypeAlias = History | Conversations | Conversation | UploadState | AttachmentPiece | TokenRenewed | Budget
 
 _STOP_TRIES: Final = 4
 

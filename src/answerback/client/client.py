@@ -6,7 +6,7 @@ import random
 import ssl as ssl_module
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
@@ -33,6 +33,7 @@ from answerback.client.errors import (
     AnswerInvalid,
     MessageTooLarge,
     ProtocolViolation,
+    RequestFailed,
 )
 from answerback.client.events import Answer, Connecting, ConnectionState, Done, Event, Queued, Started, Stopped
 from answerback.client.exchange import Timeouts
@@ -44,16 +45,19 @@ from answerback.client.stream import AnswerStream
 from answerback.client.timing import Timing
 from answerback.client.tokens import Token, TokenSource
 from answerback.client.typed import asked_again, read_as, schema_of
-from answerback.client.upload_queue import UploadQueue
-from answerback.client.uploads import File, Source, files_of
+from answerback.client.upload_queue import UploadQueue, without_files
+from answerback.client.uploads import File, Source, fetch, files_of
 from answerback.client.watching import AnswerWatch, ChangeWatch, WatchHub
 from answerback.protocol.frames import (
+    Attachment,
+    AttachmentPiece,
     Budget,
     BudgetInfo,
     ClientInfo,
     Conversation,
     Conversations,
     ConversationSummary,
+    GetAttachment,
     GetBudget,
     GetHistory,
     History,
@@ -369,6 +373,23 @@ class Client:
 
         async for turn in turns(conversation, page):
             yield turn
+
+    async def attachment(self, named: Attachment, *, progress: Callable[[int], None] = lambda _: None) -> File:
+        """A file of an earlier question, as a turn of `history` names it, checked by its hash.
+
+        `progress` is called with the bytes that have arrived. A lost connection only costs time.
+        Raises: AttachmentMissing: the server does not keep it any more. RequestTimeout, RequestFailed, Closed.
+        """
+
+        def get(frame: GetAttachment) -> Awaitable[AttachmentPiece]:
+            return self._call(frame.request_id, frame, AttachmentPiece)
+
+        try:
+            return await fetch(named, get, progress=progress)
+        except RequestFailed as error:
+            if (told := without_files(error, self._session)) is error:
+                raise
+            raise told from error
 
     async def rename(self, conversation: str, title: str) -> Conversation:
         """Give a conversation a title of at most 200 characters."""

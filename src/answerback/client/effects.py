@@ -6,6 +6,7 @@ from typing import TypeAlias
 from answerback.client.errors import AnswerbackError
 from answerback.client.events import ChangesMissed, Event, Watched
 from answerback.protocol.frames import (
+    AttachmentPiece,
     Budget,
     ClientFrame,
     Conversation,
@@ -57,7 +58,7 @@ class Reply:
     """What a call (history, renewal of a token) was answered with."""
 
     request_id: str
-    frame: History | Conversations | Conversation | UploadState | TokenRenewed | Budget
+    frame: History | Conversations | Conversation | UploadState | AttachmentPiece | TokenRenewed | Budget
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from answerback.core.assembly import AnswerFrame, Broken, Ended, Missing
 from answerback.protocol.codec import Data, FrameError, decode_server, encode
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
+    AttachmentPiece,
     Budget,
     CancelMessage,
     ClientInfo,
@@ -334,7 +335,15 @@ class Session:
                     self._watches.asked(frame, now=now)
             case Watching() | ConversationChanged():
                 self._watches.take(frame, now=now)
-            case History() | Conversations() | Conversation() | UploadState() | TokenRenewed() | Budget():
+            case (
+                History()
+                | Conversations()
+                | Conversation()
+                | UploadState()
+                | AttachmentPiece()
+                | TokenRenewed()
+                | Budget()
+            ):
                 self._effects.extend(self._calls.answered(frame))
                 if isinstance(frame, History):
                     self._watches.take(frame, now=now)

@@ -19,6 +19,13 @@ from answerback.tasks import Tasks
 _NO_FILES: Final = "This server takes no files. Leave them out, or ask its operator to upgrade it."
 
 
+def without_files(error: AnswerbackError, session: Session, request_id: str = "") -> AnswerbackError:
+    """The error, in words for a server that does not know what a file is."""
+    if error.code == ErrorCode.INVALID_FRAME and not session.takes_files:
+        return request_failed(ErrorCode.FORBIDDEN, _NO_FILES, request_id=request_id)
+    return error
+
+
 @dataclass(slots=True, eq=False)
 class _Upload:
     """The files of a question without an ending. `files` empty: they are read again."""
@@ -94,8 +101,7 @@ class UploadQueue:
                     await bring(file, self._put, piece_bytes=piece_bytes, progress=progress)
                     arrived += len(file.data)
         except AnswerbackError as error:
-            if error.code == ErrorCode.INVALID_FRAME and not self._session.takes_files:  # it does not know the action
-                error = request_failed(ErrorCode.FORBIDDEN, _NO_FILES, request_id=request_id)
-            self._driver.carry_out(self._session.not_brought(request_id, error, now=self._driver.now))
+            failed = without_files(error, self._session, request_id)
+            self._driver.carry_out(self._session.not_brought(request_id, failed, now=self._driver.now))
         else:
             self._driver.carry_out(self._session.brought(request_id, now=self._driver.now))

@@ -1,9 +1,11 @@
-"""Files that go with questions: read here, brought to the server in pieces, whatever happens to the connection."""
+"""Files that go with questions: read here, brought to the server in pieces and back, whatever the connection does."""
 
 import asyncio
 import hashlib
+import itertools
 import mimetypes
 import os
+import re
 import stat
 import unicodedata
 import uuid
@@ -14,7 +16,7 @@ from typing import Final, Self, TypeAlias
 
 from answerback.client.errors import AttachmentMissing, ProtocolViolation, RequestTimeout
 from answerback.core.uploads import TEXT, content_of, kind_of
-from answerback.protocol.frames import Attachment, PutPiece, UploadState
+from answerback.protocol.frames import Attachment, AttachmentPiece, GetAttachment, PutPiece, UploadState
 from answerback.protocol.limits import (
     MAX_ATTACHED_BYTES,
     MAX_ATTACHMENT_BYTES,
@@ -25,6 +27,10 @@ from answerback.protocol.limits import (
 
 PIECES_OUT: Final = 3
 """Pieces on the way at once: questions and cancellations find their place between them."""
+
+_NAME_BYTES: Final = 200
+"""Of a name on a disk, of which file systems take 255, and a number may follow."""
+_UNSAFE: Final = re.compile(r'[<>:"|?*`\x00-\x1f]')
 
 _MAX_RESTARTS: Final = 5
 _UNKNOWN: Final = "application/octet-stream"
@@ -64,6 +70,20 @@ class File:
         data = read_bounded(place, MAX_ATTACHMENT_BYTES)
         return cls(name=place.name, data=data, path=os.fspath(place.absolute()))
 
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the file into a folder, under a name that is free there; returns where. Raises: OSError."""
+        place = Path(folder) / disk_name(self.name)
+        for number in itertools.count(2):
+            try:
+                with place.open("xb") as file:
+                    file.write(self.data)
+            except FileExistsError:
+                named = Path(disk_name(self.name))
+                place = Path(folder) / f"{named.stem} ({number}){named.suffix}"
+            else:
+                break
+        return place
+
     @property
     def kind(self) -> str | None:
         """As `ModelInfo.attachments` names the kinds that a model takes; None: no model takes it."""
@@ -75,8 +95,17 @@ class File:
         return Attachment(sha256=self.sha256, size=len(self.data), media_type=self.media_type, name=self.name)
 
 
+def disk_name(name: str) -> str:
+    """The name of a file as every file system takes it, in the folder that it is saved in and not hidden there."""
+    last = _UNSAFE.sub("_", re.split(r"[/\\]", name)[-1]).strip(" .") or "file"
+    suffix = Path(last).suffix.encode()[-_NAME_BYTES // 4 :]
+    stem = Path(last).stem.encode()[: _NAME_BYTES - len(suffix)]
+    return (stem + suffix).decode(errors="ignore")
+
+
 Source: TypeAlias = str | os.PathLike[str] | File
 Put: TypeAlias = Callable[[PutPiece], Awaitable[UploadState]]
+Get: TypeAlias = Callable[[GetAttachment], Awaitable[AttachmentPiece]]
 
 
 def media_type_of(name: str, data: bytes) -> str:
@@ -174,3 +203,31 @@ async def bring(
                 raise ProtocolViolation("", f"the upload of {named.name} does not become whole")
         state = newest
     progress(named.size)
+
+
+async def fetch(named: Attachment, get: Get, *, progress: Callable[[int], None] = lambda _: None) -> File:
+    """Bring a file back from the server.
+
+    `get` asks for bytes and returns the answer, over as many connections as it takes. `progress` gets the bytes that
+    have arrived, at each answer.
+    Raises: AttachmentMissing: the server does not have it (any more). ProtocolViolation: what came is another file.
+    """
+    data, digest, step = bytearray(), hashlib.sha256(), named.size
+    while len(data) < named.size:
+        offsets = range(len(data), named.size, step)[:PIECES_OUT]
+        asked = [
+            GetAttachment(request_id=str(uuid.uuid4()), sha256=named.sha256, size=named.size, offset=offset)
+            for offset in offsets
+        ]
+        before = len(data)
+        for frame, answer in zip(asked, await asyncio.gather(*map(get, asked)), strict=True):
+            new = answer.data[len(data) - frame.offset :] if frame.offset <= len(data) else b""
+            data += new
+            digest.update(new)
+        if not before < len(data) <= named.size:
+            raise ProtocolViolation("", f"{named.name} does not come as it should")
+        step = min(step, len(data) - before)  # the first answer says how much one of them has
+        progress(len(data))
+    if digest.hexdigest() != named.sha256:
+        raise ProtocolViolation("", f"{named.name} came as another file than it was")
+    return File(name=named.name, data=bytes(data), media_type=named.media_type)

@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Coroutine, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
 from answerback import __version__
@@ -22,7 +22,7 @@ from answerback.core.request import SCHEMA, Record, RequestKey
 from answerback.gateway.console import NodeBody
 from answerback.gateway.queue import InProcessQueue
 from answerback.gateway.sockets import Sockets, SocketSender
-from answerback.ports import Bound, Gone, Requests, Sent, Slow, Superseded, Unavailable
+from answerback.ports import Bound, Gone, Place, Requests, Sent, Slow, Superseded, Unavailable, Watcher
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ServerFrame
 from answerback.service.worker import Worker
@@ -105,6 +105,20 @@ class FleetConnections(MemoryConnections):
         connection = self._connections.pop(connection_id, None)
         if connection is not None and connection.generation is not None:
             await self._store.unbind(connection)
+
+    @property
+    def watched(self) -> Container[str]:
+        return self._store.watched
+
+    async def watch(
+        self, user_id: str, conversation_id: str | None, watcher: Watcher, *, now_ms: int, most: int
+    ) -> Place:
+        if watcher.connection_id not in self._connections:
+            return Place.OLDER
+        return await self._store.watch(user_id, conversation_id, watcher, now_ms=now_ms, most=most)
+
+    async def watchers(self, user_id: str, conversation_id: str | None, *, now_ms: int) -> Sequence[Watcher]:
+        return await self._store.watchers(user_id, conversation_id, now_ms=now_ms)
 
 
 class FleetQueue(InProcessQueue):

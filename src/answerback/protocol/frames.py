@@ -224,6 +224,15 @@ class PutPiece(_Frame, frozen=True, kw_only=True, tag="putPiece"):
     data: Annotated[bytes, Meta(max_length=PIECE_BYTES)] = b""
 
 
+class GetAttachment(_Frame, frozen=True, kw_only=True, tag="getAttachment"):
+    """Ask for a file of the user, from byte `offset` on; answered by `attachment`, as often as it is asked."""
+
+    request_id: Id
+    sha256: Sha256
+    size: FileSize = field(name="bytes")
+    offset: Count = 0
+
+
 class Ping(_Frame, frozen=True, kw_only=True, tag="ping"):
     """Sign of life from the app; refreshes `lastActivity`."""
 
@@ -237,6 +246,7 @@ ClientFrame: TypeAlias = (
     | GetHistory
     | UpdateConversation
     | PutPiece
+    | GetAttachment
     | RenewToken
     | GetBudget
     | Ping
@@ -540,6 +550,16 @@ class UploadState(_Frame, frozen=True, kw_only=True, tag="uploadState"):
     complete: bool
 
 
+class AttachmentPiece(_Frame, frozen=True, kw_only=True, tag="attachment"):
+    """Answer to `getAttachment`: bytes of the file from `offset` on, in base64, as many as a frame takes."""
+
+    request_id: str
+    sha256: str
+    size: Count = field(name="bytes")
+    offset: Count
+    data: bytes
+
+
 class TokenRenewed(_Frame, frozen=True, kw_only=True, tag="tokenRenewed"):
     """The fresh token counts from now on. `expires_at` is ISO 8601, absent if it never expires."""
 
@@ -581,6 +601,7 @@ ServerFrame: TypeAlias = (
     | History
     | Conversation
     | UploadState
+    | AttachmentPiece
     | TokenRenewed
     | Budget
     | Pong

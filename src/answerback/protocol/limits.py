@@ -42,6 +42,9 @@ MAX_SCHEMA_DEPTH: Final = 64
 PIECE_BYTES: Final = 64 * 1024
 """A piece of an attachment: in base64 three fragments of a message. Each but the last one has just this size."""
 
+RETURNED_BYTES: Final = 24_000
+"""Of an attachment that is read back, in one frame: 32,000 in base64, and room for the longest request id."""
+
 MAX_ATTACHMENT_BYTES: Final = 4 * 1024 * 1024
 """One attachment."""
 

@@ -31,6 +31,7 @@ from answerback.protocol.frames import (
     CancelMessage,
     ClientFrame,
     Error,
+    GetAttachment,
     GetBudget,
     GetHistory,
     Hello,
@@ -270,6 +271,7 @@ class Front:
         | GetHistory
         | UpdateConversation
         | PutPiece
+        | GetAttachment
         | Watch,
     ) -> None:
         match frame:
@@ -283,7 +285,15 @@ class Front:
                 await self._delivery_sender.reply(connection.connection_id, Pong())
             case RenewToken():
                 await self._renew_token(connection, frame)
-            case ListConversations() | GetHistory() | UpdateConversation() | PutPiece() | GetBudget() | Watch():
+            case (
+                ListConversations()
+                | GetHistory()
+                | UpdateConversation()
+                | PutPiece()
+                | GetAttachment()
+                | GetBudget()
+                | Watch()
+            ):
                 if self._questions.is_expired(connection):
                     await self._delivery_sender.error(
                         connection.connection_id, ErrorCode.UNAUTHORIZED, request_id=frame.request_id
@@ -296,7 +306,7 @@ class Front:
     async def _answer(
         self,
         connection: Connection,
-        frame: ListConversations | GetHistory | UpdateConversation | PutPiece | GetBudget | Watch,
+        frame: ListConversations | GetHistory | UpdateConversation | PutPiece | GetAttachment | GetBudget | Watch,
     ) -> ServerFrame:
         """What answers a frame that is answered by one frame."""
         match frame:
@@ -304,10 +314,12 @@ class Front:
                 return Budget(request_id=frame.request_id, budget=await self._budget(connection))
             case PutPiece() if self._uploads is not None:
                 return await self._uploads.answer(user_of(connection), frame)
+            case GetAttachment() if self._uploads is not None:
+                return await self._uploads.read(user_of(connection), frame)
             case Watch() if self._devices is not None:
                 return await self._devices.watch(connection, frame)
-            case PutPiece() | Watch():
-                why = NO_FILES if isinstance(frame, PutPiece) else NO_WATCHING
+            case PutPiece() | GetAttachment() | Watch():
+                why = NO_WATCHING if isinstance(frame, Watch) else NO_FILES
                 return Error(code=ErrorCode.FORBIDDEN, message=why, request_id=frame.request_id)
             case _:
                 return await self._history_pages.answer(user_of(connection), frame)

@@ -10,18 +10,19 @@ from answerback.core.admission import WINDOW_MS
 from answerback.core.uploads import FileKey, Upload, is_what_it_says
 from answerback.ports import File, Files
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import Attachment, Error, PutPiece, UploadState
-from answerback.protocol.limits import PIECE_BYTES
+from answerback.protocol.frames import Attachment, AttachmentPiece, Error, GetAttachment, PutPiece, UploadState
+from answerback.protocol.limits import PIECE_BYTES, RETURNED_BYTES
 
 _OFF_GRID = (
     f"A piece begins at a multiple of {PIECE_BYTES} bytes and has {PIECE_BYTES} bytes, the last one the rest. "
     'Cut the file so, or leave "data" out to ask how far it has come.'
 )
+_BEHIND_THE_END = '"offset" is behind the end of the file. Ask for a byte that it has.'
 _TOO_MUCH = "You have begun too many uploads, or too many bytes of them today. Finish some, or wait."
 
 
 class Uploads:
-    """Answers `putPiece`, and finds what questions name. Raises: Unavailable."""
+    """Answers `putPiece` and `getAttachment`, and finds what questions name. Raises: Unavailable."""
 
     def __init__(
         self, *, files: Files, clock: Callable[[], int], new_name: Callable[[], str] = lambda: uuid.uuid4().hex
@@ -75,6 +76,22 @@ class Uploads:
                 return await self._begin(key) or Upload(name="", begun_at_ms=now_ms)
         await self._files.complete(key, known.name, content=content or "", now_ms=now_ms)
         return await self._files.upload(key) or known
+
+    async def read(self, user_id: str, frame: GetAttachment) -> AttachmentPiece | Error:
+        """The one frame that answers `frame`: bytes of a whole file of this user."""
+        key = FileKey(user_id, frame.sha256, frame.size)
+        if frame.offset >= key.size:
+            return Error(code=ErrorCode.INVALID_FRAME, message=_BEHIND_THE_END, request_id=frame.request_id)
+        data = await self._files.read_range(key, frame.offset, RETURNED_BYTES)
+        if not data:
+            return Error(
+                code=ErrorCode.ATTACHMENT_MISSING,
+                message=f"The file {key.sha256} is not here.",
+                request_id=frame.request_id,
+            )
+        return AttachmentPiece(
+            request_id=frame.request_id, sha256=key.sha256, size=key.size, offset=frame.offset, data=data
+        )
 
     async def why_not(self, user_id: str, attachments: Sequence[Attachment]) -> tuple[ErrorCode, str] | None:
         """Why a question of this user cannot have these files."""

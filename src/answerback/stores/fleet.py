@@ -6,7 +6,7 @@ itself is in order in its queue. Each write is a transaction of `fleet_commit`.
 """
 
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.resources import files
@@ -24,7 +24,8 @@ from answerback.core.budget import (
 )
 from answerback.core.request import SCHEMA, Busy, Change, Question, Record, RequestKey, Unknown
 from answerback.core.transitions import State
-from answerback.ports import Accepted, Admission, Bound, Connection, Quota, Superseded
+from answerback.core.watching import MOST_WATCHED, placed
+from answerback.ports import Accepted, Admission, Bound, Connection, Place, Quota, Superseded, Watcher
 from answerback.stores import statements as sql
 from answerback.stores import writes
 from answerback.stores.database import Database
@@ -80,6 +81,25 @@ SELECT k.connection_id
 FROM unnest(CAST(:users AS text[]), CAST(:sessions AS text[]), CAST(:connections AS text[]))
   AS k(user_id, session_id, connection_id)
 JOIN sessions s ON s.user_id = k.user_id AND s.session_id = k.session_id AND s.connection_id <> k.connection_id"""
+
+_OPEN: Final = """
+SELECT connection_id FROM sessions
+WHERE user_id = :user_id AND connection_id = ANY(CAST(:connections AS text[]))"""
+
+_WATCHERS: Final = """
+SELECT session_id, connection_id, generation, number, is_off, until_ms FROM watchers
+WHERE user_id = :user_id AND conversation_id = :conversation_id ORDER BY until_ms, generation, number"""
+
+_WATCHED: Final = """
+SELECT count(DISTINCT conversation_id) FROM watchers
+WHERE user_id = :user_id AND conversation_id <> :conversation_id AND until_ms > :now_ms"""
+
+_LEAVE: Final = "DELETE FROM watchers WHERE user_id = :user_id AND conversation_id = :conversation_id"
+_LEAVE_ALL: Final = "DELETE FROM watchers WHERE user_id = :user_id AND connection_id = :connection_id"
+_FORGET_WATCHERS: Final = "DELETE FROM watchers WHERE until_ms <= :now_ms"
+_WATCH: Final = """
+INSERT INTO watchers (session_id, connection_id, generation, number, is_off, until_ms, user_id, conversation_id)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
 
 _UNBIND: Final = """
 DELETE FROM sessions WHERE user_id = :user_id AND session_id = :session_id AND connection_id = :connection_id"""
@@ -285,11 +305,35 @@ class FleetStore(PostgresStore):
             "session_id": connection.session_id,
             "connection_id": connection.connection_id,
         }
+
+        def decide(transaction: Transaction) -> None:
+            transaction.run(lambda database: database.execute(_UNBIND, row))
+            if connection.user_id in transaction.watched:
+                transaction.run(lambda database: database.execute(_LEAVE_ALL, row))
+
         # Under the user's lock: else two gateways between which many apps move wait for each other's rows.
-        await self._fleet.do(
-            lambda transaction: transaction.run(lambda database: database.execute(_UNBIND, row)),
-            users=(connection.user_id or "",),
-        )
+        await self._fleet.do(decide, users=(connection.user_id or "",))
+
+    # --- who watches: under the lock of their user, like the requests of which they are shown the answers
+
+    @property
+    def watched(self) -> Container[str]:
+        return self._fleet.watched
+
+    async def watch(
+        self, user_id: str, conversation_id: str | None, watcher: Watcher, *, now_ms: int, most: int
+    ) -> Place:
+        watch = partial(_watch, user_id=user_id, conversation_id=conversation_id or "", most=most)
+        return await self._fleet.do(partial(watch, watcher=watcher, now_ms=now_ms), users=(user_id,))
+
+    async def watchers(self, user_id: str, conversation_id: str | None, *, now_ms: int) -> Sequence[Watcher]:
+        place: sql.Params = {"user_id": user_id, "conversation_id": conversation_id or ""}
+        return [one for one in map(_watcher, await self._rows(_WATCHERS, place)) if one.until_ms > now_ms]
+
+    async def purge(self, *, ended_before_ms: int, refused_before_ms: int) -> int:
+        now: sql.Params = {"now_ms": self.clock()}
+        await self._group.call(lambda database: database.execute(_FORGET_WATCHERS, now))
+        return await super().purge(ended_before_ms=ended_before_ms, refused_before_ms=refused_before_ms)
 
 
 def _about(holder: str) -> Any:
@@ -342,6 +386,55 @@ def _change(transaction: Transaction, *, key: RequestKey, change: Change[T], now
     assert step.record is not None
     transaction.put(tracked, step.record, step.content)
     return step.outcome, step.record.ending is not None
+
+
+def _watcher(row: sql.Row) -> Watcher:
+    session_id, connection_id, generation, number, is_off, until_ms = row
+    return Watcher(
+        session_id=session_id,
+        connection_id=connection_id,
+        generation=generation,
+        number=number,
+        off=bool(is_off),
+        until_ms=until_ms,
+    )
+
+
+def _watch(
+    transaction: Transaction, *, user_id: str, conversation_id: str, watcher: Watcher, now_ms: int, most: int
+) -> Place:
+    place: dict[str, sql.Value] = {"user_id": user_id, "conversation_id": conversation_id}
+
+    def write(database: Database) -> Place:
+        known = [_watcher(row) for row in database.execute(_WATCHERS, place).fetchall()]
+        ((others,),) = database.execute(_WATCHED, {**place, "now_ms": now_ms}).fetchall()
+        if not known and others >= MOST_WATCHED:
+            return Place.FULL
+        found = placed(known, watcher, now_ms=now_ms, most=most)
+        if found is Place.FULL:
+            connections: Any = {"user_id": user_id, "connections": [one.connection_id for one in known]}
+            there = {name for (name,) in database.execute(_OPEN, connections).fetchall()}
+            known = [one for one in known if one.connection_id in there]
+            found = placed(known, watcher, now_ms=now_ms, most=most)
+        if isinstance(found, Place):
+            return found
+        database.execute(_LEAVE, place)
+        database.executemany(
+            _WATCH,
+            [
+                (
+                    *(one.session_id, one.connection_id, one.generation, one.number, int(one.off), one.until_ms),
+                    *(user_id, conversation_id),
+                )
+                for one in found
+            ],
+        )
+        return Place.KEPT
+
+    outcome = transaction.run(write)
+    if outcome is Place.KEPT:
+        transaction.watched.add(user_id)
+    return outcome
 
 
 def _take_over(

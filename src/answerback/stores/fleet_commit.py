@@ -51,8 +51,9 @@ SELECT n, user_id, record, record_schema, options, left(question, {_TITLE_LENGTH
 WHERE ended_at_ms IS NULL AND user_id = ANY(CAST(:users AS text[])) ORDER BY n"""  # noqa: S608 - a number
 
 _USERS: Final = """
-SELECT user_id, per_minute, minute, accepted, accepted_before, team, caps FROM users
-WHERE user_id = ANY(CAST(:users AS text[]))"""
+SELECT k.user_id, u.user_id IS NOT NULL, per_minute, minute, accepted, accepted_before, team, caps,
+  EXISTS (SELECT 1 FROM watchers w WHERE w.user_id = k.user_id)
+FROM unnest(CAST(:users AS text[])) AS k(user_id) LEFT JOIN users u ON u.user_id = k.user_id"""
 
 _TEAMS: Final = "SELECT team, caps FROM teams WHERE team = ANY(CAST(:teams AS text[]))"
 
@@ -143,6 +144,8 @@ class Transaction:
         self.state = WriterState()
         self.homes: dict[RequestKey, str | None] = {}
         self.effects: dict[Changed | Freed, None] = {}
+        self.watched: set[str] = set()
+        """Those of its users of whom somebody watches something."""
         self._schema = schema
         self._rows = _Rows(node)
         self._ended: dict[RequestKey, Record] = {}
@@ -177,7 +180,11 @@ class Transaction:
                 asked = decode_question(options, question, "")
                 self.state.track(record.key, record, asked, n=n, width=0).is_stored = True
                 self.homes[record.key] = home
-        for user_id, per_minute, minute, accepted, before, team, caps in known.fetchall():
+        for user_id, is_known, per_minute, minute, accepted, before, team, caps, is_watched in known.fetchall():
+            if is_watched:
+                self.watched.add(user_id)
+            if not is_known:
+                continue
             self._users.add(user_id)
             self.state.book.add_user(user_id, team, caps)
             if per_minute is not None:
@@ -331,6 +338,8 @@ class FleetCommit:
         self._on_effects = on_effects
         self.writes_schema = SCHEMA
         self._taken: set[RequestKey] = set()
+        self.watched: set[str] = set()
+        """Users of whom somebody watches something, as the last transaction about each has seen it."""
         self._connection: Thread | None = None
         self._jobs: list[_Job[Any]] = []
         self._is_busy = False
@@ -403,9 +412,9 @@ class FleetCommit:
         del self._jobs[: len(jobs)]
         self._is_busy = True
         assert self._connection is not None
-        self._connection.submit(partial(self._transact, jobs, users), partial(self._sent, jobs))
+        self._connection.submit(partial(self._transact, jobs, users), partial(self._sent, jobs, users))
 
-    def _transact(self, jobs: Sequence[_Job[Any]], users: Collection[str], database: Database) -> Collection[Any]:
+    def _transact(self, jobs: Sequence[_Job[Any]], users: Collection[str], database: Database) -> Transaction:
         """On the writer's thread. Raises: Undone: it has no effect. Unavailable: nobody knows."""
         transaction = Transaction(
             database, node=self._node, schema=self._schema, taken=self._taken, writes_schema=self.writes_schema
@@ -430,11 +439,16 @@ class FleetCommit:
             database.commit()
         except Exception as exc:
             raise Unavailable(database.cause_of(exc) or "the store failed") from exc
-        return transaction.effects
+        return transaction
 
-    def _sent(self, jobs: Sequence[_Job[Any]], effects: Collection[Any] | None, error: Exception | None) -> None:
+    def _sent(
+        self, jobs: Sequence[_Job[Any]], users: Collection[str], done: Transaction | None, error: Exception | None
+    ) -> None:
         self._is_busy = False
         self.last_write_failed = error is not None
+        if done is not None:
+            self.watched.difference_update(users)
+            self.watched.update(done.watched)
         for job in jobs:
             if job.future.done():  # its caller was cancelled; what it asked for happened all the same
                 continue
@@ -444,8 +458,8 @@ class FleetCommit:
                 job.future.set_exception(job.error)
             else:
                 job.future.set_result(job.value)
-        if effects:
-            self._on_effects(effects)
+        if done is not None and done.effects:
+            self._on_effects(done.effects)
         if self._jobs:
             asyncio.get_running_loop().call_soon(self._send)
 

@@ -67,6 +67,8 @@ _STATEMENT_TIMEOUT_MS: Final = 10_000
 LOCK_WAIT_S: Final = 2
 """How long a migration waits for a table."""
 _UPGRADE_S: Final = 60.0
+_THERE: Final = """
+SELECT k.name FROM unnest(CAST(:tables AS text[])) AS k(name) WHERE to_regclass(k.name) IS NOT NULL"""
 _POOLER_TRIES: Final = 3
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
@@ -224,8 +226,9 @@ class PostgresStore(SqlStore):
             raise StoreError(f"The database cannot be used: {exc}. Check --database and the server.") from exc
 
     async def _user_data(self) -> Sequence[Part]:
-        ((has_fleet,),) = await self._rows("SELECT to_regclass('sessions') IS NOT NULL")
-        return (*USER_DATA, *FLEET_DATA) if has_fleet else USER_DATA
+        fleet: Any = {"tables": [part.table for part in FLEET_DATA]}
+        there = {name for (name,) in await self._rows(_THERE, fleet)}
+        return (*USER_DATA, *(part for part in FLEET_DATA if part.table in there))
 
 
 def connect(url: str, schema: str) -> Connection:

@@ -337,6 +337,10 @@ SELECT_HAVE: Final = "SELECT piece FROM pieces WHERE upload = :upload"
 
 SELECT_DATA: Final = "SELECT data FROM pieces WHERE upload = :upload ORDER BY piece"
 
+SELECT_RANGE: Final = f"""
+SELECT data FROM pieces JOIN uploads USING (upload)
+WHERE {_FILE} AND completed_at_ms IS NOT NULL AND piece BETWEEN :first AND :last ORDER BY piece"""  # noqa: S608 - above
+
 # What the user has begun within a day, and what of it is unfinished.
 SELECT_BEGUN: Final = """
 SELECT CAST(COALESCE(SUM(CASE WHEN begun_at_ms > :since_ms THEN bytes ELSE 0 END), 0) AS bigint),

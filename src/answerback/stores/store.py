@@ -23,6 +23,7 @@ from answerback.ports import (
     StoredUser,
     Unavailable,
 )
+from answerback.protocol.limits import PIECE_BYTES
 from answerback.stores import statements as sql
 from answerback.stores import writes
 from answerback.stores.database import Connection, Connector, Database, Undone
@@ -484,6 +485,12 @@ class SqlStore:
 
     async def read_file(self, key: FileKey) -> bytes | None:
         return await self._read(partial(_file, key=key))
+
+    async def read_range(self, key: FileKey, offset: int, count: int) -> bytes | None:
+        first, skipped = divmod(offset, PIECE_BYTES)
+        wanted = {**writes.file_named(key), "first": first, "last": (offset + count - 1) // PIECE_BYTES}
+        rows = await self._rows(sql.SELECT_RANGE, wanted)
+        return b"".join(data for (data,) in rows)[skipped : skipped + count] if rows else None
 
     async def purge_files(self, *, now_ms: int) -> int:
         count = await self._group.call(partial(writes.forget_uploads, now_ms=now_ms))

@@ -127,6 +127,13 @@ FLEET_DATA: Final = (
         shown=("session_id", "connected_at_ms", "connection_id"),
         inner=("user_id", "generation", "replaced"),
     ),
+    Part(
+        table="watchers",
+        key="conversation_id || '/' || session_id",
+        first="",
+        shown=("conversation_id", "session_id", "connection_id", "until_ms"),
+        inner=("user_id", "generation", "number", "is_off"),
+    ),
 )
 NO_USER: Final[Mapping[str, str]] = MappingProxyType(
     {

@@ -240,6 +240,9 @@ class FaultyStore(WatchedStore):
     async def examine(self, key: FileKey) -> str | None:
         return await self._channel.call(partial(MemoryStore.examine, self, key))
 
+    async def read_range(self, key: FileKey, offset: int, count: int) -> bytes | None:
+        return await self._channel.call(partial(MemoryStore.read_range, self, key, offset, count))
+
     async def read_file(self, key: FileKey) -> bytes | None:
         return await self._channel.call(partial(MemoryStore.read_file, self, key))
 

@@ -206,10 +206,10 @@ def test_export_writes_what_was_said(open_app, gateway, tmp_path: Path):
         conversation.export(form)
         person.until(lambda: person.window.exporter.dialog is not None)
         person.window.exporter.dialog.reject()
-        person.window.exporter.write(tmp_path / name, person.model.exported.text)
+        person.window.exporter.write(tmp_path / name, person.model.exported.text.encode(), "{file}")
     assert "hi, 안녕" in (tmp_path / "chat.md").read_text(encoding="utf-8")
     assert "hi, 안녕" in json.dumps(json.loads((tmp_path / "chat.json").read_text("utf-8")), ensure_ascii=False)
-    person.window.exporter.write(tmp_path / "no such folder" / "x.md", "x")
+    person.window.exporter.write(tmp_path / "no such folder" / "x.md", b"x", "{file}")
     assert person.toasts()[-1].startswith("The file could not be written.")
 
 
