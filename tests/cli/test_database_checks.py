@@ -14,7 +14,15 @@ from answerback.stores.nodes import LOST_MS, Node, Nodes, connect_nodes
 from pooler import TransactionPooler
 
 GOOD = Server(
-    version="15.1", is_standby=False, is_read_only=False, connections=97, in_use=20, asynchronous=0, skew_s=0.1
+    version="15.1",
+    is_standby=False,
+    is_read_only=False,
+    connections=97,
+    in_use=20,
+    awaits=False,
+    followers=0,
+    awaited=0,
+    skew_s=0.1,
 )
 LIVES = Node(name="a", state="serving", age_ms=300, has_lock=True, version="1.2", started_at_ms=0, facts={})
 
@@ -25,7 +33,9 @@ LIVES = Node(name="a", state="serving", age_ms=300, has_lock=True, version="1.2"
         ({}, 2, "database", Level.OK, "15.1"),
         ({"is_standby": True, "is_read_only": True}, 2, "database", Level.FAIL, "standby"),
         ({"is_read_only": True}, 2, "database", Level.FAIL, "read-only"),
-        ({"asynchronous": 1}, 2, "standby", Level.WARN, "asynchronously"),
+        ({"followers": 2}, 2, "standby", Level.WARN, "wait for none of 2 standbys"),
+        ({"followers": 2, "awaits": True, "awaited": 1}, 2, "standby", Level.OK, "commits wait for 1 of 2 standbys"),
+        ({"awaits": True}, 2, "standby", Level.FAIL, "is not there"),
         ({"skew_s": -20}, 2, "clock", Level.OK, "agree"),
         ({"skew_s": 40}, 2, "clock", Level.WARN, "40 s ahead"),
         ({"skew_s": -40}, 2, "clock", Level.WARN, "40 s behind"),

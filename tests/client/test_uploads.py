@@ -28,16 +28,26 @@ from answerback.client import (
     Timing,
     Uploading,
 )
-from answerback.client.effects import FilesWanted, Send
+from answerback.client.effects import Effect, Fail, FilesWanted, Send
 from answerback.client.exchange import Timeouts
 from answerback.client.session import Session
 from answerback.client.uploads import PIECES_OUT, fetch
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
+from answerback.ports import Quota
 from answerback.protocol.codec import encode
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import AttachmentPiece, CancelMessage, Error, GetAttachment, SendMessage
+from answerback.protocol.frames import (
+    AttachmentPiece,
+    CancelMessage,
+    Error,
+    GetAttachment,
+    ModelInfo,
+    SendMessage,
+    Welcome,
+)
 from answerback.protocol.limits import MAX_ATTACHMENT_BYTES, PIECE_BYTES, RETURNED_BYTES
+from answerback.service.front_settings import FrontSettings
 
 QUICK = Timing(backoff_min_s=0.001, backoff_max_s=0.002, call_timeout_s=0.3, silence_s=0.2)
 BYTES = random.Random(1).randbytes(5 * PIECE_BYTES + 17)
@@ -372,11 +382,52 @@ async def test_an_accepted_question_lets_go_of_its_files(start):
                 break
 
 
+def welcome(**more: Any) -> bytes:
+    limits = FrontSettings(models=("m", "seer"), quota=Quota(per_minute=0, max_pending=9)).limits(takes_files=True)
+    info = {"m": ModelInfo(attachments=("text",)), "seer": ModelInfo(attachments=("text", "image"))}
+    said: dict[str, Any] = {"models": ("m", "seer"), "features": ("attachments",), "model_info": info, **more}
+    named = {"hello_id": "h", "connection_id": "c", "session_id": "s", "user_id": "u", "protocol": 1}
+    return encode(Welcome(limits=limits, **named, **said))
+
+
+def asked(session: Session, file: File, model: str | None = None) -> list[Effect]:
+    frame = SendMessage(request_id=file.name, message="?", model=model, attachments=(file.attachment,))
+    return session.ask(frame, Timeouts(total_s=60), now=0.0)
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_file_that_the_model_does_not_take_is_refused_before_it_is_sent(is_known: bool) -> None:
+    session, effects = Session(timing=Timing()), list[Effect]()
+    effects += session.connected(1, now=0.0)
+    if is_known:
+        effects += session.received(1, welcome(), now=0.0)
+    effects += asked(session, File(name="picture", data=PNG))
+    effects += asked(session, File(name="shown", data=PNG), "seer")
+    effects += asked(session, File(name="text", data=b"x"))
+    effects += asked(session, File(name="unknown", data=PNG), "unknown")
+    if not is_known:
+        assert not [effect for effect in effects if isinstance(effect, Fail | FilesWanted)]
+        effects += session.received(1, welcome(), now=0.0)
+    (failed,) = [effect for effect in effects if isinstance(effect, Fail)]
+    assert failed.request_id == "picture"
+    assert "This model takes no files of the type image/png. It takes: text. Choose another" in str(failed.error)
+    wanted = [effect.request_id for effect in effects if isinstance(effect, FilesWanted)]
+    assert wanted == ["shown", "text", "unknown"]
+    assert not [effect for effect in session.received(1, welcome(), now=1.0) if isinstance(effect, FilesWanted)]
+
+
+def test_a_server_that_takes_no_files_is_not_sent_any() -> None:
+    session = Session(timing=Timing())
+    session.connected(1, now=0.0)
+    session.received(1, welcome(features=()), now=0.0)
+    (failed,) = [effect for effect in asked(session, File(name="a", data=b"x")) if isinstance(effect, Fail)]
+    assert "This server takes no files" in str(failed.error)
+
+
 def test_a_cancelled_question_does_not_wait_for_its_files() -> None:
     session = Session(timing=Timing())
     frame = SendMessage(request_id="r", message="?", attachments=(File(name="a", data=b"x").attachment,))
-    wanted = session.restore(PendingRequest(frame=frame), Timeouts(total_s=60), now=0.0)
-    assert [effect for effect in wanted if isinstance(effect, FilesWanted)]
+    session.restore(PendingRequest(frame=frame), Timeouts(total_s=60), now=0.0)
     session.cancel("r", now=1.0)
     sent = [effect.frame for effect in session.connected(1, now=2.0) if isinstance(effect, Send)]
     assert CancelMessage(request_id="r") in sent

@@ -406,7 +406,7 @@ async def test_no_blank_text_is_sent(upstream: Upstream) -> None:
 
 
 @every_server
-@pytest.mark.parametrize("blank", ["", "  ", "\0", "\ud800\n"])
+@pytest.mark.parametrize("blank", ["", "  ", "\0", "\ud800\n", "\ufeff\u200b\u3000"])
 async def test_a_blank_question_is_told_to_be_blank(upstream: Upstream, blank: str) -> None:
     script = Script()
     async with upstream(script) as model:

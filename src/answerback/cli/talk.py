@@ -85,11 +85,12 @@ def explain(error: AnswerbackError) -> CliError:
 
 def shortfall(answer: Answer) -> str | None:
     """Why a completed answer may be less than was asked for, in a line; None: it is whole."""
-    if not answer.text.strip() and answer.finish_reason == "length":
+    reason = answer.finish_reason or ""
+    if not answer.text.strip() and reason == "length":
         return "the answer has no words: its limit of tokens went into thinking; raise --max-tokens"
-    if not answer.text.strip():
+    if not answer.text.strip() and reason not in ("content_filter", "tool_calls"):
         return "the model ended its answer without a word; ask again, or ask another model"
-    return _SHORTFALLS.get(answer.finish_reason or "")
+    return _SHORTFALLS.get(reason)
 
 
 def note_language(question: str, model: str, info: ModelInfo) -> bool:

@@ -29,7 +29,7 @@ from answerback.protocol.frames import (
     Timing,
     Usage,
 )
-from answerback.protocol.limits import MAX_ANSWER_BYTES, MAX_ASKED_BYTES, MAX_FRAME_BYTES
+from answerback.protocol.limits import MAX_ASKED_BYTES, MAX_FRAME_BYTES
 
 FRAME_RESERVE_BYTES = 2_048
 """Room in a frame for everything but the text: two ids and a model name of 128 four-byte characters, usage, timing;
@@ -67,11 +67,6 @@ def growing(shortest_s: float = COALESCE_MS / 1000, longest_s: float = 1.0, shar
         return min(longest_s, max(shortest_s, elapsed_s * share))
 
     return interval
-
-
-def answer_limit(record: Record) -> int:
-    """Encoded bytes that this request's answer may have: unstreamed, it must fit one frame whole."""
-    return MAX_ANSWER_BYTES if record.stream else MAX_TEXT_BYTES
 
 
 def response_frame(record: Record, text: str) -> MessageResponse:

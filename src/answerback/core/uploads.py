@@ -4,6 +4,7 @@ It is named by its content, inside its user: repeated, resumed, or brought by tw
 """
 
 import hashlib
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -117,6 +118,17 @@ def kind_of(media_type: str) -> str | None:
         return DOCUMENT
     is_text = media_type.startswith("text/") or media_type in _TEXTS or media_type.endswith(("+json", "+xml"))
     return TEXT if is_text else None
+
+
+def why_not_taken(attachments: Iterable[Attachment], kinds: Collection[str]) -> str | None:
+    """Why a model that takes these kinds of files cannot be asked with them, by what they are said to be."""
+    for one in attachments:
+        if kind_of(one.media_type) not in kinds:
+            return (
+                f"This model takes no files of the type {one.media_type}. It takes: {', '.join(kinds)}. "
+                "Choose another model, or leave the file out."
+            )
+    return None
 
 
 def bound_of(media_type: str, size: int) -> int:

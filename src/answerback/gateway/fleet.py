@@ -127,6 +127,7 @@ class FleetQueue(InProcessQueue):
     def __init__(self, *, store: FleetStore, **settings: Any) -> None:
         super().__init__(**settings)
         self._store = store
+        store.order_by(self.__contains__)
 
     async def put(self, record: Record) -> None:
         if record.key in self._store.mine:
@@ -135,7 +136,7 @@ class FleetQueue(InProcessQueue):
     async def recover(self, requests: Requests) -> int:
         """Queue what a process by this name, or one that had the database for itself, has left. Before `start`."""
         del requests
-        records = await self._store.take_over([self._store.node], is_alive=lambda _: False, is_here=self.__contains__)
+        records = await self._store.take_over([self._store.node], is_alive=lambda _: False)
         self.restore(records)
         return len(records)
 
@@ -408,9 +409,7 @@ class Fleet:
         if looks_at_own := now - self._own_checked_at >= CHECK_OWN_S:
             names.append(self.node)
         self._own_checked_at = -math.inf  # until it is known what was taken
-        records = await self._store.take_over(
-            names, is_alive=lambda connection: self.is_alive(node_of(connection)), is_here=queue.__contains__
-        )
+        records = await self._store.take_over(names, is_alive=lambda connection: self.is_alive(node_of(connection)))
         self._own_checked_at = now if looks_at_own else checked_at
         if records:
             log.info("%d requests of other gateways are taken over", len(records))
@@ -469,5 +468,5 @@ class Fleet:
         if record is not None:
             worker.changed(record)
         if record is None or record.ending is not None:
-            self._store.mine.discard(key)
+            self._store.let_go(key)
             await queue.forget(key)

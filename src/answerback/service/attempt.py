@@ -9,7 +9,7 @@ from typing import Any, Final
 from answerback.core import context
 from answerback.core.answer import Answer
 from answerback.core.budget import NOTHING, Counted, bound
-from answerback.core.delivery import answer_limit
+from answerback.core.delivery import MAX_TEXT_BYTES
 from answerback.core.instants import LeaptSince
 from answerback.core.parts import KINDS
 from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey, deadline_ms
@@ -33,6 +33,7 @@ from answerback.ports import (
 )
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
+from answerback.protocol.limits import MAX_ANSWER_BYTES
 from answerback.service.delivery_sender import DeliverySender, Stream
 from answerback.service.uploads import Uploads
 from answerback.service.watchers import Audience, Watchers
@@ -166,7 +167,8 @@ class Run:
         self.key = key
         self.record = record
         self.turn = turn
-        self.answer = Answer(record.attempt, max_bytes=answer_limit(record))
+        # Unstreamed, it must fit one frame whole.
+        self.answer = Answer(record.attempt, max_bytes=MAX_ANSWER_BYTES if record.stream else MAX_TEXT_BYTES)
         self.stream: Stream | None = None
         """What the client gets before the ending: text, signs of life."""
         if record.stream or record.parts is not None:
@@ -270,10 +272,11 @@ class Run:
         return answer.is_full
 
     def _show(self, audience: Audience, grown: int) -> None:
+        now = self._tools.monotonic()
         for stream in audience.streams.values():
+            stream.spoke(now=now)
             if grown and not stream.is_waiting:
                 self._tools.delivery_sender.wake(stream)
-            stream.spoke(now=self._tools.monotonic())
 
     def _finished(self, finish: Finish) -> None:
         """The end is known. A model that never returns does not hold it back, and nothing undoes it."""

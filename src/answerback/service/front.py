@@ -312,10 +312,8 @@ class Front:
         match frame:
             case GetBudget():
                 return Budget(request_id=frame.request_id, budget=await self._budget(connection))
-            case PutPiece() if self._uploads is not None:
+            case PutPiece() | GetAttachment() if self._uploads is not None:
                 return await self._uploads.answer(user_of(connection), frame)
-            case GetAttachment() if self._uploads is not None:
-                return await self._uploads.read(user_of(connection), frame)
             case Watch() if self._devices is not None:
                 return await self._devices.watch(connection, frame)
             case PutPiece() | GetAttachment() | Watch():

@@ -8,7 +8,7 @@ from answerback.core import defaults
 from answerback.core.answer import encoded_size
 from answerback.core.delivery import PROGRESS_S
 from answerback.core.request import Policy
-from answerback.core.uploads import TEXT, kind_of
+from answerback.core.uploads import TEXT, why_not_taken
 from answerback.ports import ModelLimits, Quota
 from answerback.protocol.frames import Attachment, ModelInfo, ServerLimits
 from answerback.protocol.limits import (
@@ -89,14 +89,7 @@ class FrontSettings:
         """Why a question to this model cannot have these files, by what they are said to be."""
         if sum(one.size for one in attachments) > MAX_ATTACHED_BYTES:
             return f"The files of a question may have {MAX_ATTACHED_BYTES >> 20} MB together. Leave one out."
-        taken = (TEXT, *self.model_limits.get(model, ModelLimits()).attachments)
-        for one in attachments:
-            if kind_of(one.media_type) not in taken:
-                return (
-                    f"This model takes no files of the type {one.media_type}. It takes: {', '.join(taken)}. "
-                    "Choose another model, or leave the file out."
-                )
-        return None
+        return why_not_taken(attachments, (TEXT, *self.model_limits.get(model, ModelLimits()).attachments))
 
     def tokens_of(self, model: str) -> int:
         """The most tokens of one answer of this model."""

@@ -31,9 +31,12 @@ class Uploads:
         self._clock = clock
         self._new_name = new_name
 
-    async def answer(self, user_id: str, frame: PutPiece) -> UploadState | Error:
+    async def answer(self, user_id: str, frame: PutPiece | GetAttachment) -> UploadState | AttachmentPiece | Error:
         """The one frame that answers `frame` of this user."""
         key = FileKey(user_id, frame.sha256, frame.size)
+        return await (self._read(key, frame) if isinstance(frame, GetAttachment) else self._take(key, frame))
+
+    async def _take(self, key: FileKey, frame: PutPiece) -> UploadState | Error:
         if frame.data and len(frame.data) != key.length_at(frame.offset):
             return Error(code=ErrorCode.INVALID_FRAME, message=_OFF_GRID, request_id=frame.request_id)
         known = await self._files.upload(key)
@@ -77,9 +80,8 @@ class Uploads:
         await self._files.complete(key, known.name, content=content or "", now_ms=now_ms)
         return await self._files.upload(key) or known
 
-    async def read(self, user_id: str, frame: GetAttachment) -> AttachmentPiece | Error:
-        """The one frame that answers `frame`: bytes of a whole file of this user."""
-        key = FileKey(user_id, frame.sha256, frame.size)
+    async def _read(self, key: FileKey, frame: GetAttachment) -> AttachmentPiece | Error:
+        """Bytes of a whole file."""
         if frame.offset >= key.size:
             return Error(code=ErrorCode.INVALID_FRAME, message=_BEHIND_THE_END, request_id=frame.request_id)
         data = await self._files.read_range(key, frame.offset, RETURNED_BYTES)

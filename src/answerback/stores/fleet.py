@@ -6,6 +6,7 @@ itself is in order in its queue. Each write is a transaction of `fleet_commit`.
 """
 
 import uuid
+from collections import Counter
 from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import replace
 from functools import partial
@@ -129,12 +130,17 @@ class FleetStore(PostgresStore):
         self.clock = clock
         self.mine: set[RequestKey] = set()
         """Unfinished requests that are at home here."""
+        self._accepting: Counter[RequestKey] = Counter()
         self.on_effects: Callable[[Collection[Changed | Freed]], None] = lambda _: None
         self._fleet = FleetCommit(node=node, schema=schema, max_queued=max_queued, on_effects=self._notify)
         self._group = self._fleet  # type: ignore[assignment] # it does what is asked of it here
 
     def _notify(self, effects: Collection[Changed | Freed]) -> None:
         self.on_effects(effects)
+
+    def order_by(self, is_here: Callable[[RequestKey], bool]) -> None:
+        """A queue puts the requests of this gateway in order. `is_here`: whether it has a request; for any thread."""
+        self._fleet.is_here = is_here
 
     def write_schema(self, schema: int) -> None:
         """Write no newer version of the record's form from now on."""
@@ -150,40 +156,52 @@ class FleetStore(PostgresStore):
         for text in (question.message, question.system or "", question.replaces or ""):
             text.encode()
         encode_record(record).encode()
-        was_mine = record.key in self.mine
-        self.mine.add(record.key)  # also if nobody learns whether it was stored
-        admission = await self._fleet.do(
-            partial(_accept, record=record, question=question, quota=quota, now_ms=now_ms),
-            users=(record.user_id,),
-            key=record.key,
-            accepts=True,
-            teams=() if quota.team is None else (quota.team,),
-        )
+        key = record.key
+        was_mine = key in self.mine
+        self.mine.add(key)  # also if nobody learns whether it was stored
+        self._accepting[key] += 1
+        try:
+            admission = await self._fleet.do(
+                partial(_accept, record=record, question=question, quota=quota, now_ms=now_ms),
+                users=(key.user_id,),
+                key=key,
+                accepts=True,
+                teams=() if quota.team is None else (quota.team,),
+            )
+        finally:
+            self._accepting[key] -= 1
+            if not self._accepting[key]:
+                del self._accepting[key]
         if not isinstance(admission, Accepted) and not was_mine:
-            self.mine.discard(record.key)
+            self.let_go(key)
         return admission
+
+    def let_go(self, key: RequestKey) -> None:
+        """A request has ended, or is at home elsewhere. One that is being accepted was not seen yet."""
+        if key not in self._accepting:
+            self.mine.discard(key)
 
     async def change(self, key: RequestKey, change: Change[T]) -> T:
         outcome, has_ended = await self._fleet.do(
             partial(_change, key=key, change=change, now_ms=self.clock()), users=(key.user_id,), key=key
         )
         if has_ended:
-            self.mine.discard(key)
+            self.let_go(key)
         return cast("T", outcome)
 
-    async def take_over(
-        self, nodes: Collection[str], *, is_alive: Callable[[str], bool], is_here: Callable[[RequestKey], bool]
-    ) -> Sequence[Record]:
+    async def take_over(self, nodes: Collection[str], *, is_alive: Callable[[str], bool]) -> Sequence[Record]:
         """Make this gateway the home of the unfinished requests of `nodes`, and of those that have no home.
 
         Returns them with all else of their ordering keys that is at home here, in the order accepted. An answer leads
-        nowhere whose target is a connection that `is_alive` denies. `is_here`: whether this gateway knows a request of
-        its own. Raises: Unavailable: some may have been taken; the next call with the own name returns them.
+        nowhere whose target is a connection that `is_alive` denies. Of its own requests it takes those that are not in
+        its queue. Raises: Unavailable: some may have been taken; the next call with the own name returns them.
         """
         rows = await self._rows(_UNFINISHED_OF, {"nodes": list(nodes)})  # type: ignore[dict-item]
-        left = [user for user, name, home in rows if home != self.node or not is_here(RequestKey(user, name))]
+        left = [
+            user for user, name, home in rows if home != self.node or not self._fleet.is_here(RequestKey(user, name))
+        ]
         users = tuple(dict.fromkeys(left))
-        take = partial(_take_over, nodes=frozenset(nodes), is_here=is_here, is_alive=is_alive)
+        take = partial(_take_over, nodes=frozenset(nodes), is_alive=is_alive)
         taken: list[tuple[int, Record]] = []
         for start in range(0, len(users), TAKEN_AT_ONCE):
             taken += await self._fleet.do(take, users=users[start : start + TAKEN_AT_ONCE])
@@ -200,7 +218,7 @@ class FleetStore(PostgresStore):
                 record = decode_record(text, schema)
                 found.append(record)
                 if home != self.node:
-                    self.mine.discard(record.key)
+                    self.let_go(record.key)
         return found
 
     # --- users and conversations: under the lock of their user
@@ -441,13 +459,12 @@ def _take_over(
     transaction: Transaction,
     *,
     nodes: Collection[str],
-    is_here: Callable[[RequestKey], bool],
     is_alive: Callable[[str], bool],
 ) -> list[tuple[int, Record]]:
     state, keys = transaction.state, set()
     for tracked in list(state.tracked.values()):
         key, home = tracked.key, transaction.homes[tracked.key]
-        if home is None or (home in nodes and not (home == transaction.node and is_here(key))):
+        if home is None or (home in nodes and not (home == transaction.node and transaction.is_here(key))):
             transaction.take(tracked)
             target = tracked.record.target
             step = changes.recover(tracked.record, keeps_target=target is not None and is_alive(target.connection_id))

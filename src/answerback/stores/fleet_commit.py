@@ -134,10 +134,18 @@ class Transaction:
     """What one transaction knows of its users, and what it writes."""
 
     def __init__(
-        self, database: Database, *, node: str, schema: str, taken: set[RequestKey], writes_schema: int
+        self,
+        database: Database,
+        *,
+        node: str,
+        schema: str,
+        taken: set[RequestKey],
+        is_here: Callable[[RequestKey], bool],
+        writes_schema: int,
     ) -> None:
         self.database = database
         self.node = node
+        self.is_here = is_here
         self.writes_schema = writes_schema
         self.taken = taken
         """What was taken over: the queue may have put it behind later ones of its key."""
@@ -163,11 +171,11 @@ class Transaction:
         of_keys: Any = {"users": [key.user_id for key in keys], "requests": [key.request_id for key in keys]}
         ended = numbers = None
         if not names:
-            database.begin()
+            database.execute(database.BEGIN)
             self._read_budgets(names, teams)
             return
         with database.together():
-            database.begin()
+            database.execute(database.BEGIN)
             database.execute(_LOCK, locks)
             unfinished, known = database.execute(_UNFINISHED, of_users), database.execute(_USERS, of_users)
             if keys:
@@ -240,11 +248,14 @@ class Transaction:
         return self._ended.get(key)
 
     def is_behind(self, ordering_key: str, n: int | None = None) -> bool:
-        """Whether one of the key is unfinished that was accepted before number `n`, elsewhere or taken from there."""
+        """Whether one of the key is unfinished that was accepted before number `n`, and the queue here does not order.
+
+        It is at home elsewhere, was taken from there, or is at home here and not in the queue yet.
+        """
         return any(
             one.record.ordering_key == ordering_key
             and (n is None or one.n < n)
-            and (self.homes[key] != self.node or key in self.taken)
+            and (self.homes[key] != self.node or key in self.taken or not self.is_here(key))
             for key, one in self.state.tracked.items()
         )
 
@@ -336,6 +347,7 @@ class FleetCommit:
         self._schema = schema
         self._max_queued = max_queued
         self._on_effects = on_effects
+        self.is_here: Callable[[RequestKey], bool] = lambda _: True
         self.writes_schema = SCHEMA
         self._taken: set[RequestKey] = set()
         self.watched: set[str] = set()
@@ -417,7 +429,12 @@ class FleetCommit:
     def _transact(self, jobs: Sequence[_Job[Any]], users: Collection[str], database: Database) -> Transaction:
         """On the writer's thread. Raises: Undone: it has no effect. Unavailable: nobody knows."""
         transaction = Transaction(
-            database, node=self._node, schema=self._schema, taken=self._taken, writes_schema=self.writes_schema
+            database,
+            node=self._node,
+            schema=self._schema,
+            taken=self._taken,
+            is_here=self.is_here,
+            writes_schema=self.writes_schema,
         )
         keys = [job.key for job in jobs if job.key is not None]
         try:

@@ -198,7 +198,7 @@ class Batch:
         """Write everything in order and commit. Raises: Undone: it has no effect. Unavailable: nobody knows."""
         try:
             if self._steps:
-                database.begin()
+                database.execute(database.BEGIN)
                 for step in self._steps:
                     step.run(database)
         except Exception as exc:
@@ -337,14 +337,16 @@ class GroupCommit:
         if error is None:
             self._written = batch.number
             self._settle(batch)
-            _notify(batch, None)
+            for future in batch.waiting:
+                if not future.done():  # its caller was cancelled; what it asked for happened all the same
+                    future.set_result(None)
             if self.batch.waiting:  # callers that wake now may have more for it
                 asyncio.get_running_loop().call_soon(self._send)
             return
         self._state = None
         gathered, self.batch = self.batch, Batch(self.batch.number + 1)
-        _notify(batch, error)
-        _notify(gathered, Undone(str(error)))
+        _fail(batch, error)
+        _fail(gathered, Undone(str(error)))
 
     def _settle(self, batch: Batch) -> None:
         state = self._state
@@ -365,13 +367,9 @@ def _load(database: Database) -> WriterState:
     return WriterState.load(database)
 
 
-def _notify(batch: Batch, error: Exception | None) -> None:
+def _fail(batch: Batch, error: Exception) -> None:
     for future in batch.waiting:
-        if future.done():  # its caller was cancelled; what it asked for happened all the same
-            continue
-        if error is None:
-            future.set_result(None)
-        else:
+        if not future.done():
             future.set_exception(own(error))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 import psycopg
 from psycopg import errors
@@ -93,6 +93,7 @@ class PostgresDatabase:
     """A connection, as the stores use it."""
 
     cause_of = staticmethod(cause_of)
+    BEGIN: ClassVar = "BEGIN"
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -107,9 +108,6 @@ class PostgresDatabase:
 
     def together(self) -> AbstractContextManager[Any]:
         return self._connection.pipeline()
-
-    def begin(self) -> None:
-        self._connection.execute("BEGIN")
 
     def commit(self) -> None:
         self._connection.commit()

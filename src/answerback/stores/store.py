@@ -94,7 +94,7 @@ class SqlStore:
         return await min(self._readers, key=attrgetter("waiting")).read(function)
 
     async def _rows(self, statement: str, params: sql.Params | None = None) -> list[sql.Row]:
-        return await self._read(lambda database: database.execute(statement, params).fetchall())
+        return await self._read(lambda database: database.execute(statement, params or {}).fetchall())
 
     async def store_id(self) -> str:
         """The name of the data: made once, the same for every gateway that serves them."""

@@ -5,7 +5,7 @@ import asyncio
 from answerback.core.delivery import steady
 from answerback.core.request import Policy
 from answerback.core.watching import MOST
-from answerback.ports import Connection, Model, Quota, Sender, Tokens, Watching, limits_of
+from answerback.ports import Connection, Model, Quota, Sender, Tokens, limits_of
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ClientFrame, ServerFrame
 from answerback.service.delivery_sender import DeliverySender
@@ -34,8 +34,8 @@ class Backend:
 
     `bells_work` False: the front tells the worker nothing, as in different processes. `look_every_s`: how often a
     worker polls its record between renewals. `sender` replaces the scripted one, which then gets no frames.
-    `worker_skew_ms`: how far the workers' clock is ahead of the front's. `watching`: keeps who watches, if not
-    `connections`.
+    `worker_skew_ms`: how far the workers' clock is ahead of the front's. `connections`: keeps them, and what
+    they watch.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class Backend:
         lock_system: bool = False,
         system: str | None = None,
         worker_skew_ms: int = 0,
-        watching: Watching | None = None,
+        connections: MemoryConnections | None = None,
         most_watchers: int = MOST,
     ) -> None:
         self.store = store or MemoryStore()
-        self.connections = MemoryConnections()
+        self.connections = connections or MemoryConnections()
         self.sender = ScriptedSender(parks=parks)
         sender = sender or self.sender
         self.model = model or ScriptedModel(say_question)
@@ -78,9 +78,8 @@ class Backend:
             observer=observer,
         )
         uploads = Uploads(files=self.store, clock=self.clock)
-        watching = watching or self.connections
         watchers = Watchers(
-            watching=watching,
+            watching=self.connections,
             requests=self.store,
             delivery_sender=delivery_sender,
             clock=self.clock,
@@ -134,7 +133,7 @@ class Backend:
             uploads=uploads,
             devices=Devices(
                 most=most_watchers,
-                watching=watching,
+                watching=self.connections,
                 requests=self.store,
                 history=self.store,
                 queue=self.queue,

@@ -26,7 +26,7 @@ from answerback.ports import (
 )
 from answerback.stores.connections import MemoryConnections
 from answerback.stores.encoding import turn_of
-from answerback.stores.sqlite import MemoryStore
+from answerback.stores.sqlite import MemoryDatabase, MemoryStore
 from answerback.stores.statements import TURN
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.simulation.injector import FaultInjector, Faults
@@ -92,8 +92,10 @@ def now(act: Coroutine[Any, Any, T]) -> T:
 class WatchedStore(MemoryStore):
     """A store that shows what it holds. `watch` sees every record that changes: before (None: new) and after."""
 
-    def __init__(self, watch: Callable[[Record | None, Record], None]) -> None:
-        super().__init__()
+    def __init__(
+        self, watch: Callable[[Record | None, Record], None], kind: type[MemoryDatabase] = MemoryDatabase
+    ) -> None:
+        super().__init__(kind)
         self._watch = watch
         self._seen: dict[RequestKey, Record] = {}
         self.caps: dict[str, int] = {}
