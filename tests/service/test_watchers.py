@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
+from answerback.testing.model import Line
 from msgspec.structs import replace
 
 from answerback.core.delivery import PROGRESS_S
@@ -35,7 +36,6 @@ from answerback.service.delivery_sender import WATCHERS_S
 from answerback.stores.connections import MemoryConnections
 from answerback.testing import Backend, ScriptedModel, ScriptedSender, run_virtual
 from answerback.testing.backend import Peer
-from answerback.testing.model import Line
 
 TEXT = "one two three four five six"
 

@@ -34,8 +34,7 @@ from answerback.client.events import (
     Uploading,
 )
 from answerback.protocol.frames import ModelInfo
-from answerback.texts import spoken
-from answerback.texts.languages import names_of, unknown_language
+from answerback.texts import names_of, spoken, unknown_language
 
 _NOBODY_THERE: Final = frozenset({Obstacle.REFUSED, Obstacle.NAME, Obstacle.TIMEOUT, Obstacle.NETWORK})
 """Where a gateway to start, or another address, may be the way out."""
