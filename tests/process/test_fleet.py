@@ -8,7 +8,6 @@ import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import psycopg
 import pytest
@@ -17,8 +16,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from answerback import Client
 from answerback.stores.encoding import decode_record
 from balancer import Balancer
-from cli_process import STOP_TIMEOUT_S, GatewayProcess, Serve, start_gateway, start_standby
+from cli_process import STOP_TIMEOUT_S, Serve, read_admin, start_gateway, start_standby
 from collector import Collector, check_trace
+from watching_peers import app
 
 pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.timeout(120)]
 
@@ -68,13 +68,6 @@ async def test_what_a_dead_gateway_began_is_one_trace_and_the_console_shows_it(j
     check_trace(collector.spans, decode_record(*rows[0]), attempts=2)
 
 
-def read_admin(gateway: GatewayProcess, path: str) -> str:
-    key = (gateway.data_dir / "admin.key").read_text().strip()
-    url = f"http://127.0.0.1:{gateway.admin_port}/{path}"
-    with urlopen(Request(url, headers={"Authorization": f"Bearer {key}"}), timeout=10) as told:
-        return str(told.read().decode())
-
-
 async def test_an_app_moves_in_mid_answer_and_its_old_socket_is_closed(join: Serve) -> None:
     urls = [f"{join(name).url}/?userId=ann&sessionId=s" for name in ("a", "b")]
     async with connect(urls[0]) as first:
@@ -107,6 +100,44 @@ async def test_any_gateway_stops_an_answer_and_serves_one_that_has_ended(join: S
         async with connect(urls[1] + "t") as second:
             await resume(second, "r2", 0)
             assert (await answer(second))[1] == "short"
+
+
+async def test_devices_at_two_gateways_show_one_answer_and_either_stops_it(join: Serve) -> None:
+    a, b = (join(name).url for name in ("a", "b"))
+    async with app(a, "desk") as desk, app(b, "phone") as phone, app(a, "near") as near, app(b, "late") as late:
+        for one in (phone, near):
+            assert (await one.watch())["action"] == "watching"
+        await late.watch(None)
+        await desk.ask("q", TEXT)
+        await desk.until(lambda: len(desk.texts.get("q", "")) > 60)
+        await late.watch()
+        async with app(a, "phone") as newer:  # which moves to the other gateway while it watches
+            moved = phone.moved_to(newer.socket)
+            await moved.watch()
+            await asyncio.gather(*(one.ended("q") for one in (desk, moved, near, late)))
+            assert desk.texts == moved.texts == near.texts == late.texts == {"q": TEXT}
+            assert desk.endings == moved.endings == near.endings == late.endings
+            await late.until(lambda: late.others[-1]["action"] == "conversationChanged")
+            await desk.ask("q2", TEXT)
+            await late.until(lambda: bool(late.texts.get("q2")))
+            await late.send("cancelMessage", requestId="q2", conversationId="c")
+            await asyncio.gather(*(one.ended("q2") for one in (desk, moved, near, late)))
+            assert desk.endings["q2"]["status"] == "cancelled"
+            assert desk.endings == moved.endings == near.endings == late.endings
+
+
+async def test_who_watches_sees_a_dead_gateways_answer_go_on_at_another(join: Serve, database: str) -> None:
+    a, b = (join(name) for name in ("a", "b"))
+    async with app(a.url, "desk") as desk, app(b.url, "phone") as phone:
+        await phone.watch()
+        await desk.ask("q", TEXT)
+        await phone.until(lambda: len(phone.texts.get("q", "")) > 60)
+        a.stop(signal.SIGKILL)
+        await phone.ended("q")
+        assert (phone.texts, phone.attempts) == ({"q": TEXT}, {"q": 2})
+    assert await asyncio.to_thread(b.stop) == 0
+    with psycopg.connect(database) as connection:
+        assert connection.execute("SELECT count(*) FROM answerback.watchers").fetchall() == [(0,)]
 
 
 async def test_one_conversation_is_answered_in_order_whoever_is_asked(join: Serve, database: str) -> None:

@@ -45,7 +45,7 @@ from answerback.ports import Model, RecentTurns, Requests, Unavailable, limits_o
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
 from answerback.service.attempt import STORE_RETRY_S, Done, Outcome, Retry, Run, RunTools, Turn
-from answerback.service.delivery_sender import DeliverySender
+from answerback.service.delivery_sender import DeliverySender, let_go
 from answerback.service.observer import Observer
 from answerback.service.uploads import Uploads
 from answerback.service.watchers import Watchers
@@ -226,7 +226,7 @@ class Worker:
         try:
             outcome = await ended
             if (telling := self._telling.get(key)) is not None:
-                await asyncio.wait((telling,))  # a process that may freeze from here on takes them with it
+                await let_go(telling)
             return outcome
         except asyncio.CancelledError:
             if turn.task is not None:

@@ -21,7 +21,6 @@ from answerback.ports import (
     Sent,
     Slow,
     Tokens,
-    Watching,
     limits_of,
 )
 from answerback.protocol.codec import encode
@@ -166,8 +165,8 @@ class Backend:
 
     `bells_work` False: the front tells the worker nothing, as in different processes. `look_every_s`: how often a
     worker polls its record between renewals. `sender` replaces the scripted one, which then gets no frames.
-    `worker_skew_ms`: how far the workers' clock is ahead of the front's. `watching`: keeps who watches, if not
-    `connections`.
+    `worker_skew_ms`: how far the workers' clock is ahead of the front's. `connections`: keeps them, and what
+    they watch.
     """
 
     def __init__(
@@ -189,11 +188,11 @@ class Backend:
         lock_system: bool = False,
         system: str | None = None,
         worker_skew_ms: int = 0,
-        watching: Watching | None = None,
+        connections: MemoryConnections | None = None,
         most_watchers: int = MOST,
     ) -> None:
         self.store = store or MemoryStore()
-        self.connections = MemoryConnections()
+        self.connections = connections or MemoryConnections()
         self.sender = ScriptedSender(parks=parks)
         sender = sender or self.sender
         self.model = model or ScriptedModel(say_question)
@@ -210,9 +209,8 @@ class Backend:
             observer=observer,
         )
         uploads = Uploads(files=self.store, clock=self.clock)
-        watching = watching or self.connections
         watchers = Watchers(
-            watching=watching,
+            watching=self.connections,
             requests=self.store,
             delivery_sender=delivery_sender,
             clock=self.clock,
@@ -266,7 +264,7 @@ class Backend:
             uploads=uploads,
             devices=Devices(
                 most=most_watchers,
-                watching=watching,
+                watching=self.connections,
                 requests=self.store,
                 history=self.store,
                 queue=self.queue,
