@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import signal
+import subprocess
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ from answerback.stores.encoding import decode_record
 from balancer import Balancer
 from cli_process import STOP_TIMEOUT_S, Serve, read_admin, start_gateway, start_standby
 from collector import Collector, check_trace
+from forked import Command
 from watching_peers import app
 
 pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.timeout(120)]
@@ -256,3 +258,27 @@ def states_of(database: str) -> dict[str, str]:
     """What each gateway has said of itself last."""
     with psycopg.connect(database) as connection:
         return dict(connection.execute("SELECT node, state FROM answerback.nodes").fetchall())
+
+
+async def test_nodes_shows_what_waits_behind_another_gateway_and_who_is_the_janitor(join: Serve, database: str) -> None:
+    a, b = [await asyncio.to_thread(join, name, "--janitor-interval", "1s") for name in ("a", "b")]
+    async with (
+        connect(f"{a.url}/?userId=ann&sessionId=s") as first,
+        connect(f"{b.url}/?userId=ann&sessionId=t") as second,
+    ):
+        await ask(first, "r1", TEXT * 20, conversationId="c")
+        while "delta" not in await first.recv(decode=True):
+            pass
+        await ask(second, "r2", "short", conversationId="c")
+        while True:
+            command = Command(["nodes", "--json", "--database", database], stdout=subprocess.PIPE, text=True)
+            out, _ = await asyncio.to_thread(command.communicate, timeout=STOP_TIMEOUT_S)
+            shown = {node["name"]: node for node in json.loads(out)}
+            if shown["b"]["behind"] and any(node["janitor"] for node in shown.values()):
+                break
+        await first.send(json.dumps({"action": "cancelMessage", "requestId": "r1"}))
+        assert (await answer(second))[0]["status"] == "completed"
+    assert command.returncode == 0
+    assert [shown[name][what] for name in "ab" for what in ("running", "waiting", "behind")] == [1, 0, 0, 0, 1, 1]
+    assert sorted(node["janitor"] for node in shown.values()) == [False, True]
+    assert all(node["notices"] >= 0 for node in shown.values())

@@ -39,6 +39,9 @@ SETTLE_S: Final = 2.0
 """How long after it began to listen a gateway calls others dead by their lock alone. When the database comes back, all
 of them have lost it, and each is back within a second."""
 
+RATE_S: Final = 5.0
+"""Over how long notices are counted."""
+
 PLACE_S: Final = 3.0
 """Within this time the others that stand by see that one of them has begun to serve."""
 
@@ -62,6 +65,8 @@ class Notices(Protocol):
 
     listening_since: float | None
     """Monotonic seconds; None: nothing is heard now."""
+    passed: int
+    """How many were sent and heard."""
 
     async def start(self, on_notice: Callable[[str, Sequence[Any]], None], /) -> None:
         """Take the name and listen. `on_notice` gets who sent a notice, and its words. Raises: StoreError."""
@@ -249,6 +254,8 @@ class Fleet:
         self._connections: FleetConnections | None = None
         self._sessions_checked_at = 0.0
         self._own_checked_at = -math.inf
+        self._counted = monotonic(), 0
+        self._rate = 0
         self._tasks = Tasks()
 
     async def start(self) -> None:
@@ -334,7 +341,7 @@ class Fleet:
                 version=__version__,
                 started_at=iso(self._started_at_ms),
                 age_ms=0,
-                facts=self._facts(),
+                facts=self._shown(),
             ),
             *(
                 NodeBody(
@@ -353,7 +360,7 @@ class Fleet:
 
     async def beat(self) -> None:
         """Say that we live, and see who does. Raises: Unavailable."""
-        found = await self._nodes.beat(self._state, reads_schema=SCHEMA, version=__version__, facts=self._facts())
+        found = await self._nodes.beat(self._state, reads_schema=SCHEMA, version=__version__, facts=self._shown())
         for node in found:
             before = self._others.get(node.name)
             if self._is_dead(node) and before is not None and not self._is_dead(before):
@@ -366,6 +373,15 @@ class Fleet:
             # It was taken for dead while the others were upgraded.
             log.error("the other gateways are of a newer version, which this one cannot read: it stops")
             self._on_outdated()
+
+    def _shown(self) -> dict[str, int]:
+        """What others are shown of this gateway: `behind` requests wait for others, `notices` pass in a second."""
+        began, before = self._counted
+        now, passed = self._monotonic(), self._notices.passed
+        if now - began >= RATE_S:
+            self._counted, self._rate = (now, passed), round((passed - before) / (now - began))
+        behind = 0 if self._queue is None else self._queue.blocked
+        return self._facts() | {"behind": behind, "notices": self._rate}
 
     async def _beat_or_warn(self) -> None:
         try:

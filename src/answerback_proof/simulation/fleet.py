@@ -71,6 +71,7 @@ class SimulatedNotices:
         self._arrives_at: dict[str, float] = {}
         self._tasks = Tasks()
         self.listening_since: float | None = None
+        self.passed = 0
 
     async def start(self, on_notice: Callable[[str, Sequence[Any]], None]) -> None:
         self._on_notice = on_notice
