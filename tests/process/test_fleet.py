@@ -28,7 +28,7 @@ TEXT = " ".join(f"단어{n}" for n in range(60))
 
 
 async def ask(socket: ClientConnection, request_id: str, message: str, **more: Any) -> None:
-    frame = {"action": "sendMessage", "requestId": request_id, "message": message, "stream": True, **more}
+    frame = {"action": "sendMessage", "requestId": request_id, "message": message, "stream": True} | more
     await socket.send(json.dumps(frame))
 
 
@@ -85,6 +85,21 @@ async def test_an_app_moves_in_mid_answer_and_its_old_socket_is_closed(join: Ser
         while json.loads(await first.recv()).get("code") != "session_replaced":
             pass
         await first.wait_closed()
+
+
+async def test_a_long_answer_comes_whole_over_the_gateway_to_which_the_app_moved(join: Serve) -> None:
+    """A notice has less than 8,000 bytes; a Korean letter has three, and a quote is written in two."""
+    urls = [f"{join(name).url}/?userId=ann&sessionId=s" for name in ("a", "b")]
+    question = " ".join(f'"{word}\\"' * 60 for word in ("단어", "물음표", "한국어", "말", "글", "뜻", "길", "끝"))
+    for stream in (False, True):
+        async with connect(urls[0]) as first:
+            await ask(first, f"r{stream}", f"{question} {TEXT}", stream=stream)
+            assert json.loads(await first.recv())["action"] == "messageAccepted"
+            async with connect(urls[1]) as second:
+                await resume(second, f"r{stream}", 0)
+                async with asyncio.timeout(20):
+                    ended, text = await answer(second)
+                assert (text if stream else ended["response"]) == f"{question} {TEXT}"
 
 
 async def test_any_gateway_stops_an_answer_and_serves_one_that_has_ended(join: Serve) -> None:
