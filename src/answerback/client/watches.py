@@ -2,7 +2,7 @@
 
 Theory of operation. `watch` goes out on every connection and every few minutes, with what is held of each answer that
 has no ending. `watching` says that it holds. Then the history is read, unless its newest turn is known. So a turn is
-shown live or found there, and is given out once (rule: watch, then watching, then the history). An answer begins
+shown live or found there, and is given out once (rule: watch, then history). An answer begins
 with `messageAsked` of a conversation that is watched now, and with nothing else. Its ending, a turn in the history, or
 a long silence ends it. Only the newest `watch` counts: `number` tells its answer from that of an older one.
 """

@@ -272,10 +272,11 @@ class Run:
         return answer.is_full
 
     def _show(self, audience: Audience, grown: int) -> None:
+        now = self._tools.monotonic()
         for stream in audience.streams.values():
+            stream.spoke(now=now)
             if grown and not stream.is_waiting:
                 self._tools.delivery_sender.wake(stream)
-            stream.spoke(now=self._tools.monotonic())
 
     def _finished(self, finish: Finish) -> None:
         """The end is known. A model that never returns does not hold it back, and nothing undoes it."""

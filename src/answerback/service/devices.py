@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from answerback.core import request as changes
 from answerback.core.keys import normal_id
 from answerback.core.request import Conflict, Ended, Pending, RequestKey, Unknown, Watcher
+from answerback.core.transitions import State
 from answerback.core.watching import KEPT_MS
 from answerback.ports import Connection, History, Place, Queue, Requests, Watching
 from answerback.protocol.errors import ErrorCode
@@ -96,8 +97,9 @@ class Devices:
         user_id = user_of(connection)
         points = {point.request_id: point for point in resume}
         unfinished = await self._requests.unfinished_in(user_id, conversation_id)
-        others = (record.request_id for record in unfinished if record.session_id != watcher.session_id)
-        for request_id in dict.fromkeys((*others, *points)):
+        # What waits finds the session among those who watch, when its turn has come.
+        running = (one for one in unfinished if one.state is State.RUNNING and one.session_id != watcher.session_id)
+        for request_id in dict.fromkeys((*(record.request_id for record in running), *points)):
             point = points.get(request_id)
             has = watcher if point is None else replace(watcher, attempt=point.attempt, offset=point.offset)
             watch = partial(changes.watch, conversation_id=conversation_id, watcher=has)

@@ -29,9 +29,8 @@ from answerback.core.watching import MOST_WATCHED, placed
 from answerback.ports import Accepted, Admission, Bound, Connection, Place, Quota, Superseded, Watcher
 from answerback.stores import statements as sql
 from answerback.stores import writes
-from answerback.stores.database import Database
+from answerback.stores.database import Database, StoreError
 from answerback.stores.encoding import decode_record, encode_record
-from answerback.stores.errors import StoreError
 from answerback.stores.fleet_commit import Changed, FleetCommit, Freed, Transaction
 from answerback.stores.migrations import parse
 from answerback.stores.nodes import read_agreed

@@ -34,9 +34,8 @@ if TYPE_CHECKING:
     from answerback_aws.runtime.aurora.write_behind import WriteBehind
     from answerback_aws.runtime.client import Calls
     from answerback_aws.runtime.dynamodb.connections import DynamoConnections
-    from answerback_aws.runtime.dynamodb.database import Database
+    from answerback_aws.runtime.dynamodb.database import Database, StoreId
     from answerback_aws.runtime.dynamodb.limits import RateLimits
-    from answerback_aws.runtime.dynamodb.store_id import StoreId
     from answerback_aws.runtime.dynamodb.turns import DynamoTurns
     from answerback_aws.runtime.sqs import SqsQueue, Visibility
     from answerback_aws.runtime.worker_settings import StoredSettings
@@ -188,7 +187,7 @@ class Composition:
     @cached_property
     def store_id(self) -> "StoreId":
         """The name of the data."""
-        from answerback_aws.runtime.dynamodb.store_id import StoreId  # noqa: PLC0415
+        from answerback_aws.runtime.dynamodb.database import StoreId  # noqa: PLC0415
 
         return StoreId(self.database("conversations"))
 

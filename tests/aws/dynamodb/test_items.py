@@ -10,7 +10,7 @@ from answerback.core.request import DeliveryTarget, Ending, Record, Watcher
 from answerback.core.transitions import State
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
-from answerback.stores.errors import StoreError
+from answerback.stores.database import StoreError
 from answerback_aws.runtime.dynamodb import items
 from answerback_aws.runtime.dynamodb.items import decode, decode_item, encode, encode_record, update
 from asking import record_of

@@ -61,7 +61,7 @@ def encode_record(record: Record) -> dict[str, dict[str, Any]]:
 def decode_item(item: Item) -> Record:
     """The record; attributes that are the store's own are not looked at.
 
-    Raises: answerback.stores.errors.StoreError: a newer version of the program wrote it.
+    Raises: answerback.stores.database.StoreError: a newer version of the program wrote it.
     """
     plain: dict[str, Any] = {snake(name): value for name, value in decode(item).items()}
     for name in _NESTED:
