@@ -236,6 +236,23 @@ def test_questions_asked_before_the_watch_are_own_ones_too():
     assert watched(page(script, turn("mine"))) == []
 
 
+def test_a_question_in_two_conversations_is_shown_in_the_first():
+    script = begun()
+    watch(script, "d")
+    script.hear(watching(2, conversation="d"))
+    assert kinds(script.hear(asked("a"), asked("a", "d"), end("a", text="x"))) == ["Asked a", "Text a", "Done a"]
+    script.session.unwatch("c")
+    script.session.unwatch("d")
+
+
+def test_an_own_question_that_the_history_has_before_it_was_accepted_is_no_news():
+    script = begun(newest="old")
+    script.ask("mine", STREAM)
+    script.wait(240)
+    script.hear(watching(script.session._watches._watches["c"].number, "mine"))
+    assert watched(page(script, turn("old"), turn("mine"))) == []
+
+
 # --- what is missing
 
 
