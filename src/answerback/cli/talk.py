@@ -111,7 +111,9 @@ def update_wanted(least: str | None) -> str | None:
 
 
 def wrong_input(error: ValueError) -> CliError:
-    """What the client says about its arguments."""
+    """What the client says about its arguments. Raises: UnicodeEncodeError: as it is; `main.run` tells of it."""
+    if isinstance(error, UnicodeEncodeError):
+        raise error
     return usage_error(str(error).rstrip("."))
 
 
