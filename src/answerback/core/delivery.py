@@ -43,7 +43,7 @@ COALESCE_MS: Final = 40
 rolls up by 40 ms too). The gateway's `--coalesce-ms` sets another one."""
 
 PROGRESS_S: Final = 8.0
-"""How often a living answer gives a sign: three fit in the 30 s after which a client gives up, and one may be lost."""
+"""How often a running answer gives a sign: three fit in the 30 s after which a client gives up, and one may be lost."""
 
 _TEXT: Final = Mark(0, TEXT)
 

@@ -56,7 +56,7 @@ def width_of(record: str, question: Question) -> int:
     """The length to which every record of this request is filled up with spaces, by `str.ljust`; 0 for a short row.
 
     SQLite writes a row that has kept its length in place, and of its pages only those that differ. Any other one is
-    written anew, with all pages of a long question, at each note about the request.
+    written again, with all pages of a long question, at each note about the request.
     """
     is_long = len(question.message) + len(question.system or "") >= _LONG_ROW
     return len(record) + _ROOM if is_long else 0
