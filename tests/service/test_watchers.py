@@ -127,7 +127,8 @@ def test_who_comes_late_is_shown_it_from_the_first_character() -> None:
         await asker.say(question())
         await asyncio.sleep(0.25)
         await phone.say(watch())
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        assert text_of(phone.frames) == "one two three ", "it is shown at once what there is"
         await backend.queue.idle()
         assert isinstance(about(phone.frames)[0], MessageAsked)
         assert text_of(phone.frames) == f"{TEXT} "
@@ -463,6 +464,8 @@ def test_a_connection_that_stalls_holds_up_nobody_else(stalled: str) -> None:
         await backend.queue.idle()
         free = ({"w0", "w1"} - {stalled}).pop()
         for name in ("desk", free):
+            times = [at for at, frame in sender.at[name] if isinstance(frame, MessageDelta)]
+            assert times == pytest.approx([0.1 * n for n in range(6)], abs=0.02), "no piece is late"
             at, last = sender.at[name][-1]
             assert isinstance(last, MessageResponse)
             assert at < 1.0
