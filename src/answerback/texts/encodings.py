@@ -19,6 +19,8 @@ _GUESSES: Final = (
     ("cp1252", "."),
 )
 """Names that both Python and iconv know, and letters that speak for them."""
+_SEPARATORS: Final = "\x1c\x1d\x1e\x1f"
+"""Controls that Python takes for white space. No text has them."""
 MARK_BYTES: Final = 4
 """How much of the beginning `encoding_of` looks at."""
 
@@ -46,4 +48,4 @@ def _text(data: bytes, name: str) -> str:
         text = data.decode(name)
     except UnicodeError:
         return ""
-    return text if all(character.isprintable() or character.isspace() for character in text) else ""
+    return text if all(one.isprintable() or (one.isspace() and one not in _SEPARATORS) for one in text) else ""
