@@ -17,7 +17,7 @@ import msgspec
 
 from answerback.core.finish import token_count
 from answerback.model_guard import checked_finish
-from answerback.models.errors import Complaint, error_in, error_of
+from answerback.models.errors import ErrorDetails, error_in, error_of
 from answerback.ports import Finish, ModelError, Part, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 
@@ -98,7 +98,7 @@ async def read_answer(
                 break
         else:
             if aside is not None:
-                raise error_of(Complaint.of(aside))
+                raise error_of(ErrorDetails.of(aside))
             raise ModelError(ErrorCode.MODEL_FAILED, "the stream ended before the answer did")
         finish = checked_finish(Finish(reason=so_far.reason), prompt)
         with suppress(Exception):
