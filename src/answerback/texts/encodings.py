@@ -20,7 +20,7 @@ _GUESSES: Final = (
 )
 """Names that both Python and iconv know, and letters that speak for them."""
 _SEPARATORS: Final = "\x1c\x1d\x1e\x1f"
-"""Controls that Python takes for white space. No text has them."""
+"""Controls that Python counts as white space."""
 MARK_BYTES: Final = 4
 """How much of the beginning `encoding_of` looks at."""
 
@@ -48,4 +48,5 @@ def _text(data: bytes, name: str) -> str:
         text = data.decode(name)
     except UnicodeError:
         return ""
-    return text if all(one.isprintable() or (one.isspace() and one not in _SEPARATORS) for one in text) else ""
+    is_text = all(letter.isprintable() or (letter.isspace() and letter not in _SEPARATORS) for letter in text)
+    return text if is_text else ""
