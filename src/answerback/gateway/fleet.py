@@ -447,11 +447,14 @@ class Fleet:
         queue, now, checked_at = self._queue, self._monotonic(), self._own_checked_at
         if queue is None:
             return
-        names = [name for name, node in self._others.items() if self._is_dead(node)]
+        beats = {name: node.beat_at_ms for name, node in self._others.items() if self._is_dead(node)}
+        names = list(beats)
         if looks_at_own := now - self._own_checked_at >= CHECK_OWN_S:
             names.append(self.node)
         self._own_checked_at = -math.inf  # until it is known what was taken
-        records = await self._store.take_over(names, is_alive=lambda connection: self.is_alive(node_of(connection)))
+        records = await self._store.take_over(
+            names, is_alive=lambda connection: self.is_alive(node_of(connection)), beats=beats
+        )
         self._own_checked_at = now if looks_at_own else checked_at
         if records:
             log.info("%d requests of other gateways are taken over", len(records))
