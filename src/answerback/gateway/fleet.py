@@ -180,7 +180,8 @@ class FleetSender(SocketSender):
             return Gone()
         first, *more = pieces_of(encode(frame))
         if not more:
-            self._notices.send(node, "frame", connection_id, first)
+            # A gateway of another version reads it, too: what is told stays as it is, or gets another name.
+            self._notices.send(node, "frame", connection_id, True, first)
             return Sent()
         self._cut += 1
         for index, text in enumerate((first, *more)):
@@ -489,7 +490,7 @@ class Fleet:
         if worker is None or queue is None or sender is None or close_user is None:
             return
         match words:
-            case ["frame", connection_id, text]:
+            case ["frame", connection_id, True, text]:
                 sender.arrived(origin, connection_id, text)
             case ["piece", connection_id, number, index, is_last, text]:
                 sender.piece(origin, connection_id, number, index, is_last=is_last, text=text)
