@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import signal
+import subprocess
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ from answerback.stores.encoding import decode_record
 from balancer import Balancer
 from cli_process import STOP_TIMEOUT_S, Serve, read_admin, start_gateway, start_standby
 from collector import Collector, check_trace
+from forked import Command
 from watching_peers import app
 
 pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.timeout(120)]
@@ -26,7 +28,7 @@ TEXT = " ".join(f"단어{n}" for n in range(60))
 
 
 async def ask(socket: ClientConnection, request_id: str, message: str, **more: Any) -> None:
-    frame = {"action": "sendMessage", "requestId": request_id, "message": message, "stream": True, **more}
+    frame = {"action": "sendMessage", "requestId": request_id, "message": message, "stream": True} | more
     await socket.send(json.dumps(frame))
 
 
@@ -83,6 +85,21 @@ async def test_an_app_moves_in_mid_answer_and_its_old_socket_is_closed(join: Ser
         while json.loads(await first.recv()).get("code") != "session_replaced":
             pass
         await first.wait_closed()
+
+
+async def test_a_long_answer_comes_whole_over_the_gateway_to_which_the_app_moved(join: Serve) -> None:
+    """A notice has less than 8,000 bytes; a Korean letter has three, and a quote is written in two."""
+    urls = [f"{join(name).url}/?userId=ann&sessionId=s" for name in ("a", "b")]
+    question = " ".join(f'"{word}\\"' * 60 for word in ("단어", "물음표", "한국어", "말", "글", "뜻", "길", "끝"))
+    for stream in (False, True):
+        async with connect(urls[0]) as first:
+            await ask(first, f"r{stream}", f"{question} {TEXT}", stream=stream)
+            assert json.loads(await first.recv())["action"] == "messageAccepted"
+            async with connect(urls[1]) as second:
+                await resume(second, f"r{stream}", 0)
+                async with asyncio.timeout(20):
+                    ended, text = await answer(second)
+                assert (text if stream else ended["response"]) == f"{question} {TEXT}"
 
 
 async def test_any_gateway_stops_an_answer_and_serves_one_that_has_ended(join: Serve) -> None:
@@ -256,3 +273,27 @@ def states_of(database: str) -> dict[str, str]:
     """What each gateway has said of itself last."""
     with psycopg.connect(database) as connection:
         return dict(connection.execute("SELECT node, state FROM answerback.nodes").fetchall())
+
+
+async def test_nodes_shows_what_waits_behind_another_gateway_and_who_is_the_janitor(join: Serve, database: str) -> None:
+    a, b = [await asyncio.to_thread(join, name, "--janitor-interval", "1s") for name in ("a", "b")]
+    async with (
+        connect(f"{a.url}/?userId=ann&sessionId=s") as first,
+        connect(f"{b.url}/?userId=ann&sessionId=t") as second,
+    ):
+        await ask(first, "r1", TEXT * 20, conversationId="c")
+        while "delta" not in await first.recv(decode=True):
+            pass
+        await ask(second, "r2", "short", conversationId="c")
+        while True:
+            command = Command(["nodes", "--json", "--database", database], stdout=subprocess.PIPE, text=True)
+            out, _ = await asyncio.to_thread(command.communicate, timeout=STOP_TIMEOUT_S)
+            shown = {node["name"]: node for node in json.loads(out)}
+            if shown["b"]["behind"] and any(node["janitor"] for node in shown.values()):
+                break
+        await first.send(json.dumps({"action": "cancelMessage", "requestId": "r1"}))
+        assert (await answer(second))[0]["status"] == "completed"
+    assert command.returncode == 0
+    assert [shown[name][what] for name in "ab" for what in ("running", "waiting", "behind")] == [1, 0, 0, 0, 1, 1]
+    assert sorted(node["janitor"] for node in shown.values()) == [False, True]
+    assert all(node["notices"] >= 0 for node in shown.values())

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -619,11 +619,13 @@ class Late(MemoryConnections):
 
     fails = 0
 
-    async def watchers(self, user_id: str, conversation_id: str | None, *, now_ms: int) -> Sequence[Watcher]:
-        if conversation_id is not None and self.fails:
+    async def watchers(
+        self, user_id: str, *conversations: str | None, now_ms: int
+    ) -> Mapping[str | None, Sequence[Watcher]]:
+        if any(conversations) and self.fails:
             self.fails -= 1
             raise Unavailable("not now")
-        return await super().watchers(user_id, conversation_id, now_ms=now_ms)
+        return await super().watchers(user_id, *conversations, now_ms=now_ms)
 
 
 def blind(backend: Backend) -> None:

@@ -89,7 +89,7 @@ class Freed:
 
 
 class _Rows(Rows):
-    """The rows of one gateway: whoever accepts a request is its home."""
+    """The rows of one gateway: the gateway that accepts a request is its home."""
 
     ACCEPT = sql.ACCEPT.replace("attachments)", "attachments, node, ordering_key)").replace("?)", "?, ?, ?)")
 

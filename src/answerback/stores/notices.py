@@ -52,8 +52,8 @@ class Notices:
         """Why the last notices were not sent, if they were not."""
         self.listening_since: float | None = None
         """Monotonic seconds; None: nothing is heard now."""
-        self.sent = 0
-        self.received = 0
+        self.passed = 0
+        """How many were sent and heard."""
 
     async def start(self, on_notice: Callable[[str, Sequence[Any]], None]) -> None:
         """Listen, and hear oneself. `on_notice` gets who sent a notice, and its words.
@@ -105,7 +105,7 @@ class Notices:
     def _flush(self) -> None:
         out, self._out = self._out, []
         if self._sender is not None:
-            self.sent += len(out)
+            self.passed += len(out)
             self._sender.submit(partial(_notify, out), self._sent)
 
     def _sent(self, _: None, error: Exception | None) -> None:
@@ -131,7 +131,7 @@ class Notices:
             try:
                 connection = self._take_name()
             except (psycopg.Error, Unavailable) as exc:
-                log.warning("notices are not heard now: %s", exc)
+                log.warning("notices are not received now: %s", exc)
             except StoreError as exc:
                 self._error = exc
                 return
@@ -139,7 +139,7 @@ class Notices:
                 try:
                     self._hear(connection, loop)
                 except (psycopg.Error, RuntimeError) as exc:
-                    log.warning("notices are not heard now: %s", exc)
+                    log.warning("notices are not received now: %s", exc)
                 finally:
                     self.listening_since = None
                     connection.close()
@@ -171,7 +171,7 @@ class Notices:
 
     def _receive(self, payload: str) -> None:
         origin, _, *words = json.loads(payload)
-        self.received += 1
+        self.passed += 1
         if origin == self._node:
             if self._heard is not None and not self._heard.done():
                 self._heard.set_result(None)

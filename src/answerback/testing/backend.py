@@ -26,7 +26,7 @@ from answerback.ports import (
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ClientFrame, ServerFrame
 from answerback.service.delivery_sender import DeliverySender
-from answerback.service.devices import Devices
+from answerback.service.devices import Devices, newest_turn
 from answerback.service.front import Front
 from answerback.service.front_settings import FrontSettings
 from answerback.service.history_pages import HistoryPages
@@ -266,7 +266,7 @@ class Backend:
                 most=most_watchers,
                 watching=self.connections,
                 requests=self.store,
-                history=self.store,
+                newest_turn=newest_turn(self.store),
                 queue=self.queue,
                 questions=questions,
                 delivery_sender=delivery_sender,

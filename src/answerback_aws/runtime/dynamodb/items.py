@@ -19,7 +19,7 @@ Value: TypeAlias = str | int | bool | tuple[int, ...] | tuple[str, ...]
 Item: TypeAlias = Mapping[str, Mapping[str, Any]]
 """As the low-level client has it: `{"attempt": {"N": "1"}}`."""
 
-_NESTED: Final = ("wish", "ending", "parts", "hold")
+_NESTED: Final = ("wish", "ending", "parts", "hold", "watchers")
 """Fields that are kept as JSON: they are written whole and never asked about."""
 
 _decode_json: Final = msgspec.json.Decoder()
