@@ -2,8 +2,18 @@
 
 import pytest
 
-from answerback.core.uploads import IMAGE_BOUND, YOUNG_MS, Upload, bound_of, content_of, is_what_it_says, kind_of
+from answerback.core.uploads import (
+    IMAGE_BOUND,
+    YOUNG_MS,
+    FileKey,
+    Upload,
+    bound_of,
+    content_of,
+    is_what_it_says,
+    kind_of,
+)
 from answerback.protocol.frames import Attachment
+from answerback.protocol.limits import PIECE_BYTES
 
 WEBP = b"RIFF\x04\0\0\0WEBP"
 
@@ -67,6 +77,17 @@ def test_the_media_type_says_who_takes_a_file_and_what_it_costs_at_most(
 def test_a_file_has_to_be_what_its_sender_says(media_type: str, content: str, is_so: bool) -> None:
     named = Attachment(sha256="0" * 64, size=1, media_type=media_type, name="a")
     assert is_what_it_says(named, content) is is_so
+
+
+@pytest.mark.parametrize(
+    ("offset", "length"),
+    [(0, PIECE_BYTES), (PIECE_BYTES, 1), (1, None), (PIECE_BYTES + 1, None), (2 * PIECE_BYTES, None)],
+)
+def test_a_piece_begins_on_the_grid_and_in_the_file(offset: int, length: int | None) -> None:
+    key = FileKey("u", "0" * 64, PIECE_BYTES + 1)
+    assert key.pieces == 2
+    assert key.length_at(offset) == length
+    assert FileKey("u", "0" * 64, PIECE_BYTES).length_at(PIECE_BYTES) is None
 
 
 def test_a_file_may_be_named_while_it_is_young() -> None:

@@ -14,7 +14,15 @@ import typer
 from answerback.cli.options import ClientOptions, Encoding, PromptOptions, with_options
 from answerback.cli.output import ExitCode, note, say, say_exactly, usage_error
 from answerback.cli.reading import STDIN_HINT, checked, decode, not_text, typed
-from answerback.cli.talk import ConnectionNotes, Growing, explain, note_language, shortfall, update_wanted, wrong_input
+from answerback.cli.talk import (
+    AnswerPrinter,
+    ConnectionNotes,
+    explain,
+    note_language,
+    shortfall,
+    update_wanted,
+    wrong_input,
+)
 from answerback.cli.watch import follow
 from answerback.client import (
     Answer,
@@ -245,7 +253,7 @@ class Chat:
 
     def _show(self, stream: BlockingAnswerStream) -> Answer | None:
         """Follow the answer; None if it was stopped. Raises: AnswerbackError; _Quit: Ctrl+C twice."""
-        growing = Growing(shows_text=sys.stdout.isatty())
+        growing = AnswerPrinter(shows_text=sys.stdout.isatty())
         try:
             for event in stream.events():
                 growing.show(event)

@@ -264,7 +264,7 @@ def connect(url: str, schema: str) -> Connection:
 def check_session(connection: Connection, other: Connection) -> None:
     """Check that the connection has a session of the server to itself, for the lock belongs to the session.
 
-    A pooler by transaction lends an idle session to whoever asks next: the one that was used last, so that another
+    A pooler by transaction lends an idle session to the next that asks: the one that was used last, so that another
     connection gets it, or one after the other, so that this connection gets several. Raises: Pooled.
     """
     mine, others = ({_session(one) for _ in range(_POOLER_TRIES)} for one in (connection, other))

@@ -19,6 +19,8 @@ _GUESSES: Final = (
     ("cp1252", "."),
 )
 """Names that both Python and iconv know, and letters that speak for them."""
+_SEPARATORS: Final = "\x1c\x1d\x1e\x1f"
+"""Controls that Python counts as white space."""
 MARK_BYTES: Final = 4
 """How much of the beginning `encoding_of` looks at."""
 
@@ -46,4 +48,5 @@ def _text(data: bytes, name: str) -> str:
         text = data.decode(name)
     except UnicodeError:
         return ""
-    return text if all(character.isprintable() or character.isspace() for character in text) else ""
+    is_text = all(letter.isprintable() or (letter.isspace() and letter not in _SEPARATORS) for letter in text)
+    return text if is_text else ""

@@ -289,7 +289,7 @@ class Node:
 
         async def stop() -> None:
             began = self.loop.time()
-            await shut_down(listener, queue, tasks, fleet, settings=SETTINGS, hurry=asyncio.Event())
+            await shut_down(listener, queue, tasks, fleet, settings=SETTINGS, skip_grace=asyncio.Event())
             if parts.worker.running and self.loop.time() - began >= SETTINGS.grace_s:
                 self.injector.on_death(FaultKind.TERMINATE)  # what had not ended by then is begun again
             await fleet.leave()
@@ -379,7 +379,8 @@ class Node:
     async def _suffer(self, fault: FaultKind, begin: Callable[[], None], end: Callable[[], None]) -> None:
         lasts_s = self.injector.stream(f"{fault} for").uniform(*LASTS_S)
         self._trace(f"{fault}: {self.name}, for {lasts_s:.1f} s")
-        self.wrong_since = self.loop.time()
+        if self.loop.time() >= self._wrong_until:  # else it has not been heard since the last time
+            self.wrong_since = self.loop.time()
         notices = self._notices
         begin()
         await asyncio.sleep(min(lasts_s, FORGOTTEN_S))
