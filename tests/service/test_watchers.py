@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
-from answerback.testing.model import Line
 from msgspec.structs import replace
 
 from answerback.core.delivery import PROGRESS_S
@@ -35,7 +34,7 @@ from answerback.protocol.frames import (
 from answerback.service.delivery_sender import WATCHERS_S
 from answerback.stores.connections import MemoryConnections
 from answerback.testing import Backend, ScriptedModel, ScriptedSender, run_virtual
-from answerback.testing.backend import Peer
+from answerback.testing.backend import Line, Peer
 
 TEXT = "one two three four five six"
 

@@ -209,6 +209,23 @@ async def test_what_was_taken_over_while_the_database_failed_is_not_forgotten(ac
     assert not await b.store.take_over(["b"], **NONE)
 
 
+async def test_one_that_was_seen_dead_and_came_back_keeps_what_it_has(actors, postgres_server, schema):
+    """Whoever saw it was frozen, and wakes up only now."""
+    a, b = actors
+    nodes = Nodes(lambda: connect_nodes(postgres_server.url, schema), schema, node="a", incarnation="1")
+    looks = Nodes(lambda: connect_nodes(postgres_server.url, schema), schema, node="b", incarnation="1")
+    await nodes.beat("gone", reads_schema=1, version="1", facts={})
+    beats = {node.name: node.beat_at_ms for node in await looks.beat("serving", reads_schema=1, version="1", facts={})}
+    assert beats.keys() == {"a"}
+    await a.accept("r1")
+    await nodes.beat("serving", reads_schema=1, version="1", facts={})
+    assert not await b.store.take_over(["a"], beats=beats, **NONE)
+    beats = {node.name: node.beat_at_ms for node in await looks.beat("serving", reads_schema=1, version="1", facts={})}
+    assert len(await b.store.take_over(["a"], beats=beats, **NONE)) == 1
+    for one in (nodes, looks):
+        await one.close()
+
+
 async def test_what_is_taken_over_stands_before_what_was_accepted_later(actors):
     a, b = actors
     for actor, request_id in ((a, "r1"), (b, "r2"), (a, "r3")):

@@ -131,6 +131,7 @@ def run(arguments: Sequence[str]) -> int:
         if (why := why_no_output()) is not None:
             return _complain(f"the output cannot be written: {why}", "", ExitCode.FAILED)
         if isinstance(exc, UnicodeEncodeError) and (error := foreign_argument(arguments)) is not None:
+            _show_as_json(error.message, error.hint, arguments)
             return _complain(error.message, error.hint, error.exit_code)
         return _complain(
             f"something went wrong that should not ({type(exc).__name__}: {exc})",

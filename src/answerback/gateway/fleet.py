@@ -182,7 +182,8 @@ class FleetSender(SocketSender):
             return Gone()
         first, *more = pieces_of(encode(frame))
         if not more:
-            self._notices.send(node, "frame", connection_id, first)
+            # A gateway of another version reads it, too: what is told stays as it is, or gets another name.
+            self._notices.send(node, "frame", connection_id, True, first)
             return Sent()
         self._cut += 1
         for index, text in enumerate((first, *more)):
@@ -449,11 +450,14 @@ class Fleet:
         queue, now, checked_at = self._queue, self._monotonic(), self._own_checked_at
         if queue is None:
             return
-        names = [name for name, node in self._others.items() if self._is_dead(node)]
+        beats = {name: node.beat_at_ms for name, node in self._others.items() if self._is_dead(node)}
+        names = list(beats)
         if looks_at_own := now - self._own_checked_at >= CHECK_OWN_S:
             names.append(self.node)
         self._own_checked_at = -math.inf  # until it is known what was taken
-        records = await self._store.take_over(names, is_alive=lambda connection: self.is_alive(node_of(connection)))
+        records = await self._store.take_over(
+            names, is_alive=lambda connection: self.is_alive(node_of(connection)), beats=beats
+        )
         self._own_checked_at = now if looks_at_own else checked_at
         if records:
             log.info("%d requests of other gateways are taken over", len(records))
@@ -488,7 +492,7 @@ class Fleet:
         if worker is None or queue is None or sender is None or close_user is None:
             return
         match words:
-            case ["frame", connection_id, text]:
+            case ["frame", connection_id, True, text]:
                 sender.arrived(origin, connection_id, text)
             case ["piece", connection_id, number, index, is_last, text]:
                 sender.piece(origin, connection_id, number, index, is_last=is_last, text=text)

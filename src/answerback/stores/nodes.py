@@ -46,7 +46,7 @@ SELECT 1 FROM nodes WHERE reads_schema < :schema AND state <> 'gone'
   AND (beat_at_ms > {_NOW} - {STALE_MS} OR NOT node = ANY(CAST(:dead AS text[])))"""  # noqa: S608
 
 _NODES: Final = f"""
-SELECT n.node, n.state, {_NOW} - n.beat_at_ms, n.version, n.facts, n.started_at_ms, EXISTS (
+SELECT n.node, n.state, {_NOW} - n.beat_at_ms, n.version, n.facts, n.started_at_ms, n.beat_at_ms, EXISTS (
     SELECT 1 FROM leases l WHERE l.name = 'janitor' AND l.holder = n.node AND l.until_ms > {_NOW}
   ) FROM nodes n ORDER BY n.node"""  # noqa: S608
 
@@ -76,6 +76,7 @@ class Node:
     has_lock: bool
     version: str
     started_at_ms: int
+    beat_at_ms: int = 0
     facts: Mapping[str, int]
     janitor: bool = False
 
@@ -181,10 +182,13 @@ def list_nodes(database: Database, schema: str) -> list[Node]:
             has_lock=lock_key(f"{schema} node {name}") in locked,
             version=version,
             started_at_ms=started_at_ms,
+            beat_at_ms=beat_at_ms,
             facts=json.loads(facts),
             janitor=bool(janitor),
         )
-        for name, state, age_ms, version, facts, started_at_ms, janitor in database.execute(_NODES).fetchall()
+        for name, state, age_ms, version, facts, started_at_ms, beat_at_ms, janitor in database.execute(
+            _NODES
+        ).fetchall()
     ]
 
 

@@ -379,7 +379,8 @@ class Node:
     async def _suffer(self, fault: FaultKind, begin: Callable[[], None], end: Callable[[], None]) -> None:
         lasts_s = self.injector.stream(f"{fault} for").uniform(*LASTS_S)
         self._trace(f"{fault}: {self.name}, for {lasts_s:.1f} s")
-        self.wrong_since = self.loop.time()
+        if self.loop.time() >= self._wrong_until:  # else it has not been heard since the last time
+            self.wrong_since = self.loop.time()
         notices = self._notices
         begin()
         await asyncio.sleep(min(lasts_s, FORGOTTEN_S))

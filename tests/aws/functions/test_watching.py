@@ -5,13 +5,13 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import pytest
-from answerback.testing.model import Line
 
 from answerback.core.request import RequestKey
 from answerback.core.transitions import State
 from answerback.core.watching import KEPT_MS
 from answerback.ports import Finish, Prompt, Watcher
 from answerback.testing import ScriptedModel
+from answerback.testing.backend import Line
 from answerback_aws.runtime.client import Calls
 from answerback_aws.runtime.composition import epoch_ms
 from lambda_functions import Functions
