@@ -618,13 +618,14 @@ class Late(MemoryConnections):
     """Some reads of who watches fail."""
 
     fails = 0
+    error: Exception = Unavailable("not now")
 
     async def watchers(
         self, user_id: str, *conversations: str | None, now_ms: int
     ) -> Mapping[str | None, Sequence[Watcher]]:
         if any(conversations) and self.fails:
             self.fails -= 1
-            raise Unavailable("not now")
+            raise self.error
         return await super().watchers(user_id, *conversations, now_ms=now_ms)
 
 
@@ -676,14 +677,15 @@ def test_what_the_record_notes_is_seen_when_the_worker_polls() -> None:
     on(main)
 
 
+@pytest.mark.parametrize("error", [Unavailable("not now"), RuntimeError("our own mistake")])
 @pytest.mark.parametrize("fails", [1, 2, 3])
-def test_a_look_that_fails_is_made_up_for(fails: int) -> None:
+def test_a_look_that_fails_is_made_up_for(fails: int, error: Exception) -> None:
     async def main() -> None:
         watching = Late()
         backend = Backend(model=ScriptedModel(words), renew_every_s=0.1, connections=watching)
         asker, phone = await one_of(backend, "desk"), await one_of(backend, "phone")
         await phone.say(watch())
-        watching.fails = fails
+        watching.fails, watching.error = fails, error
         await asker.say(question())
         await backend.queue.idle()
         assert ending(phone.frames) == ending(asker.frames)

@@ -107,6 +107,8 @@ class Watchers:
                 audience.question = await self._requests.question(record.key)
         except Unavailable:
             log.warning("it could not be read who watches", extra={"requestId": record.request_id})
+        except Exception:  # those who are shown it already get their ending all the same
+            log.exception("it cannot be read who watches", extra={"requestId": record.request_id})
         if audience.question is not None:  # else it was never asked
             for one in found:
                 self._show(audience, one, audience.question)
