@@ -390,6 +390,22 @@ def test_a_conversation_has_one_name() -> None:
     on(main)
 
 
+def test_a_deleted_conversation_has_no_turns_and_begins_again() -> None:
+    async def main() -> None:
+        backend = Backend(model=ScriptedModel(words))
+        asker, phone = await one_of(backend, "desk"), await one_of(backend, "phone")
+        await asker.say(question())
+        await backend.queue.idle()
+        await asker.say(UpdateConversation(request_id="u1", conversation_id="c", deleted=True))
+        await phone.say(watch())
+        assert phone.frames == [Watching(request_id="watch-1", conversation_id="c", number=1)]
+        await asker.say(question("again"))
+        await backend.queue.idle()
+        assert ending(phone.frames, "again") == ending(asker.frames, "again")
+
+    on(main)
+
+
 def test_its_own_question_comes_once() -> None:
     async def main() -> None:
         backend = Backend(model=ScriptedModel(words))
@@ -714,7 +730,8 @@ def test_a_second_attempt_is_shown_from_its_beginning() -> None:
 
 def test_an_ending_that_was_not_told_is_told_by_whoever_finds_it() -> None:
     async def main() -> None:
-        backend = Backend(model=ScriptedModel(words))
+        watching = Late()
+        backend = Backend(model=ScriptedModel(words), connections=watching)
         asker, phone = await one_of(backend, "desk"), await one_of(backend, "phone")
         await asker.say(question())
         await backend.queue.idle()
@@ -723,11 +740,15 @@ def test_an_ending_that_was_not_told_is_told_by_whoever_finds_it() -> None:
         assert record is not None
         assert backend.worker._watchers is not None
         backend.worker._watchers._told.clear()  # as in another process
+        watching.fails = 1
         await backend.queue.put(replace(record, queue_no=2))
+        await backend.queue.idle()
+        assert about(phone.frames) == []
+        await backend.queue.put(replace(record, queue_no=3))
         await backend.queue.idle()
         assert ending(phone.frames) == ending(asker.frames)
         seen = len(phone.frames)
-        await backend.queue.put(replace(record, queue_no=3))
+        await backend.queue.put(replace(record, queue_no=4))
         await backend.queue.idle()
         assert len(phone.frames) == seen, "once is enough"
 
