@@ -423,8 +423,10 @@ class Watching(Protocol):
         Where all places are taken, those of closed connections are given away.
         """
 
-    async def watchers(self, user_id: str, conversation_id: str | None, *, now_ms: int) -> Sequence[Watcher]:
-        """Those whose time is not over, and those that are `off`."""
+    async def watchers(
+        self, user_id: str, *conversations: str | None, now_ms: int
+    ) -> Mapping[str | None, Sequence[Watcher]]:
+        """Of each conversation those whose time is not over, also those that are `off`. One read for all of them."""
 
 
 # --- sending and queueing -----------------------------------------------------------------------------------

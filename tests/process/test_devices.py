@@ -1,13 +1,14 @@
 """Several devices of a user on one gateway process, without the SDK."""
 
 import asyncio
+import re
 import signal
 import socket
 from typing import Any
 
 import pytest
 
-from cli_process import Serve
+from cli_process import Serve, read_admin
 from watching_peers import App, app
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
@@ -61,7 +62,8 @@ async def test_a_watcher_is_cut_and_resumes_and_a_stranger_sees_nothing(serve: S
 
 
 async def test_a_watcher_that_does_not_read_holds_up_nobody_and_has_everything_when_it_reads(serve: Serve) -> None:
-    url = serve("--model", "echo", "--write-buffer-bytes", "20000", "--max-tokens", "100000").url
+    gateway = serve("--model", "echo", "--write-buffer-bytes", "20000", "--max-tokens", "100000")
+    url = gateway.url
     texts = {f"q{n}": f"{n}" + " 가나다라" * 7_000 for n in range(60)}
     small = socket.socket()
     small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -73,6 +75,9 @@ async def test_a_watcher_that_does_not_read_holds_up_nobody_and_has_everything_w
             async with asyncio.timeout(10):
                 await desk.ended(name)
         assert phone.endings == {}
+        found = re.search(r"^answerback_parked_deliveries (\d+)", read_admin(gateway, "metrics"), re.MULTILINE)
+        assert found is not None
+        assert int(found[1]) > 0
         await phone.ended(*texts)
         assert phone.texts == desk.texts == texts
         assert phone.endings == desk.endings

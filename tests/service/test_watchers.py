@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -31,10 +31,10 @@ from answerback.protocol.frames import (
     Watch,
     Watching,
 )
+from answerback.service.delivery_sender import WATCHERS_S
 from answerback.stores.connections import MemoryConnections
 from answerback.testing import Backend, ScriptedModel, ScriptedSender, run_virtual
-from answerback.testing.backend import Peer
-from answerback.testing.model import Line
+from answerback.testing.backend import Line, Peer
 
 TEXT = "one two three four five six"
 
@@ -126,7 +126,8 @@ def test_who_comes_late_is_shown_it_from_the_first_character() -> None:
         await asker.say(question())
         await asyncio.sleep(0.25)
         await phone.say(watch())
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        assert text_of(phone.frames) == "one two three ", "it is shown at once what there is"
         await backend.queue.idle()
         assert isinstance(about(phone.frames)[0], MessageAsked)
         assert text_of(phone.frames) == f"{TEXT} "
@@ -451,9 +452,10 @@ class Stalling(ScriptedSender):
 def test_a_connection_that_stalls_holds_up_nobody_else(stalled: str) -> None:
     async def main() -> None:
         sender = Stalling()
-        backend = Backend(model=ScriptedModel(words))
-        _put_sender(backend, sender)
+        backend = Backend(model=ScriptedModel(words), sender=sender)
         asker, *others = [await one_of(backend, name) for name in ("desk", "w0", "w1")]
+        for name in ("desk", "w0", "w1"):
+            sender.open(name)
         for peer in others:
             await peer.say(watch())
         sender.stalls.add(stalled)
@@ -461,6 +463,8 @@ def test_a_connection_that_stalls_holds_up_nobody_else(stalled: str) -> None:
         await backend.queue.idle()
         free = ({"w0", "w1"} - {stalled}).pop()
         for name in ("desk", free):
+            times = [at for at, frame in sender.at[name] if isinstance(frame, MessageDelta)]
+            assert times == pytest.approx([0.1 * n for n in range(6)], abs=0.02), "no piece is late"
             at, last = sender.at[name][-1]
             assert isinstance(last, MessageResponse)
             assert at < 1.0
@@ -468,14 +472,6 @@ def test_a_connection_that_stalls_holds_up_nobody_else(stalled: str) -> None:
         assert text_of(sender.frames[stalled]) == f"{TEXT} "
 
     on(main)
-
-
-def _put_sender(backend: Backend, sender: ScriptedSender) -> None:
-    for name in backend.connections._connections:
-        sender.open(name)
-    backend.sender = sender
-    for part in (backend.front._delivery_sender,):
-        part._sender = sender  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("parks", [True, False])
@@ -489,6 +485,9 @@ def test_a_slow_watcher_holds_neither_the_asker_nor_the_queue(parks: bool) -> No
         has = text_of(phone.frames)
         backend.sender.slow.add("phone")
         await backend.queue.idle()
+        assert asyncio.get_running_loop().time() < 0.6 + WATCHERS_S + 0.01, (
+            "what waits behind it does not wait for long"
+        )
         assert backend.queue.handed_out == [RequestKey("kim", "q")]
         assert ending(asker.frames).status is Status.COMPLETED
         assert text_of(phone.frames) == has
@@ -616,18 +615,17 @@ def test_changes_of_the_list_are_told_to_those_who_watch_it() -> None:
 
 
 class Late(MemoryConnections):
-    """An index that shows nothing: who watches is found where the places are read."""
+    """Some reads of who watches fail."""
 
-    reads = 0
     fails = 0
 
-    async def watchers(self, user_id: str, conversation_id: str | None, *, now_ms: int) -> Sequence[Watcher]:
-        if conversation_id is not None:
-            self.reads += 1
-            if self.fails:
-                self.fails -= 1
-                raise Unavailable("not now")
-        return await super().watchers(user_id, conversation_id, now_ms=now_ms)
+    async def watchers(
+        self, user_id: str, *conversations: str | None, now_ms: int
+    ) -> Mapping[str | None, Sequence[Watcher]]:
+        if any(conversations) and self.fails:
+            self.fails -= 1
+            raise Unavailable("not now")
+        return await super().watchers(user_id, *conversations, now_ms=now_ms)
 
 
 def blind(backend: Backend) -> None:
@@ -682,8 +680,7 @@ def test_what_the_record_notes_is_seen_when_the_worker_polls() -> None:
 def test_a_look_that_fails_is_made_up_for(fails: int) -> None:
     async def main() -> None:
         watching = Late()
-        backend = Backend(model=ScriptedModel(words), renew_every_s=0.1)
-        await _watching(backend, watching)
+        backend = Backend(model=ScriptedModel(words), renew_every_s=0.1, connections=watching)
         asker, phone = await one_of(backend, "desk"), await one_of(backend, "phone")
         await phone.say(watch())
         watching.fails = fails
@@ -693,16 +690,6 @@ def test_a_look_that_fails_is_made_up_for(fails: int) -> None:
         assert text_of(phone.frames) == f"{TEXT} "
 
     on(main)
-
-
-async def _watching(backend: Backend, watching: MemoryConnections) -> None:
-    backend.connections.watchers = watching.watchers  # type: ignore[method-assign]
-    backend.connections.watch = watching.watch  # type: ignore[method-assign]
-    watching._connections = backend.connections._connections
-    backend.connections.watched = watching.watched
-    backend.worker._watched = watching.watched
-    assert backend.worker._watchers is not None
-    backend.worker._watchers.watched = watching.watched
 
 
 def test_a_second_attempt_is_shown_from_its_beginning() -> None:

@@ -7,9 +7,9 @@ do not all send in one moment.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 from answerback.core.answer import Answer
 from answerback.core.delivery import Delivery, Interval
@@ -29,8 +29,18 @@ SLOW_TIMEOUT_S: Final = 10.0
 """How long an ended answer is offered to a slow connection whose sender cannot park it."""
 
 
+WATCHERS_S: Final = 2.0
+"""How much longer those who watch may take than the one that asked."""
+
+
 async def _nobody(ended: Ended) -> None:
     return None
+
+
+async def let_go(telling: asyncio.Task[None]) -> None:
+    """Give those who watch a little more time, where somebody waits. Who misses the ending reads it in the history."""
+    await asyncio.wait((telling,), timeout=WATCHERS_S)
+    telling.cancel()
 
 
 class FlushResult(Enum):
@@ -43,7 +53,7 @@ class FlushResult(Enum):
 class Stream(Delivery):
     """A delivery of an answer that still grows.
 
-    `sending` keeps its frames in order, whoever has a reason to send. `is_waiting`: a tick will send its text, and new
+    `sending` keeps its frames in order, whatever the reason to send. `is_waiting`: a tick will send its text, and new
     text goes out with that. `sign_at`: when a tick is to look for a sign of life. `is_closed`: the answer has ended.
     `is_of_watcher`: it goes to another session than asked.
     """
@@ -75,7 +85,7 @@ class DeliverySender:
         self._observer = observer
         self._ticks: dict[int, list[Stream]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.tell_watchers: Callable[[Ended], Awaitable[None]] = _nobody
+        self.tell_watchers: Callable[[Ended], Coroutine[Any, Any, None]] = _nobody
         """Shows an ending that is announced to those who watch: see `Watchers`."""
 
     # --- an answer that grows
@@ -212,14 +222,14 @@ class DeliverySender:
         record = ended.record
         if ended.is_new and record.ending is not None:
             self._observer.ended(record, record.ending)
-        telling = asyncio.ensure_future(self.tell_watchers(ended))
+        telling = asyncio.create_task(self.tell_watchers(ended), name="tell who watches")
         try:
             if record.target is None:
                 return True
             delivery = await self.stored(record, record.target)
             return await self.flush(delivery) is FlushResult.DONE or self.park(delivery, record)
         finally:
-            await telling
+            await let_go(telling)
 
     async def serve(self, record: Record, target: DeliveryTarget) -> None:
         """Send a stored ending to `target`. Wait for a slow connection that cannot be parked; nothing is sent twice.

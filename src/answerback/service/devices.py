@@ -3,7 +3,7 @@
 Everything is looked for under the connection's own user. What belongs to another user is as if it were not there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from answerback.core import request as changes
 from answerback.core.keys import normal_id
 from answerback.core.request import Conflict, Ended, Pending, RequestKey, Unknown, Watcher
+from answerback.core.transitions import State
 from answerback.core.watching import KEPT_MS
 from answerback.ports import Connection, History, Place, Queue, Requests, Watching
 from answerback.protocol.errors import ErrorCode
@@ -23,6 +24,20 @@ from answerback.service.questions import Questions, user_of
 TOO_MANY: Final = "Too many sessions watch this. Close one, or look at the history once a minute."
 
 
+NewestTurn = Callable[[str, str], Awaitable[str | None]]
+"""The request id of the newest turn that a conversation of a user has. May raise Unavailable."""
+
+
+def newest_turn(history: History) -> NewestTurn:
+    """As the history shows it."""
+
+    async def newest(user_id: str, conversation_id: str) -> str | None:
+        turns = await history.turns(user_id, conversation_id, before=None, limit=1)
+        return turns[0].request_id if turns else None
+
+    return newest
+
+
 class Devices:
     """Takes `watch`, and `cancelMessage` of what others have asked. `most`: sessions that watch one conversation."""
 
@@ -32,7 +47,7 @@ class Devices:
         most: int,
         watching: Watching,
         requests: Requests,
-        history: History,
+        newest_turn: NewestTurn,
         queue: Queue,
         questions: Questions,
         delivery_sender: DeliverySender,
@@ -41,7 +56,7 @@ class Devices:
         self._most = most
         self._watching = watching
         self._requests = requests
-        self._history = history
+        self._newest_turn = newest_turn
         self._queue = queue
         self._questions = questions
         self._delivery_sender = delivery_sender
@@ -70,8 +85,7 @@ class Devices:
         if conversation_id is not None:
             if place is Place.KEPT:
                 await self._note(connection, conversation_id, replace(watcher, until_ms=0), frame.resume)
-            for newest in await self._history.turns(user_id, conversation_id, before=None, limit=1):
-                turn = newest.request_id
+            turn = await self._newest_turn(user_id, conversation_id)
         return WatchingFrame(
             request_id=frame.request_id, conversation_id=conversation_id, number=frame.number, turn=turn
         )
@@ -83,8 +97,9 @@ class Devices:
         user_id = user_of(connection)
         points = {point.request_id: point for point in resume}
         unfinished = await self._requests.unfinished_in(user_id, conversation_id)
-        others = (record.request_id for record in unfinished if record.session_id != watcher.session_id)
-        for request_id in dict.fromkeys((*others, *points)):
+        # What waits finds the session among those who watch, when its turn has come.
+        running = (one for one in unfinished if one.state is State.RUNNING and one.session_id != watcher.session_id)
+        for request_id in dict.fromkeys((*(record.request_id for record in running), *points)):
             point = points.get(request_id)
             has = watcher if point is None else replace(watcher, attempt=point.attempt, offset=point.offset)
             watch = partial(changes.watch, conversation_id=conversation_id, watcher=has)

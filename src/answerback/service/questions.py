@@ -42,7 +42,7 @@ from answerback.ports import (
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import CancelMessage, MessageAccepted, SendMessage
 from answerback.service.attempt import Run
-from answerback.service.delivery_sender import DeliverySender
+from answerback.service.delivery_sender import DeliverySender, let_go
 from answerback.service.front_settings import FrontSettings
 from answerback.service.observer import Observer
 from answerback.service.uploads import Uploads
@@ -358,7 +358,7 @@ class Questions:
                 await self.serve_ending(record, connection)
                 if is_new:
                     await self._queue.forget(record.key)
-                    await self._delivery_sender.tell_watchers(outcome)
+                    await let_go(asyncio.create_task(self._delivery_sender.tell_watchers(outcome)))
             case Conflict():
                 await self._conflict(connection, frame.request_id)
 

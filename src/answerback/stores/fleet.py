@@ -7,10 +7,11 @@ itself is in order in its queue. Each write is a transaction of `fleet_commit`.
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any, Final, TypeVar, cast
 
 from msgspec.structs import replace as with_fields
@@ -29,9 +30,8 @@ from answerback.core.watching import MOST_WATCHED, placed
 from answerback.ports import Accepted, Admission, Bound, Connection, Place, Quota, Superseded, Watcher
 from answerback.stores import statements as sql
 from answerback.stores import writes
-from answerback.stores.database import Database
+from answerback.stores.database import Database, StoreError
 from answerback.stores.encoding import decode_record, encode_record
-from answerback.stores.errors import StoreError
 from answerback.stores.fleet_commit import Changed, FleetCommit, Freed, Transaction
 from answerback.stores.migrations import parse
 from answerback.stores.nodes import read_agreed
@@ -43,6 +43,8 @@ T = TypeVar("T")
 
 BEHIND_MS: Final = 1_000
 """How soon a request is looked at again that waits for one of another gateway; a notice comes before, as a rule."""
+
+NO_BEATS: Final[Mapping[str, int]] = MappingProxyType({})
 
 TAKEN_AT_ONCE: Final = 50
 """Users whose requests are taken over in one go."""
@@ -58,6 +60,8 @@ _LIMIT: Final = "SELECT per_minute FROM users WHERE user_id = :user_id"
 _UNFINISHED_OF: Final = """
 SELECT user_id, request_id, node FROM requests
 WHERE ended_at_ms IS NULL AND (node = ANY(CAST(:nodes AS text[])) OR node IS NULL) ORDER BY n"""
+
+_BEATS: Final = "SELECT node, beat_at_ms FROM nodes WHERE node = ANY(CAST(:nodes AS text[]))"
 
 _CHANGED: Final = """
 SELECT r.record, r.record_schema, r.node
@@ -90,6 +94,11 @@ WHERE user_id = :user_id AND connection_id = ANY(CAST(:connections AS text[]))""
 _WATCHERS: Final = """
 SELECT session_id, connection_id, generation, number, is_off, until_ms FROM watchers
 WHERE user_id = :user_id AND conversation_id = :conversation_id ORDER BY until_ms, generation, number"""
+
+_ALL_WATCHERS: Final = """
+SELECT conversation_id, session_id, connection_id, generation, number, is_off, until_ms FROM watchers
+WHERE user_id = :user_id AND conversation_id = ANY(CAST(:conversations AS text[])) AND until_ms > :now_ms
+ORDER BY until_ms, generation, number"""
 
 _WATCHED: Final = """
 SELECT count(DISTINCT conversation_id) FROM watchers
@@ -189,19 +198,23 @@ class FleetStore(PostgresStore):
             self.let_go(key)
         return cast("T", outcome)
 
-    async def take_over(self, nodes: Collection[str], *, is_alive: Callable[[str], bool]) -> Sequence[Record]:
+    async def take_over(
+        self, nodes: Collection[str], *, is_alive: Callable[[str], bool], beats: Mapping[str, int] = NO_BEATS
+    ) -> Sequence[Record]:
         """Make this gateway the home of the unfinished requests of `nodes`, and of those that have no home.
 
         Returns them with all else of their ordering keys that is at home here, in the order accepted. An answer leads
         nowhere whose target is a connection that `is_alive` denies. Of its own requests it takes those that are not in
-        its queue. Raises: Unavailable: some may have been taken; the next call with the own name returns them.
+        its queue. `beats`: the last that was seen of gateways taken for dead. One that has given another since lives:
+        this gateway may have been frozen meanwhile. Raises: Unavailable: some may have been taken; the next call with
+        the own name returns them.
         """
         rows = await self._rows(_UNFINISHED_OF, {"nodes": list(nodes)})  # type: ignore[dict-item]
         left = [
             user for user, name, home in rows if home != self.node or not self._fleet.is_here(RequestKey(user, name))
         ]
         users = tuple(dict.fromkeys(left))
-        take = partial(_take_over, nodes=frozenset(nodes), is_alive=is_alive)
+        take = partial(_take_over, nodes=frozenset(nodes), beats=beats, is_alive=is_alive)
         taken: list[tuple[int, Record]] = []
         for start in range(0, len(users), TAKEN_AT_ONCE):
             taken += await self._fleet.do(take, users=users[start : start + TAKEN_AT_ONCE])
@@ -344,9 +357,13 @@ class FleetStore(PostgresStore):
         watch = partial(_watch, user_id=user_id, conversation_id=conversation_id or "", most=most)
         return await self._fleet.do(partial(watch, watcher=watcher, now_ms=now_ms), users=(user_id,))
 
-    async def watchers(self, user_id: str, conversation_id: str | None, *, now_ms: int) -> Sequence[Watcher]:
-        place: sql.Params = {"user_id": user_id, "conversation_id": conversation_id or ""}
-        return [one for one in map(_watcher, await self._rows(_WATCHERS, place)) if one.until_ms > now_ms]
+    async def watchers(
+        self, user_id: str, *conversations: str | None, now_ms: int
+    ) -> Mapping[str | None, Sequence[Watcher]]:
+        names = [name or "" for name in conversations]
+        place: Any = {"user_id": user_id, "now_ms": now_ms, "conversations": names}
+        found = await self._rows(_ALL_WATCHERS, place)
+        return {name: [_watcher(row[1:]) for row in found if row[0] == (name or "")] for name in conversations}
 
     async def purge(self, *, ended_before_ms: int, refused_before_ms: int) -> int:
         now: sql.Params = {"now_ms": self.clock()}
@@ -458,10 +475,15 @@ def _watch(
 def _take_over(
     transaction: Transaction,
     *,
-    nodes: Collection[str],
+    nodes: Set[str],
+    beats: Mapping[str, int],
     is_alive: Callable[[str], bool],
 ) -> list[tuple[int, Record]]:
     state, keys = transaction.state, set()
+    if beats:
+        of_nodes: Any = {"nodes": list(beats)}
+        found = transaction.database.execute(_BEATS, of_nodes).fetchall()
+        nodes -= {name for name, beat_at_ms in found if beat_at_ms != beats[name]}
     for tracked in list(state.tracked.values()):
         key, home = tracked.key, transaction.homes[tracked.key]
         if home is None or (home in nodes and not (home == transaction.node and transaction.is_here(key))):

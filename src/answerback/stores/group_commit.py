@@ -268,7 +268,7 @@ class GroupCommit:
             loading = self._loading = asyncio.get_running_loop().create_future()
             connection.submit(partial(in_our_terms, _load), partial(self._loaded, loading))
         if not loading.done():
-            await asyncio.wait([loading])  # whoever is cancelled here stops nobody else
+            await asyncio.wait([loading])  # a caller that is cancelled here stops nobody else
         return loading.result()
 
     def _loaded(

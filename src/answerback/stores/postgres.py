@@ -23,8 +23,7 @@ from psycopg.types.numeric import Int8Dumper
 
 from answerback.clock import epoch_ms
 from answerback.ports import Unavailable
-from answerback.stores.database import Database
-from answerback.stores.errors import StoreError, StoreInUse
+from answerback.stores.database import Database, StoreError, StoreInUse
 from answerback.stores.migrations import Migration, apply, lock_key, shipped
 from answerback.stores.statements import CREATE_COLLATION, Params, Row, to_psycopg
 from answerback.stores.store import SqlStore
@@ -182,7 +181,8 @@ class _Server:
             except (psycopg.Error, Unavailable) as exc:
                 may_pass = isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError | Unavailable)
                 if not may_pass or isinstance(exc, Pooled) or time.monotonic() + pause_s > deadline:
-                    raise Unavailable(str(exc)) from exc
+                    is_standby = isinstance(exc, errors.ReadOnlySqlTransaction)
+                    raise Unavailable(CAUSES[errors.ReadOnlySqlTransaction] if is_standby else str(exc)) from exc
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
@@ -211,13 +211,13 @@ class PostgresStore(SqlStore):
         try:
             await super().open()
         except Unavailable as exc:
-            if isinstance(exc.__cause__, Pooled):
+            if _is_by(exc, Pooled):
                 raise StoreError(
                     "The database is reached through a pooler that lends one session to many, so the lock of a gateway "
                     "would exclude nobody. Name the server itself in --database, or pool by session (PgBouncer: "
                     "pool_mode = session)."
                 ) from exc
-            if isinstance(exc.__cause__, _LockHeld):
+            if _is_by(exc, _LockHeld):
                 raise StoreInUse(
                     f"Another gateway uses this database (schema {self._schema}). Stop it, or use another database."
                 ) from exc
@@ -227,6 +227,13 @@ class PostgresStore(SqlStore):
         fleet: Any = {"tables": [part.table for part in FLEET_DATA]}
         there = {name for (name,) in await self._rows(_THERE, fleet)}
         return (*USER_DATA, *(part for part in FLEET_DATA if part.table in there))
+
+
+def _is_by(error: BaseException | None, kind: type[Unavailable]) -> bool:
+    """Whether that is why it is unavailable. Whoever passes an error on may make one of their own of it."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__
+    return error is not None
 
 
 def connect(url: str, schema: str) -> Connection:
@@ -257,7 +264,7 @@ def connect(url: str, schema: str) -> Connection:
 def check_session(connection: Connection, other: Connection) -> None:
     """Check that the connection has a session of the server to itself, for the lock belongs to the session.
 
-    A pooler by transaction lends an idle session to whoever asks next: the one that was used last, so that another
+    A pooler by transaction lends an idle session to the next that asks: the one that was used last, so that another
     connection gets it, or one after the other, so that this connection gets several. Raises: Pooled.
     """
     mine, others = ({_session(one) for _ in range(_POOLER_TRIES)} for one in (connection, other))

@@ -15,8 +15,8 @@ from answerback.clock import epoch_ms
 from answerback.core.parts import Content
 from answerback.core.request import Record, RequestKey
 from answerback.ports import Unavailable
+from answerback.stores.database import StoreError, StoreInUse
 from answerback.stores.encoding import content_of, decode_record
-from answerback.stores.errors import StoreError, StoreInUse
 from answerback.stores.migrations import Migration, apply, shipped
 from answerback.stores.store import SqlStore
 
@@ -154,7 +154,7 @@ class SqliteStore(SqlStore):
                 raise TimeoutError from exc
 
     def _check_whole(self) -> None:
-        """Raises: StoreError: the file is gone, and its log is there. SQLite would begin anew without a word."""
+        """Raises: StoreError: the file is gone, and its log is there. SQLite would begin again without a word."""
         log = Path(f"{self._path}-wal")
         has_log = log.exists() and log.stat().st_size > 0
         if has_log and not (self._path.exists() and self._path.stat().st_size > 0):

@@ -99,7 +99,7 @@ class SqlStore:
     async def store_id(self) -> str:
         """The name of the data: made once, the same for every gateway that serves them."""
         if self._store_id is None:
-            await self._group.state()  # whoever loads it first names the store
+            await self._group.state()  # the first to load it names the store
             rows = await self._rows(sql.SELECT_MARK, {"name": "store_id"})
             self._store_id = str(rows[0][0])
         return self._store_id

@@ -331,7 +331,7 @@ class ServerEnd(asyncio.Transport):
         self.link = link
         self._network = network
         self._process = listening.process
-        self._high, self._low = 64 * 1024, 16 * 1024
+        self._high = 64 * 1024
         self._unsent = bytearray()
         self._unread: list[bytes] = []
         self._is_reading = True
@@ -386,7 +386,7 @@ class ServerEnd(asyncio.Transport):
         return self._is_closing or self._is_lost
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        self._high, self._low = high or 0, low or 0
+        self._high = high or 0
 
     def get_write_buffer_size(self) -> int:
         return len(self._unsent)

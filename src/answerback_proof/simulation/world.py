@@ -23,7 +23,7 @@ from answerback.protocol.frames import (
     UploadState,
 )
 from answerback.stores.sqlite import MemoryStore
-from answerback.testing.loop import Stuck
+from answerback.testing.loop import Deadlock
 from answerback_proof.checker import Visible, check
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.history import Fault, ModelRun, Promise, RunHistory, Stored, Turn, Usage, Violation
@@ -64,7 +64,7 @@ def simulate(case: Case) -> Report:
     try:
         with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
             return runner.run(main())
-    except Stuck as exc:
+    except Deadlock as exc:
         return Report(case=case, violations=[broken(Promise.ANSWERED, f"the run hung: {exc}")], trace=lines)
 
 
