@@ -193,6 +193,8 @@ def test_a_terminal_that_has_no_hangul_is_spoken_to_in_english(monkeypatch: pyte
         assert not speaks_korean()
 
 
-@pytest.mark.parametrize("data", [b"a\0b", b"\x1f\x8b\x08\0\0\0\0\0\x02\xff\xcb\xc8", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"])
+@pytest.mark.parametrize(
+    "data", [b"a\0b", b"\x1f\x8b\x08\0\0\0\0\0\x02\xff\xcb\xc8", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\x1f\x8b\xcb\xc8"]
+)
 def test_what_is_no_text_looks_like_none(data: bytes) -> None:
     assert likely_encoding(data) is None

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from answerback.cli.admin import admin_of, find_port
 from answerback.cli.output import CliError, ExitCode
 from answerback.cli.settings import SETTINGS, defaults, load, without_password
 from answerback.core.request import Policy
@@ -230,3 +231,20 @@ def test_what_is_no_duration(text: object) -> None:
 )
 def test_passwords_in_urls_are_hidden(url: str, shown: str) -> None:
     assert without_password(url) == shown
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"short", b"\xff\xfea\0", b"-----BEGIN KEY-----\nsecret\n", b"k" * 40 + b"\r\nx: y"]
+)
+def test_a_file_that_is_no_admin_key_is_not_shown_to_anybody(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "admin.key").write_bytes(content)
+    (tmp_path / "admin.key").chmod(0o600)
+    with pytest.raises(CliError, match="is damaged") as caught:
+        admin_of(load({"data_dir": str(tmp_path)}, environment={}))
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "x", "-1", "0", "65536", "9" * 5_000])
+def test_a_port_that_is_none_is_not_asked(tmp_path: Path, content: str) -> None:
+    (tmp_path / "admin.port").write_text(content)
+    assert find_port(tmp_path, otherwise=8766) == 8766

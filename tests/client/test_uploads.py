@@ -19,6 +19,7 @@ from answerback.client import (
     BlockingClient,
     Client,
     File,
+    Overloaded,
     PendingRequest,
     ProtocolViolation,
     Queued,
@@ -31,7 +32,7 @@ from answerback.client import (
 from answerback.client.effects import Effect, Fail, FilesWanted, Send
 from answerback.client.exchange import Timeouts
 from answerback.client.session import Session
-from answerback.client.uploads import PIECES_OUT, fetch
+from answerback.client.uploads import PIECES_OUT, bring, fetch
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
 from answerback.ports import Quota
@@ -43,11 +44,14 @@ from answerback.protocol.frames import (
     Error,
     GetAttachment,
     ModelInfo,
+    PutPiece,
     SendMessage,
+    UploadState,
     Welcome,
 )
 from answerback.protocol.limits import MAX_ATTACHMENT_BYTES, PIECE_BYTES, RETURNED_BYTES
 from answerback.service.front_settings import FrontSettings
+from answerback.testing import run_virtual
 
 QUICK = Timing(backoff_min_s=0.001, backoff_max_s=0.002, call_timeout_s=0.3, silence_s=0.2)
 BYTES = random.Random(1).randbytes(5 * PIECE_BYTES + 17)
@@ -172,6 +176,34 @@ async def test_a_file_that_is_not_there_any_more_ends_its_question_in_words(star
         with pytest.raises(AttachmentMissing, match=r"a\.png is not there any more as it was. Attach it again"):
             await stream.answer
     assert outbox.kept == {}
+
+
+def test_a_file_waits_until_uploads_that_were_left_behind_give_way() -> None:
+    waits_ms, told, signs = [30_000, None, 20_000, None, 3_600_000], list[int](), list[int]()
+
+    async def put(frame: PutPiece) -> UploadState:
+        told.append(len(frame.data))
+        if (wait_ms := waits_ms.pop(0)) is not None:
+            raise Overloaded("overloaded", "too many", retryable=True, retry_after_ms=wait_ms)
+        return UploadState(
+            request_id=frame.request_id,
+            sha256=frame.sha256,
+            size=frame.size,
+            upload="u",
+            offset=len(frame.data),
+            complete=bool(frame.data),
+        )
+
+    async def main() -> None:
+        begun = asyncio.get_running_loop().time()
+        await bring(File(name="a", data=b"x" * 10), put, progress=signs.append)
+        assert asyncio.get_running_loop().time() - begun == 50
+        with pytest.raises(Overloaded):  # tomorrow
+            await bring(File(name="a", data=b"x" * 10), put)
+
+    run_virtual(main())
+    assert told == [0, 0, 10, 10, 0]
+    assert signs == [0, 0, 0, 10]
 
 
 async def test_cancelling_stops_an_upload(start):

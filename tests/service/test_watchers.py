@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -34,8 +34,7 @@ from answerback.protocol.frames import (
 from answerback.service.delivery_sender import WATCHERS_S
 from answerback.stores.connections import MemoryConnections
 from answerback.testing import Backend, ScriptedModel, ScriptedSender, run_virtual
-from answerback.testing.backend import Peer
-from answerback.testing.model import Line
+from answerback.testing.backend import Line, Peer
 
 TEXT = "one two three four five six"
 
@@ -127,7 +126,8 @@ def test_who_comes_late_is_shown_it_from_the_first_character() -> None:
         await asker.say(question())
         await asyncio.sleep(0.25)
         await phone.say(watch())
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        assert text_of(phone.frames) == "one two three ", "it is shown at once what there is"
         await backend.queue.idle()
         assert isinstance(about(phone.frames)[0], MessageAsked)
         assert text_of(phone.frames) == f"{TEXT} "
@@ -463,6 +463,8 @@ def test_a_connection_that_stalls_holds_up_nobody_else(stalled: str) -> None:
         await backend.queue.idle()
         free = ({"w0", "w1"} - {stalled}).pop()
         for name in ("desk", free):
+            times = [at for at, frame in sender.at[name] if isinstance(frame, MessageDelta)]
+            assert times == pytest.approx([0.1 * n for n in range(6)], abs=0.02), "no piece is late"
             at, last = sender.at[name][-1]
             assert isinstance(last, MessageResponse)
             assert at < 1.0
@@ -617,11 +619,13 @@ class Late(MemoryConnections):
 
     fails = 0
 
-    async def watchers(self, user_id: str, conversation_id: str | None, *, now_ms: int) -> Sequence[Watcher]:
-        if conversation_id is not None and self.fails:
+    async def watchers(
+        self, user_id: str, *conversations: str | None, now_ms: int
+    ) -> Mapping[str | None, Sequence[Watcher]]:
+        if any(conversations) and self.fails:
             self.fails -= 1
             raise Unavailable("not now")
-        return await super().watchers(user_id, conversation_id, now_ms=now_ms)
+        return await super().watchers(user_id, *conversations, now_ms=now_ms)
 
 
 def blind(backend: Backend) -> None:

@@ -65,7 +65,7 @@ async def test_files_are_shown_and_erased_with_their_pieces(tmp_path) -> None:
     upload = await store.begin(key, "an-upload", now_ms=1)
     assert upload is not None
     for number, data in enumerate((b"pri", b"vat")):
-        await store.put(key, "an-upload", number, data)
+        await store.put(key, "an-upload", number, data, now_ms=1)
     told = [json.loads(line) async for line in store.export("ann")]
     assert [line["data"] for line in told if line["table"] == "pieces"] == ["cHJp", "dmF0"]
     assert [line["sha256"] for line in told if line["table"] == "uploads"] == ["a" * 64]

@@ -15,19 +15,22 @@ from answerback.cli.output import CliError, ExitCode, note, say, say_json
 from answerback.cli.settings import Configuration, load
 from answerback.core.budget import Budget, BudgetState, Counter, Period, Unit
 from answerback.core.camel import snake
+from answerback.gateway.admin_key import KEY_FILE, PORT_FILE, read_key
+from answerback.gateway.settings import SettingsError
 from answerback.ports import DailyUsage, StoredUser
 
 T = TypeVar("T")
-KEY_FILE: Final = "admin.key"
-PORT_FILE: Final = "admin.port"
 TIMEOUT_S: Final = 10.0
+MAX_PORT: Final = 65_535
 
 
-def read_key(data_dir: Path) -> str:
-    """The admin key of the gateway that uses this data folder. Raises: CliError: it is not there."""
+def key_in(data_dir: Path) -> str:
+    """The admin key of the gateway that uses this data folder. Raises: CliError: it is not there, or is none."""
     path = data_dir / KEY_FILE
     try:
-        return path.read_text(encoding="ascii").strip()
+        return read_key(path)
+    except SettingsError as exc:
+        raise CliError(str(exc).rstrip(".")) from exc
     except OSError as exc:
         raise CliError(
             f"the admin key {path} cannot be read ({exc.strerror})",
@@ -38,9 +41,10 @@ def read_key(data_dir: Path) -> str:
 def find_port(data_dir: Path, *, otherwise: int) -> int:
     """The admin port of the gateway that uses this data folder, as it has noted it; else `otherwise`."""
     try:
-        return int((data_dir / PORT_FILE).read_text(encoding="ascii"))
+        noted = int((data_dir / PORT_FILE).read_text(encoding="ascii"))
     except (OSError, ValueError):
         return otherwise
+    return noted if 0 < noted <= MAX_PORT else otherwise
 
 
 def admin_of(configuration: Configuration) -> "AdminUsers":
@@ -51,7 +55,7 @@ def admin_of(configuration: Configuration) -> "AdminUsers":
     port = settings.admin_port
     if port == 0 or "admin_port" not in configuration.sources:
         port = find_port(settings.data_dir, otherwise=port)
-    return AdminUsers(port=port, key=read_key(settings.data_dir))
+    return AdminUsers(port=port, key=key_in(settings.data_dir))
 
 
 @with_options

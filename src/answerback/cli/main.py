@@ -12,6 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from answerback import __version__
 from answerback.cli.output import CliError, ExitCode, note, say, say_json, why_no_output
+from answerback.cli.reading import foreign_argument
 
 _EXAMPLES: Final = (
     ("answerback demo", "three apps, one model, all checked"),
@@ -129,6 +130,8 @@ def run(arguments: Sequence[str]) -> int:
             raise
         if (why := why_no_output()) is not None:
             return _complain(f"the output cannot be written: {why}", "", ExitCode.FAILED)
+        if isinstance(exc, UnicodeEncodeError) and (error := foreign_argument(arguments)) is not None:
+            return _complain(error.message, error.hint, error.exit_code)
         return _complain(
             f"something went wrong that should not ({type(exc).__name__}: {exc})",
             "repeat it as `answerback --debug ...` and report what it prints",

@@ -18,7 +18,7 @@ from answerback.cli.settings import SETTINGS, Configuration, defaults, load
 from answerback.gateway.settings import GatewaySettings, SettingsError
 from answerback.ports import ModelError
 from answerback.settings import YES_NO, Setting, toml
-from answerback.stores.errors import StoreError
+from answerback.stores.database import StoreError
 from answerback.texts import spoken
 
 log = logging.getLogger("answerback.serve")

@@ -84,7 +84,7 @@ class Session:
         self._liveness = Liveness(timing)
         self._questions = Questions(timing=timing, liveness=self._liveness, calls=self._calls, effects=self._effects)
         self._questions.client = client
-        self._watches = Watches(timing, self._effects)
+        self._watches = Watches(timing=timing, questions=self._questions, effects=self._effects)
         self._link: int | None = None
         self._stopped: AnswerbackError | None = None
         self._welcome: Welcome | None = None
@@ -230,8 +230,7 @@ class Session:
         """
         self._check_watch()
         if conversation_id not in self._watches:
-            own = [one.request_id for one in self._questions if conversation_id in (one.conversation_id, one.key)]
-            self._watches.watch(conversation_id, after=after, own=own, now=now)
+            self._watches.watch(conversation_id, after=after, now=now)
         return self._flush()
 
     def unwatch(self, conversation_id: str | None) -> list[Effect]:
@@ -337,7 +336,7 @@ class Session:
                 self._take_progress(frame, now)
             case MessageAsked():
                 # A late one of an older connection may be of an answer that has ended there.
-                if link == self._link and self._questions.get(frame.request_id) is None:
+                if link == self._link:
                     self._watches.asked(frame, now=now)
             case Watching() | ConversationChanged():
                 self._watches.take(frame, now=now)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self, TypeAlias
 
-from answerback.client.errors import AttachmentMissing, ProtocolViolation, RequestTimeout
+from answerback.client.errors import AttachmentMissing, Overloaded, ProtocolViolation, RequestTimeout
 from answerback.core.uploads import TEXT, content_of, kind_of
 from answerback.protocol.frames import Attachment, AttachmentPiece, GetAttachment, PutPiece, UploadState
 from answerback.protocol.limits import (
@@ -33,6 +33,8 @@ _NAME_BYTES: Final = 200
 _UNSAFE: Final = re.compile(r'[<>:"|?*`\x00-\x1f]')
 
 _MAX_RESTARTS: Final = 5
+_MAX_WAIT_MS: Final = 60_000
+"""So long a file waits for its turn; tomorrow is another day."""
 _UNKNOWN: Final = "application/octet-stream"
 
 
@@ -181,11 +183,18 @@ async def bring(
                 return await put(frame)
             except RequestTimeout:
                 continue  # for want of a connection; the same piece may arrive twice
+            except Overloaded as error:  # uploads were left behind, and give way soon
+                if not 0 < (error.retry_after_ms or 0) <= _MAX_WAIT_MS:
+                    raise
+                progress(arrived)
+                await asyncio.sleep((error.retry_after_ms or 0) / 1000)
 
+    arrived = 0
     state = await send(0, "", b"")
     restarts = 0
     while not state.complete:
-        progress(state.offset)
+        arrived = state.offset
+        progress(arrived)
         offsets = range(state.offset, named.size, piece_bytes)[:PIECES_OUT]
         pieces = [send(offset, state.upload, file.data[offset : offset + piece_bytes]) for offset in offsets]
         answers = await asyncio.gather(*pieces, return_exceptions=True)

@@ -41,7 +41,7 @@ from answerback.models.prices import prices_of, tariff_of
 from answerback.models.spec import ModelSpecError, parse_model_specs
 from answerback.ports import Model, ModelError, ModelLimits, Quota, Unavailable, answer_timeouts_ms, limits_of, within
 from answerback.service.delivery_sender import DeliverySender
-from answerback.service.devices import Devices
+from answerback.service.devices import Devices, newest_turn
 from answerback.service.front import Front
 from answerback.service.front_settings import FrontSettings
 from answerback.service.history_pages import HistoryPages
@@ -54,7 +54,7 @@ from answerback.service.watchers import Watchers
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores import FILE_NAME, open_store
 from answerback.stores.connections import MemoryConnections
-from answerback.stores.errors import StoreError, StoreInUse
+from answerback.stores.database import StoreError, StoreInUse
 from answerback.stores.store import SqlStore
 from answerback.tasks import Tasks
 
@@ -284,7 +284,7 @@ class Gateway:
             most=settings.caps.watchers,
             watching=connections,
             requests=requests,
-            history=history,
+            newest_turn=newest_turn(history),
             queue=queue,
             questions=questions,
             delivery_sender=delivery_sender,

@@ -133,8 +133,10 @@ class FleetConnections(MemoryConnections):
             return Place.OLDER
         return await self._store.watch(user_id, conversation_id, watcher, now_ms=now_ms, most=most)
 
-    async def watchers(self, user_id: str, conversation_id: str | None, *, now_ms: int) -> Sequence[Watcher]:
-        return await self._store.watchers(user_id, conversation_id, now_ms=now_ms)
+    async def watchers(
+        self, user_id: str, *conversations: str | None, now_ms: int
+    ) -> Mapping[str | None, Sequence[Watcher]]:
+        return await self._store.watchers(user_id, *conversations, now_ms=now_ms)
 
 
 class FleetQueue(InProcessQueue):

@@ -460,7 +460,7 @@ class ConversationChanged(_Frame, frozen=True, kw_only=True, tag="conversationCh
 
     conversation_id: str
     title: str | None = None
-    turns: Count
+    turns: Count | None = None
     updated_at: str
     deleted: bool = False
 

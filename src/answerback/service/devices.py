@@ -3,7 +3,7 @@
 Everything is looked for under the connection's own user. What belongs to another user is as if it were not there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -24,6 +24,20 @@ from answerback.service.questions import Questions, user_of
 TOO_MANY: Final = "Too many sessions watch this. Close one, or look at the history once a minute."
 
 
+NewestTurn = Callable[[str, str], Awaitable[str | None]]
+"""The request id of the newest turn that a conversation of a user has. May raise Unavailable."""
+
+
+def newest_turn(history: History) -> NewestTurn:
+    """As the history shows it."""
+
+    async def newest(user_id: str, conversation_id: str) -> str | None:
+        turns = await history.turns(user_id, conversation_id, before=None, limit=1)
+        return turns[0].request_id if turns else None
+
+    return newest
+
+
 class Devices:
     """Takes `watch`, and `cancelMessage` of what others have asked. `most`: sessions that watch one conversation."""
 
@@ -33,7 +47,7 @@ class Devices:
         most: int,
         watching: Watching,
         requests: Requests,
-        history: History,
+        newest_turn: NewestTurn,
         queue: Queue,
         questions: Questions,
         delivery_sender: DeliverySender,
@@ -42,7 +56,7 @@ class Devices:
         self._most = most
         self._watching = watching
         self._requests = requests
-        self._history = history
+        self._newest_turn = newest_turn
         self._queue = queue
         self._questions = questions
         self._delivery_sender = delivery_sender
@@ -71,8 +85,7 @@ class Devices:
         if conversation_id is not None:
             if place is Place.KEPT:
                 await self._note(connection, conversation_id, replace(watcher, until_ms=0), frame.resume)
-            for newest in await self._history.turns(user_id, conversation_id, before=None, limit=1):
-                turn = newest.request_id
+            turn = await self._newest_turn(user_id, conversation_id)
         return WatchingFrame(
             request_id=frame.request_id, conversation_id=conversation_id, number=frame.number, turn=turn
         )

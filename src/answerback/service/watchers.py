@@ -9,7 +9,7 @@ the ending is stored. So a session is shown the answer, or finds its turn in the
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from msgspec.structs import replace
@@ -43,6 +43,8 @@ class Audience:
         self.streams: dict[str, Stream] = {}
         self.orders: dict[str, tuple[int, int]] = {}
         """The last word of each session: also of one that left before it had a stream."""
+        self.of_list: Sequence[Watcher] = ()
+        """Who watches the list of conversations, as of the last look."""
         self.looks: set[asyncio.Task[None]] = set()
         self.is_closed = False
 
@@ -63,7 +65,7 @@ class Audience:
 class Watchers:
     """Finds who watches, and sends to them. Raises nothing but CancelledError: who misses something asks for it.
 
-    `history`: tells of a conversation what those are shown who watch the list; None: another process tells them.
+    `history`: tells those who watch the list what a conversation is called; None: to ask it costs too much.
     """
 
     def __init__(
@@ -97,7 +99,8 @@ class Watchers:
         found = [*record.watchers]
         try:
             if reads:
-                found += await self._watchers(record.user_id, record.conversation_id)
+                here, audience.of_list = await self._watchers(record.user_id, record.conversation_id)
+                found += here
             if all(one.session_id == record.session_id for one in found):
                 return
             if audience.question is None:
@@ -135,9 +138,11 @@ class Watchers:
             stream.retarget(target)
         self._delivery_sender.wake(stream)
 
-    async def _watchers(self, user_id: str, conversation_id: str | None) -> list[Watcher]:
-        name = None if conversation_id is None else normal_id(conversation_id)
-        return list(await self._watching.watchers(normal_id(user_id), name, now_ms=self._clock()))
+    async def _watchers(self, user_id: str, conversation_id: str) -> tuple[Sequence[Watcher], Sequence[Watcher]]:
+        """Those who watch the conversation, and those who watch the list."""
+        name = normal_id(conversation_id)
+        found = await self._watching.watchers(normal_id(user_id), name, None, now_ms=self._clock())
+        return found[name], found[None]
 
     # --- an ending
 
@@ -153,7 +158,7 @@ class Watchers:
         finish = self._delivery_sender.finish_patiently
         ways: list[Awaitable[object]] = [finish(stream, record) for stream in audience.streams.values()]
         if ended.is_new:
-            ways.append(self._tell_list(record))
+            ways.append(self._tell_list(record, audience.of_list))
         for outcome in await asyncio.gather(*ways, return_exceptions=True):
             if isinstance(outcome, Exception):
                 log.error("an ending could not be sent", exc_info=outcome, extra={"requestId": record.request_id})
@@ -176,7 +181,7 @@ class Watchers:
 
     async def serve(self, record: Record, session_id: str, attempt: int, offset: int) -> None:
         """Send a stored ending, and its text from `offset` on, to a session that watches. Raises: Unavailable."""
-        found = await self._watchers(record.user_id, record.conversation_id)
+        found, _ = await self._watchers(record.user_id, record.conversation_id)
         audience = await self._stored(record)
         audience.question = await self._requests.question(record.key)
         for one in found:
@@ -195,31 +200,45 @@ class Watchers:
 
     # --- the list of conversations
 
-    async def _tell_list(self, record: Record) -> None:
+    async def _tell_list(self, record: Record, found: Sequence[Watcher]) -> None:
         """A conversation has another turn."""
-        user_id, name = normal_id(record.user_id), normal_id(record.conversation_id)
+        name, ending = normal_id(record.conversation_id), record.ending
+        if ending is None or all(one.off for one in found):
+            return
+        frame: ConversationChanged | None = None
         try:
-            if self._history is not None and await self._watchers(user_id, None):
+            if self._history is None:
+                frame = ConversationChanged(conversation_id=name, updated_at=iso(ending.ended_at_ms))
+            else:
+                user_id = normal_id(record.user_id)
                 for one in await self._history.conversations(user_id, before=None, limit=LOOKED_AT):
                     if one.conversation_id == name:
-                        await self.tell_changed(user_id, one)
+                        frame = _changed(one)
         except Unavailable:
             log.warning("a change of the list could not be told", extra={"requestId": record.request_id})
+        if frame is not None:
+            await self._hint(found, frame)
 
     async def tell_changed(self, user_id: str, conversation: StoredConversation) -> None:
         """Hint to everybody who watches the list that the conversation is not as it was. The hint may be lost."""
         if user_id not in self.watched:
             return
-        frame = ConversationChanged(
-            conversation_id=conversation.conversation_id,
-            title=conversation.title,
-            turns=conversation.turns,
-            updated_at=iso(conversation.updated_at_ms),
-            deleted=conversation.deleted,
-        )
         try:
-            found = await self._watchers(user_id, None)
+            found = await self._watching.watchers(user_id, None, now_ms=self._clock())
         except Unavailable:
             return
+        await self._hint(found[None], _changed(conversation))
+
+    async def _hint(self, found: Sequence[Watcher], frame: ConversationChanged) -> None:
         offer = self._delivery_sender.offer
         await asyncio.gather(*(offer(one.connection_id, frame) for one in found if not one.off))
+
+
+def _changed(conversation: StoredConversation) -> ConversationChanged:
+    return ConversationChanged(
+        conversation_id=conversation.conversation_id,
+        title=conversation.title,
+        turns=conversation.turns,
+        updated_at=iso(conversation.updated_at_ms),
+        deleted=conversation.deleted,
+    )

@@ -24,8 +24,7 @@ from answerback import __version__
 from answerback.core.instants import LAST_MS
 from answerback.stores import FILE_NAME
 from answerback.stores import statements as sql
-from answerback.stores.database import Database
-from answerback.stores.errors import StoreError, StoreInUse
+from answerback.stores.database import Database, StoreError, StoreInUse
 from answerback.stores.migrations import missing, shipped
 from answerback.stores.sqlite import SqliteDatabase, cause_of
 

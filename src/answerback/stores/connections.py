@@ -3,7 +3,7 @@
 In memory: they die with it.
 """
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 
 from answerback.core.watching import MOST_WATCHED, placed
@@ -95,5 +95,8 @@ class MemoryConnections:
         self._watched.setdefault(user_id, watched)[conversation_id] = found
         return Place.KEPT
 
-    async def watchers(self, user_id: str, conversation_id: str | None, *, now_ms: int) -> Sequence[Watcher]:
-        return [one for one in self._watched.get(user_id, {}).get(conversation_id, ()) if one.until_ms > now_ms]
+    async def watchers(
+        self, user_id: str, *conversations: str | None, now_ms: int
+    ) -> Mapping[str | None, Sequence[Watcher]]:
+        watched = self._watched.get(user_id, {})
+        return {name: [one for one in watched.get(name, ()) if one.until_ms > now_ms] for name in conversations}

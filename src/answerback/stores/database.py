@@ -14,6 +14,14 @@ from answerback.stores.statements import Params, Row
 T = TypeVar("T")
 
 
+class StoreError(Exception):
+    """The store cannot be opened, or holds what this program cannot read. The text says what the operator has to do."""
+
+
+class StoreInUse(StoreError):
+    """Another process has the store; it alone may write."""
+
+
 class Undone(Unavailable):
     """The server ended the connection or the transaction: the work certainly had no effect, and may be tried again."""
 

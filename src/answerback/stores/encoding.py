@@ -12,7 +12,7 @@ from answerback.core.request import SCHEMA, Question, Record
 from answerback.ports import StoredConversation, StoredTurn, StoredUser
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Attachment, Status
-from answerback.stores.errors import StoreError
+from answerback.stores.database import StoreError
 
 _LONG_ROW: Final = 2_000
 """Code points of texts from which on a row may need more than its page."""

@@ -30,9 +30,8 @@ from answerback.core.watching import MOST_WATCHED, placed
 from answerback.ports import Accepted, Admission, Bound, Connection, Place, Quota, Superseded, Watcher
 from answerback.stores import statements as sql
 from answerback.stores import writes
-from answerback.stores.database import Database
+from answerback.stores.database import Database, StoreError
 from answerback.stores.encoding import decode_record, encode_record
-from answerback.stores.errors import StoreError
 from answerback.stores.fleet_commit import Changed, FleetCommit, Freed, Transaction
 from answerback.stores.migrations import parse
 from answerback.stores.nodes import read_agreed
@@ -95,6 +94,11 @@ WHERE user_id = :user_id AND connection_id = ANY(CAST(:connections AS text[]))""
 _WATCHERS: Final = """
 SELECT session_id, connection_id, generation, number, is_off, until_ms FROM watchers
 WHERE user_id = :user_id AND conversation_id = :conversation_id ORDER BY until_ms, generation, number"""
+
+_ALL_WATCHERS: Final = """
+SELECT conversation_id, session_id, connection_id, generation, number, is_off, until_ms FROM watchers
+WHERE user_id = :user_id AND conversation_id = ANY(CAST(:conversations AS text[])) AND until_ms > :now_ms
+ORDER BY until_ms, generation, number"""
 
 _WATCHED: Final = """
 SELECT count(DISTINCT conversation_id) FROM watchers
@@ -353,9 +357,13 @@ class FleetStore(PostgresStore):
         watch = partial(_watch, user_id=user_id, conversation_id=conversation_id or "", most=most)
         return await self._fleet.do(partial(watch, watcher=watcher, now_ms=now_ms), users=(user_id,))
 
-    async def watchers(self, user_id: str, conversation_id: str | None, *, now_ms: int) -> Sequence[Watcher]:
-        place: sql.Params = {"user_id": user_id, "conversation_id": conversation_id or ""}
-        return [one for one in map(_watcher, await self._rows(_WATCHERS, place)) if one.until_ms > now_ms]
+    async def watchers(
+        self, user_id: str, *conversations: str | None, now_ms: int
+    ) -> Mapping[str | None, Sequence[Watcher]]:
+        names = [name or "" for name in conversations]
+        place: Any = {"user_id": user_id, "now_ms": now_ms, "conversations": names}
+        found = await self._rows(_ALL_WATCHERS, place)
+        return {name: [_watcher(row[1:]) for row in found if row[0] == (name or "")] for name in conversations}
 
     async def purge(self, *, ended_before_ms: int, refused_before_ms: int) -> int:
         now: sql.Params = {"now_ms": self.clock()}

@@ -29,9 +29,8 @@ from answerback.core.request import SCHEMA, Question, Record, RequestKey
 from answerback.ports import Unavailable
 from answerback.stores import statements as sql
 from answerback.stores.database import Connection as Thread
-from answerback.stores.database import Database, Undone, once_more
+from answerback.stores.database import Database, StoreError, Undone, once_more
 from answerback.stores.encoding import decode_question, decode_record, encode_record
-from answerback.stores.errors import StoreError
 from answerback.stores.group_commit import Call, Rows, own
 from answerback.stores.migrations import lock_key
 from answerback.stores.writer_state import Tracked, WriterState

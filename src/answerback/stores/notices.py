@@ -17,8 +17,7 @@ import psycopg
 
 from answerback.ports import Unavailable
 from answerback.stores.database import Connection as Thread
-from answerback.stores.database import Database
-from answerback.stores.errors import StoreError, StoreInUse
+from answerback.stores.database import Database, StoreError, StoreInUse
 from answerback.stores.migrations import lock_key
 from answerback.stores.postgres import PostgresDatabase, connect
 

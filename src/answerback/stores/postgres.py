@@ -23,8 +23,7 @@ from psycopg.types.numeric import Int8Dumper
 
 from answerback.clock import epoch_ms
 from answerback.ports import Unavailable
-from answerback.stores.database import Database
-from answerback.stores.errors import StoreError, StoreInUse
+from answerback.stores.database import Database, StoreError, StoreInUse
 from answerback.stores.migrations import Migration, apply, lock_key, shipped
 from answerback.stores.statements import CREATE_COLLATION, Params, Row, to_psycopg
 from answerback.stores.store import SqlStore

@@ -15,8 +15,8 @@ from answerback.clock import epoch_ms
 from answerback.core.parts import Content
 from answerback.core.request import Record, RequestKey
 from answerback.ports import Unavailable
+from answerback.stores.database import StoreError, StoreInUse
 from answerback.stores.encoding import content_of, decode_record
-from answerback.stores.errors import StoreError, StoreInUse
 from answerback.stores.migrations import Migration, apply, shipped
 from answerback.stores.store import SqlStore
 

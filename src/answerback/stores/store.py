@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from operator import add, attrgetter
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
@@ -12,7 +12,7 @@ from answerback.core.admission import admit_again
 from answerback.core.budget import KEPT_MS, Budget, BudgetState, Counter, Period, encode_budgets, reserved
 from answerback.core.parts import NOTHING, Content
 from answerback.core.request import Change, Question, Record, RequestKey
-from answerback.core.uploads import FileKey, Upload, examine
+from answerback.core.uploads import FileKey, NoRoom, Upload, examine
 from answerback.ports import (
     Accepted,
     Admission,
@@ -466,19 +466,19 @@ class SqlStore:
     async def upload(self, key: FileKey) -> Upload | None:
         return await self._read(partial(writes.upload, key=key))
 
-    async def begin(self, key: FileKey, name: str, *, now_ms: int) -> Upload | None:
+    async def begin(self, key: FileKey, name: str, *, now_ms: int) -> Upload | NoRoom:
         return await self._write_of(key.user_id, partial(writes.begin_upload, key=key, name=name, now_ms=now_ms))
 
-    async def put(self, key: FileKey, name: str, number: int, data: bytes) -> None:
-        piece: dict[str, Any] = {"user_id": key.user_id, "upload": name, "piece": number, "data": data}
-        await self._write_of(key.user_id, lambda database: database.execute(sql.PUT_PIECE, piece))
+    async def put(self, key: FileKey, name: str, number: int, data: bytes, *, now_ms: int) -> None:
+        piece = {"user_id": key.user_id, "upload": name, "piece": number, "data": data, "now_ms": now_ms}
+        await self._write_of(key.user_id, partial(writes.put_piece, piece=piece))
 
     async def complete(self, key: FileKey, name: str, *, content: str, now_ms: int) -> None:
         row = {**writes.file_named(key), "upload": name, "content": content, "completed_at_ms": now_ms}
         await self._group.call(lambda database: database.execute(sql.COMPLETE_UPLOAD, row))
 
     async def discard(self, key: FileKey, name: str) -> None:
-        await self._group.call(partial(writes.forget_uploads, name=name))
+        await self._group.call(partial(writes.forget_upload, user_id=key.user_id, name=name))
 
     async def examine(self, key: FileKey) -> str | None:
         return await self._read(lambda database: examine(key, _file(database, key) or b""))

@@ -93,7 +93,14 @@ USER_DATA: Final = (
         table="uploads",
         key="upload",
         first="",
-        shown=("upload", "sha256", "bytes", "content", "begun_at_ms", "completed_at_ms"),
+        shown=("upload", "sha256", "bytes", "content", "begun_at_ms", "touched_at_ms", "completed_at_ms"),
+        inner=("user_id",),
+    ),
+    Part(
+        table="begun_uploads",
+        key="CAST(day AS text)",
+        first="",
+        shown=("day", "bytes"),
         inner=("user_id",),
     ),
     Part(

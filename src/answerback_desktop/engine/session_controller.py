@@ -12,7 +12,7 @@ from answerback.client import Attachment, File
 from answerback.tasks import Tasks
 from answerback_desktop.engine.account import AccountEngine
 from answerback_desktop.engine.answers import own_files
-from answerback_desktop.engine.environment import Environment, OutboundChoice
+from answerback_desktop.engine.environment import Environment, OutboundChoice, models_at, spec_of
 from answerback_desktop.engine.events import (
     AccountClosed,
     ConnectionChanged,
@@ -30,7 +30,6 @@ from answerback_desktop.engine.events import (
     SignInStatus,
 )
 from answerback_desktop.engine.identity import IdentityKeeper, Who, is_same_login
-from answerback_desktop.engine.ollama import models_at, spec_of
 from answerback_desktop.gateway import GatewayFailed, LocalGateway, address_of, can_start
 from answerback_desktop.settings import AuthMode, Preset, PresetError, Settings, SettingsFile, problems
 from answerback_desktop.signin.provider import SignInError

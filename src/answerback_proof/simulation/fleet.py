@@ -18,7 +18,7 @@ from answerback.ports import Gone, Sent, Slow, Unavailable
 from answerback.protocol.frames import ServerFrame
 from answerback.service.attempt import Turn
 from answerback.service.front import Front
-from answerback.stores.errors import StoreError, StoreInUse
+from answerback.stores.database import StoreError, StoreInUse
 from answerback.stores.fleet import FleetStore
 from answerback.stores.migrations import lock_key
 from answerback.stores.nodes import LOST_MS, Nodes

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from answerback.core.budget import Budget, Counter, Period, Unit, team_holder
 from answerback.core.parts import Content
 from answerback.core.request import Change, Question, Record, RequestKey, Step
-from answerback.core.uploads import FileKey, Upload
+from answerback.core.uploads import FileKey, NoRoom, Upload
 from answerback.ports import (
     Accepted,
     Admission,
@@ -220,12 +220,12 @@ class FaultyStore(WatchedStore):
     async def upload(self, key: FileKey) -> Upload | None:
         return await self._channel.call(partial(MemoryStore.upload, self, key))
 
-    async def begin(self, key: FileKey, name: str, *, now_ms: int) -> Upload | None:
+    async def begin(self, key: FileKey, name: str, *, now_ms: int) -> Upload | NoRoom:
         return await self._channel.call(partial(MemoryStore.begin, self, key, name, now_ms=now_ms))
 
-    async def put(self, key: FileKey, name: str, number: int, data: bytes) -> None:
+    async def put(self, key: FileKey, name: str, number: int, data: bytes, *, now_ms: int) -> None:
         self._files.put(key, name, number, data)
-        await self._channel.call(partial(MemoryStore.put, self, key, name, number, data))
+        await self._channel.call(partial(MemoryStore.put, self, key, name, number, data, now_ms=now_ms))
 
     async def complete(self, key: FileKey, name: str, *, content: str, now_ms: int) -> None:
         async def complete() -> None:

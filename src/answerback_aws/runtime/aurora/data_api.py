@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from botocore.exceptions import ClientError
 
 from answerback.ports import Unavailable
-from answerback.stores.errors import StoreError
+from answerback.stores.database import StoreError
 from answerback.stores.statements import Params, Row, Value, names
 from answerback_aws.runtime.client import Calls, client, error_code, is_outage
 

@@ -12,7 +12,7 @@ from answerback_desktop.settings import Language
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.theme import Icon, Theme, icon
 from answerback_desktop.viewmodels import AppViewModel
-from answerback_desktop.viewmodels.countdown import local_time
+from answerback_desktop.viewmodels.connection import local_time
 
 
 def headline(app: AppViewModel, texts: Texts) -> str:
