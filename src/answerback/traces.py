@@ -281,7 +281,7 @@ class Traces(Observer):
         )
 
     def fenced(self, record: Record) -> None:
-        # Whoever took it over tells of the lost attempt.
+        # The gateway that took it over tells of the lost attempt.
         self._attempts.pop(record.key, None)
 
     # --- the model

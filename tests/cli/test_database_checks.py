@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from answerback.cli.database_checks import Server, check_server, judge_nodes, judge_server
+from answerback.cli.database_checks import Server, check_server, node_findings, server_findings
 from answerback.cli.probe import Level
 from answerback.stores.fleet import FleetStore
 from answerback.stores.nodes import LOST_MS, Node, Nodes, connect_nodes
@@ -46,7 +46,7 @@ LIVES = Node(name="a", state="serving", age_ms=300, has_lock=True, version="1.2"
     ],
 )
 def test_a_server_is_judged(change: dict[str, object], gateways: int, check: str, level: Level, words: str) -> None:
-    found = {one.what: one for one in judge_server(replace(GOOD, **change), gateways=gateways)}  # type: ignore[arg-type]
+    found = {one.what: one for one in server_findings(replace(GOOD, **change), gateways=gateways)}  # type: ignore[arg-type]
     assert (found[check].level, words in found[check].text) == (level, True), found[check].text
     assert {one.level for name, one in found.items() if name != check} == {Level.OK}
 
@@ -56,7 +56,7 @@ def test_gateways_are_judged() -> None:
     vanished = replace(LIVES, name="c", age_ms=LOST_MS + 1)
     stopped = replace(LIVES, name="d", state="gone", has_lock=False, age_ms=3_000, version="1.0")
     frozen = replace(LIVES, name="f", age_ms=3_000)
-    found = judge_nodes([LIVES, killed, vanished, stopped, frozen])
+    found = node_findings([LIVES, killed, vanished, stopped, frozen])
     said = [(one.level, " ".join(one.text.split()[:3])) for one in found]
     assert said == [
         (Level.OK, "a is serving,"),
@@ -64,7 +64,7 @@ def test_gateways_are_judged() -> None:
         (Level.WARN, "c is dead:"),
         (Level.WARN, "f is silent"),
     ]
-    *_, versions = judge_nodes([LIVES, replace(LIVES, name="e", state="draining", version="1.1")])
+    *_, versions = node_findings([LIVES, replace(LIVES, name="e", state="draining", version="1.1")])
     assert (versions.level, versions.text.partition(": ")[2]) == (Level.WARN, "1.1, 1.2")
 
 

@@ -268,6 +268,14 @@ def test_missing_text_is_asked_for_at_once_and_then_with_growing_pauses():
     assert sent(script.hear(delta("a", 20, "x"))) == ["watch c 4 a@1:5"]
 
 
+def test_an_ending_without_its_text_sends_to_the_history():
+    script = begun()
+    assert sent(script.hear(asked("a"), end("a", 4, status=Status.CANCELLED))) == ["GetHistory"]
+    effects = page(script, turn("a", "half", Status.CANCELLED))
+    assert kinds(effects) == ["Started a", "Text a", "Failed a"]
+    assert watched(effects)[-1].event.error.answer.text == "half"
+
+
 def test_a_silent_answer_is_asked_for_and_in_the_end_given_up():
     script = begun()
     script.hear(asked("a"))

@@ -21,7 +21,7 @@ from answerback.service.attempt import Done, Retry, Turn
 from answerback.testing import LaneQueue, run_virtual
 from answerback_aws.runtime.client import Calls
 from answerback_aws.runtime.functions.sqs_handler import HiddenTime, SqsHandler
-from answerback_aws.runtime.sqs import Release, SqsQueue, Visibility
+from answerback_aws.runtime.sqs import SqsQueue, Visibility
 from asking import record_of
 
 Run = Callable[[RequestKey], Awaitable[Done | Retry]]
@@ -102,7 +102,7 @@ class Sqs(Harness):
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, run: Run) -> None:
-        async def run_until(key: RequestKey, stop_at_ms: int, release: Release) -> Done | Retry:
+        async def run_until(key: RequestKey, stop_at_ms: int) -> Done | Retry:
             return await run(key)
 
         self.queue = SqsQueue(client=self._client, calls=self._calls, url=self._url, correlation_id=lambda: None)

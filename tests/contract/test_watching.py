@@ -126,7 +126,7 @@ async def test_an_older_frame_changes_nothing(watched: Watched) -> None:
     assert await watched.watch("a1", 4) is Place.OLDER
     assert await watched.watchers() == set()
     await watched.open("a2", session="a")
-    assert await watched.watch("a2", 1) is Place.KEPT, "a connection begins to count anew"
+    assert await watched.watch("a2", 1) is Place.KEPT, "a connection begins to count again"
     assert await watched.watch("a1", 9) is Place.OLDER
     assert await watched.watchers() == {("a2", 1)}
 

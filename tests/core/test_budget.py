@@ -130,11 +130,13 @@ def test_no_less_than_nothing_is_left(used: int) -> None:
     assert state.left == max(0, 10 - used)
 
 
-def test_a_budget_of_nothing_is_the_tightest() -> None:
-    nothing, day = Budget(0, Unit.TOKENS, Period.MONTH), Budget(10, Unit.TOKENS, Period.DAY)
-    found = tightest(budget.states("u", (day, nothing), {}, now_ms=0))
-    assert found is not None
-    assert found.budget == nothing
+def test_a_budget_of_nothing_is_the_tightest_and_one_of_one_that_is_left_is_not() -> None:
+    month, day = Budget(0, Unit.TOKENS, Period.MONTH), Budget(10, Unit.TOKENS, Period.DAY)
+    counters = {("u", window_name(day, 0)): Counter(4, 0)}
+    for limit, expected in ((0, 0), (1, 10)):
+        found = tightest(budget.states("u", (day, month._replace(limit=limit)), counters, now_ms=0))
+        assert found is not None
+        assert found.budget.limit == expected
 
 
 def test_files_and_the_form_of_the_answer_are_reserved() -> None:
@@ -158,6 +160,7 @@ def test_cached_input_costs_its_own_price_and_nothing_is_rounded_down() -> None:
 
 def test_who_has_no_budget_holds_nothing() -> None:
     assert hold(()) is None
+    assert team_holder("a") == "team a", "which no user's id can be"
     record = record_of(standalone=True)
     assert record.schema == 1
     assert replace(record, hold=hold()).schema == 2

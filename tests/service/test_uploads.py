@@ -194,11 +194,29 @@ def test_bytes_of_another_file_are_found_before_it_is_whole() -> None:
             state = await ask_state(peer, file, offset=offset, upload=first.upload, data=piece)
         assert isinstance(state, UploadState)
         assert (state.complete, state.offset) == (False, 0)
-        assert state.upload != first.upload
+        assert state.upload not in ("", first.upload)
         late = await ask_state(peer, file, offset=0, upload=first.upload, data=TEXT[:PIECE_BYTES])
         assert isinstance(late, UploadState)
         assert late.offset == 0  # of the upload that was given up
         assert (await bring(peer, TEXT)).complete
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("data", [None, TEXT[:-1], TEXT])
+def test_the_model_is_shown_whole_files_or_none(data: bytes | None) -> None:
+    async def main() -> None:
+        backend = Backend(model=Reader())
+        peer = await backend.connect("c1", user="kim")
+        await bring(peer, TEXT)
+
+        async def read_file(_: Any) -> bytes | None:
+            return data
+
+        backend.store.read_file = read_file  # type: ignore[method-assign]
+        ended = await ask(peer, "r1", attachment(TEXT))
+        assert isinstance(ended, MessageResponse)
+        assert ended.status is (Status.COMPLETED if data == TEXT else Status.FAILED)
 
     run_virtual(main())
 

@@ -272,7 +272,7 @@ async def test_a_request_may_be_accepted_and_claimed_in_one_transaction(store, d
     assert disk.written == ["INSERT", "INSERT"], "the user, the request"
     assert await store.read(KEY) == claimed
     assert isinstance(await actor.finish("r1"), Ended)
-    # Refused, or its id taken: nothing of it is left in memory, and the lane is its caller's to give back.
+    # Refused, or its id taken: nothing of it is left in memory, and the ordering key is its caller's to give back.
     again = await store.accept(claimed, Question(message="Why?", model="echo"), NO_LIMIT, now_ms=actor.now_ms)
     assert isinstance(again, Existing)
     assert await actor.accept("r2") == Accepted(0)

@@ -185,7 +185,6 @@ class FakeSqs:
 
     sent: dict[str, dict[str, Any]] = field(default_factory=dict)
     hidden: list[tuple[str, int]] = field(default_factory=list)
-    deleted: list[str] = field(default_factory=list)
     error: Exception | None = None
 
     def send_message(self, **message: Any) -> dict[str, Any]:
@@ -198,11 +197,6 @@ class FakeSqs:
         if self.error is not None:
             raise self.error
         self.hidden.append((change["ReceiptHandle"], change["VisibilityTimeout"]))
-
-    def delete_message(self, *, QueueUrl: str, ReceiptHandle: str) -> None:  # noqa: N803 - AWS's names
-        if self.error is not None:
-            raise self.error
-        self.deleted.append(ReceiptHandle)
 
     def events(self, **options: Any) -> list[dict[str, Any]]:
         """What waits, as Lambda hands it out."""

@@ -77,7 +77,7 @@ class App:
             self.attempts[name], self.texts[name] = attempt, ""
 
     def moved_to(self, socket: ClientConnection) -> "App":
-        """The same app on another connection: it knows what it has, and counts anew."""
+        """The same app on another connection: it knows what it has, and counts again."""
         return App(socket, self.texts, self.attempts, self.asked, self.endings)
 
 

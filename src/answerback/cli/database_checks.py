@@ -69,7 +69,7 @@ def check_server(url: str, *, schema: str = SCHEMA) -> list[Finding]:
                 nodes = []
     except psycopg.Error:
         return []  # the check of the store says why
-    return [*judge_server(server, gateways=sum(map(_is_there, nodes))), *judge_nodes(nodes)]
+    return [*server_findings(server, gateways=sum(map(_is_there, nodes))), *node_findings(nodes)]
 
 
 def _read(connection: Connection) -> Server:
@@ -91,7 +91,7 @@ def _read(connection: Connection) -> Server:
     )
 
 
-def judge_server(server: Server, *, gateways: int) -> list[Finding]:
+def server_findings(server: Server, *, gateways: int) -> list[Finding]:
     """Whether the server suits so many gateways."""
     found = []
     if server.is_standby or server.is_read_only:
@@ -135,7 +135,7 @@ def _clock(skew_s: float) -> Finding:
     return warning("clock", text, "synchronise both (NTP): tokens fail when clocks disagree")
 
 
-def judge_nodes(nodes: Sequence[Node]) -> list[Finding]:
+def node_findings(nodes: Sequence[Node]) -> list[Finding]:
     """How the gateways of the fleet are, each by itself and together."""
     found = []
     for node in nodes:

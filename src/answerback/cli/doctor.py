@@ -113,14 +113,14 @@ async def _local(configuration: Configuration, *, token: str | None, deep: bool)
     for finding in check_network():
         yield finding
     installation = check_installation(settings)
-    for finding in (
-        *installation,
-        *check_weights(settings),
-        *check_data_dir(settings),
-        *check_open_files(settings),
-    ):
+    for finding in installation:
         yield finding
-    if any(finding.what == "packages" and finding.level is not Level.OK for finding in installation):
+    lacks = {finding.level for finding in installation if finding.what == "packages"} - {Level.OK}
+    if Level.WARN in lacks:  # an app's machine: what a gateway needs is no fault here
+        return
+    for finding in (*check_weights(settings), *check_data_dir(settings), *check_open_files(settings)):
+        yield finding
+    if lacks:
         return
     server = await asyncio.to_thread(_server, settings.database) if settings.database else []
     for finding in server:
@@ -141,7 +141,7 @@ async def _local(configuration: Configuration, *, token: str | None, deep: bool)
 async def _remote(url: str, *, token: str | None, deep: bool) -> AsyncIterator[Finding]:
     try:
         found = await asyncio.to_thread(probe.check_gateway, url, token=token, ask=deep)
-    except probe.NobodyThere as exc:
+    except probe.NotListening as exc:
         found = [failure("gateway", f"nobody is there at {url} ({exc.text})", "start it: answerback serve")]
     for finding in found:
         yield finding
@@ -163,7 +163,7 @@ def _port(configuration: Configuration, token: str | None) -> list[Finding]:
     url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.port}"
     try:
         found = probe.check_gateway(url, token=token, ask=False)
-    except probe.NobodyThere:
+    except probe.NotListening:
         if port_is_free(settings.host, settings.port):
             return [ok("port", f"{settings.port} is free; no gateway runs here")]
         return [failure("port", f"{settings.port} cannot be used on {settings.host}", "say another --port or --host")]

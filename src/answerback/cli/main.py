@@ -40,7 +40,7 @@ PANELS: Final[Mapping[str, Table]] = {
     },
     "Run a gateway": {
         "serve": ("Run a gateway on this machine.", "answerback.cli.serve:serve"),
-        "reload": ("Let a gateway read changed files anew.", "answerback.cli.admin:reload"),
+        "reload": ("Let a gateway read changed files again.", "answerback.cli.admin:reload"),
         "token": ("Make a token for development.", "answerback.cli.token:token"),
         "aws": ("The backend on AWS: deploy, watch, remove.", "answerback_aws.commands:COMMANDS"),
     },
@@ -131,6 +131,7 @@ def run(arguments: Sequence[str]) -> int:
         if (why := why_no_output()) is not None:
             return _complain(f"the output cannot be written: {why}", "", ExitCode.FAILED)
         if isinstance(exc, UnicodeEncodeError) and (error := foreign_argument(arguments)) is not None:
+            _show_as_json(error.message, error.hint, arguments)
             return _complain(error.message, error.hint, error.exit_code)
         return _complain(
             f"something went wrong that should not ({type(exc).__name__}: {exc})",

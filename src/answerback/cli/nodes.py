@@ -9,6 +9,7 @@ from answerback.cli.options import Json, StoreOptions, with_options
 from answerback.cli.output import CliError, ExitCode, extra_needed, say, say_json, say_table, usage_error
 from answerback.cli.settings import load
 from answerback.core.camel import camel
+from answerback.texts import spoken
 
 if TYPE_CHECKING:
     from answerback.stores.nodes import Node
@@ -32,7 +33,7 @@ def nodes(*, place: StoreOptions, as_json: Json = False) -> None:
     if as_json:
         say_json([_as_json(node) for node in found])
     elif not found:
-        say("No gateway has served this database with --node.")
+        say(spoken("No gateway has served this database with --node."))
     else:
         say_table(
             ("node", "state", "version", "last beat", "since", *_COUNTS, "notices/s", "janitor"),

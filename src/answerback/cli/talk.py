@@ -147,7 +147,7 @@ class ConnectionNotes:
                 pass
 
 
-class Growing:
+class AnswerPrinter:
     """Shows an answer while it comes: parts of other kinds on stderr, a line for each, and on a terminal the text.
 
     What was printed cannot be taken back, so a new attempt that says something else is set off from the old one.

@@ -6,7 +6,7 @@ from typing import Final
 
 from answerback.cli.options import ClientOptions
 from answerback.cli.output import CliError, ExitCode, note, say, say_exactly
-from answerback.cli.talk import ConnectionNotes, Growing, explain, shortfall, wrong_input
+from answerback.cli.talk import AnswerPrinter, ConnectionNotes, explain, shortfall, wrong_input
 from answerback.client import (
     AnswerbackError,
     Asked,
@@ -57,7 +57,7 @@ class Follower:
         self._client = client
         self._conversation = conversation
         self._kinds = kinds
-        self._open: dict[str, tuple[Asked, Growing]] = {}  # what has no ending yet, in the order asked
+        self._open: dict[str, tuple[Asked, AnswerPrinter]] = {}  # what has no ending yet, in the order asked
         self._is_terminal = sys.stdout.isatty()
         self._shown: str | None = None  # whose answer the last line belongs to
         self._is_leaving = False
@@ -91,7 +91,7 @@ class Follower:
             case TurnsMissed():
                 note("(turns before this one were missed; /history in `answerback chat` has them)")
             case Asked():
-                self._open[request_id] = (event, Growing(shows_text=self._is_terminal))
+                self._open[request_id] = (event, AnswerPrinter(shows_text=self._is_terminal))
                 if self._shown is None:
                     self._turn_to(request_id)
             case PartStarted() | PartText() if event.kind not in self._kinds:
@@ -101,7 +101,7 @@ class Follower:
             case _:
                 self._turn_to(request_id).show(event)
 
-    def _turn_to(self, request_id: str) -> Growing:
+    def _turn_to(self, request_id: str) -> AnswerPrinter:
         """Show the answer to this question from here on."""
         question, growing = self._open[request_id]
         if self._shown != request_id:

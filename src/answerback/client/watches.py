@@ -428,7 +428,10 @@ class Watches:
                 case Broken():
                     self._end(watch, frame.request_id, Failed(ProtocolViolation(frame.request_id, event.detail)))
                 case Missing():
-                    self._want(watch, now)
+                    if isinstance(frame, MessageResponse) and not assembly.length:
+                        self._read(watch, now)  # one that is not streamed and failed has its text nowhere else
+                    else:
+                        self._want(watch, now)
                     return
                 case _:
                     self._show(watch, frame.request_id, event)

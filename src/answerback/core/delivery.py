@@ -43,7 +43,7 @@ COALESCE_MS: Final = 40
 rolls up by 40 ms too). The gateway's `--coalesce-ms` sets another one."""
 
 PROGRESS_S: Final = 8.0
-"""How often a living answer gives a sign: three fit in the 30 s after which a client gives up, and one may be lost."""
+"""How often a running answer gives a sign: three fit in the 30 s after which a client gives up, and one may be lost."""
 
 _TEXT: Final = Mark(0, TEXT)
 
@@ -141,6 +141,7 @@ class Delivery:
         "_asked",
         "_asked_is_due",
         "_interval",
+        "_last_frame_at",
         "_last_sent",
         "_not_before",
         "_offered",
@@ -148,7 +149,6 @@ class Delivery:
         "_spoke_at",
         "_start_sent",
         "_started_at",
-        "_told_at",
         "connection_id",
         "is_gone",
         "offset",
@@ -185,7 +185,7 @@ class Delivery:
         self._not_before = 0.0
         self._offered = 0
         # A later attempt gives a sign at once: its client has heard nothing for a whole lease.
-        self._told_at = now if answer.attempt == 1 else now - PROGRESS_S
+        self._last_frame_at = now if answer.attempt == 1 else now - PROGRESS_S
         if (first := target or record.target) is not None:
             self.retarget(first)
 
@@ -294,11 +294,11 @@ class Delivery:
     def _sign_at(self) -> float | None:
         if self.connection_id is None or self._record.parts is None or self._record.ending is not None:
             return None
-        return max(self._not_before, self._told_at + PROGRESS_S)
+        return max(self._not_before, self._last_frame_at + PROGRESS_S)
 
     def sent(self, frame: ServerFrame, *, now: float) -> None:
         """`frame`, got from `next_frame`, has left."""
-        self._told_at = now
+        self._last_frame_at = now
         match frame:
             case MessageProgress():
                 pass
@@ -331,7 +331,7 @@ class Delivery:
         A sign is not kept: the connection has enough to read.
         """
         self._not_before = now + SLOW_RETRY_S
-        self._told_at = now
+        self._last_frame_at = now
 
     def ready(self) -> None:
         """The slow connection takes frames again."""

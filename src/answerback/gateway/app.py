@@ -86,7 +86,7 @@ class Gateway:
     ```
 
     `store` and `models` are for tests and embedding: given ones are used instead of what the settings name, and are not
-    closed at the end. `read_again` reads the settings anew for `reload`. To make one raises SettingsError: the text
+    closed at the end. `read_again` reads the settings again for `reload`. To make one raises SettingsError: the text
     says what to change.
     """
 
@@ -106,7 +106,7 @@ class Gateway:
         self._prices: Mapping[str, Price | None] = {}
         self._stack = AsyncExitStack()
         self._stop_asked = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._skip_grace = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
         self._port = 0
         self._admin_port: int | None = None
@@ -177,12 +177,12 @@ class Gateway:
 
     def skip_grace(self) -> None:
         """End the wait of a stop that is under way, for apps that move and for running answers."""
-        self._hurry.set()
+        self._skip_grace.set()
         if self._queue is not None:
             self._queue.skip_grace()
 
     def reload(self) -> Reloaded:
-        """Read certificate, token secret, JWKS file, keys and log level anew. What is wrong stays as it was."""
+        """Read certificate, token secret, JWKS file, keys and log level again. What is wrong stays as it was."""
         notify(*reloading())
         try:
             return self._reloader.reload()
@@ -377,7 +377,9 @@ class Gateway:
         if recovered := await queue.recover(store):
             log.info("%d unfinished requests are recovered", recovered)
         await self._open_admin(admin)
-        self._stack.push_async_callback(shut_down, listener, queue, tasks, fleet, settings=settings, hurry=self._hurry)
+        self._stack.push_async_callback(
+            shut_down, listener, queue, tasks, fleet, settings=settings, skip_grace=self._skip_grace
+        )
         if fleet is not None:
             fleet.join(
                 worker=worker,
@@ -561,14 +563,14 @@ async def shut_down(
     fleet: "Fleet | None",
     *,
     settings: GatewaySettings,
-    hurry: asyncio.Event,
+    skip_grace: asyncio.Event,
 ) -> None:
     """The graceful stop: nothing new, the running answers, then the sockets. In a fleet the apps move first."""
     log.info("stopping: %d answers are running, %d requests wait", queue.running, queue.depth)
     notify("STOPPING=1")
     if fleet is not None:
         await fleet.drain()
-        await listener.drain(accept_s=settings.lb_grace_s, within_s=settings.drain_s, hurry=hurry)
+        await listener.drain(accept_s=settings.lb_grace_s, within_s=settings.drain_s, skip_grace=skip_grace)
     listener.stop_accepting()
     await queue.stop(grace_s=settings.grace_s)
     await listener.close(grace_s=CLOSE_TIMEOUT_S)

@@ -180,7 +180,7 @@ class Run:
         self._question = question
         self._tools = tools
         self._task: asyncio.Task[Any] | None = None
-        self._is_told_to_stop = False
+        self._was_cancelled = False
         self._abandoning: asyncio.TimerHandle | None = None
         self.stopped: Outcome | Fenced | None = None
         """Why the text stopped."""
@@ -203,13 +203,13 @@ class Run:
             if self.stopped is None:
                 failed = await self._generate()
         except asyncio.CancelledError:
-            if not self._is_told_to_stop or task.cancelling() > 1:
+            if not self._was_cancelled or task.cancelling() > 1:
                 raise  # not by us, or not by us alone: the process ends
         finally:
             self._task = None
             if self._abandoning is not None:
                 self._abandoning.cancel()
-            if self._is_told_to_stop:
+            if self._was_cancelled:
                 task.uncancel()
         self.answer.settle()
         if self.stopped is None:
@@ -289,7 +289,7 @@ class Run:
         """The time of the run is over."""
         if self.stopped is None:
             self.stop(TIMED_OUT)
-        elif self._task is not None and not self._is_told_to_stop:
+        elif self._task is not None and not self._was_cancelled:
             self._cancel(self._task, ABANDON_S)
 
     def stop(self, why: Outcome | Fenced) -> None:
@@ -302,7 +302,7 @@ class Run:
 
     def _cancel(self, task: asyncio.Task[Any], within_s: float) -> None:
         """Tell the model to stop; one that does not within that time is not waited for any longer."""
-        self._is_told_to_stop = True
+        self._was_cancelled = True
         self._abandoning = asyncio.get_running_loop().call_later(within_s, self._abandon)
         task.cancel()
 

@@ -53,7 +53,7 @@ class FlushResult(Enum):
 class Stream(Delivery):
     """A delivery of an answer that still grows.
 
-    `sending` keeps its frames in order, whoever has a reason to send. `is_waiting`: a tick will send its text, and new
+    `sending` keeps its frames in order, whatever the reason to send. `is_waiting`: a tick will send its text, and new
     text goes out with that. `sign_at`: when a tick is to look for a sign of life. `is_closed`: the answer has ended.
     `is_of_watcher`: it goes to another session than asked.
     """

@@ -66,7 +66,7 @@ class FrontSettings:
 
     def model_info(self, *, takes_files: bool = False) -> dict[str, ModelInfo]:
         """What clients are told of the models: of as many as fit into a `welcome`."""
-        told: dict[str, ModelInfo] = {}
+        offered: dict[str, ModelInfo] = {}
         room = MAX_FRAME_BYTES - _REST_OF_WELCOME - sum(encoded_size(name) + 3 for name in self.models)
         for name in self.models:
             known = self.model_limits.get(name, ModelLimits())
@@ -82,8 +82,8 @@ class FrontSettings:
             )
             room -= encoded_size(name) + _INFO_BYTES
             if info != ModelInfo() and room >= 0:
-                told[name] = info
-        return told
+                offered[name] = info
+        return offered
 
     def why_no_files(self, model: str, attachments: Sequence[Attachment]) -> str | None:
         """Why a question to this model cannot have these files, by what they are said to be."""

@@ -68,7 +68,7 @@ class Uploads:
         return await self._files.begin(key, self._new_name(), now_ms=self._clock())
 
     async def _verified(self, key: FileKey, known: Upload) -> Upload:
-        """The upload, of which every piece is there, as whole, or begun anew: its bytes are those of another file."""
+        """The upload, of which every piece is there, as whole, or begun again: its bytes are those of another file."""
         now_ms = self._clock()
         if known.may_be_named(now_ms):
             return known

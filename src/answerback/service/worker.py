@@ -18,7 +18,7 @@ import asyncio
 import itertools
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Collection, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
@@ -58,9 +58,6 @@ CLAIM_S: Final = 10.0
 """How long a claim is repeated where there is no lease to lose."""
 
 WATCH_S: Final = 1.0
-
-RELEASE_S: Final = 1.0
-"""How long the queue waits for those who watch. They are let go much later, but may not hold back the next question."""
 
 LET_GO_MS: Final = 30_000
 """How long after its ending it is offered. A frozen app, its socket open, must not hold its conversation for longer:
@@ -216,13 +213,8 @@ class Worker:
         if self._runs.get(run.key) is run:
             del self._runs[run.key]
 
-    async def run(
-        self, key: RequestKey, *, stop_at_ms: int | None = None, release: Callable[[], Awaitable[None]] | None = None
-    ) -> Done | Retry:
-        """`work`, for a queue that waits for the outcome. Raises nothing but CancelledError.
-
-        `release`: lets the queue go on behind this request, while the rest is sent to those who watch and are slow.
-        """
+    async def run(self, key: RequestKey, *, stop_at_ms: int | None = None) -> Done | Retry:
+        """`work`, for a queue that waits for the outcome. Raises nothing but CancelledError."""
         ended: asyncio.Future[Done | Retry] = asyncio.get_running_loop().create_future()
 
         def end(outcome: Done | Retry | None) -> None:
@@ -234,11 +226,7 @@ class Worker:
         try:
             outcome = await ended
             if (telling := self._telling.get(key)) is not None:
-                if release is not None and isinstance(outcome, Done):
-                    await asyncio.wait((telling,), timeout=RELEASE_S)
-                    if not telling.done():
-                        await release()
-                await let_go(telling)  # a process that may freeze from here on takes them with it
+                await let_go(telling)
             return outcome
         except asyncio.CancelledError:
             if turn.task is not None:

@@ -131,7 +131,7 @@ class Notices:
             try:
                 connection = self._take_name()
             except (psycopg.Error, Unavailable) as exc:
-                log.warning("notices are not heard now: %s", exc)
+                log.warning("notices are not received now: %s", exc)
             except StoreError as exc:
                 self._error = exc
                 return
@@ -139,7 +139,7 @@ class Notices:
                 try:
                     self._hear(connection, loop)
                 except (psycopg.Error, RuntimeError) as exc:
-                    log.warning("notices are not heard now: %s", exc)
+                    log.warning("notices are not received now: %s", exc)
                 finally:
                     self.listening_since = None
                     connection.close()

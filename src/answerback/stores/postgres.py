@@ -221,7 +221,10 @@ class PostgresStore(SqlStore):
                 raise StoreInUse(
                     f"Another gateway uses this database (schema {self._schema}). Stop it, or use another database."
                 ) from exc
-            raise StoreError(f"The database cannot be used: {exc}. Check --database and the server.") from exc
+            why = (
+                next(iter(str(exc).splitlines()), "") or type(exc).__name__
+            )  # libpq adds questions on lines of their own
+            raise StoreError(f"The database cannot be used: {why}. Check --database and the server.") from exc
 
     async def _user_data(self) -> Sequence[Part]:
         fleet: Any = {"tables": [part.table for part in FLEET_DATA]}
@@ -264,7 +267,7 @@ def connect(url: str, schema: str) -> Connection:
 def check_session(connection: Connection, other: Connection) -> None:
     """Check that the connection has a session of the server to itself, for the lock belongs to the session.
 
-    A pooler by transaction lends an idle session to whoever asks next: the one that was used last, so that another
+    A pooler by transaction lends an idle session to the next that asks: the one that was used last, so that another
     connection gets it, or one after the other, so that this connection gets several. Raises: Pooled.
     """
     mine, others = ({_session(one) for _ in range(_POOLER_TRIES)} for one in (connection, other))

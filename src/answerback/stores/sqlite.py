@@ -154,7 +154,7 @@ class SqliteStore(SqlStore):
                 raise TimeoutError from exc
 
     def _check_whole(self) -> None:
-        """Raises: StoreError: the file is gone, and its log is there. SQLite would begin anew without a word."""
+        """Raises: StoreError: the file is gone, and its log is there. SQLite would begin again without a word."""
         log = Path(f"{self._path}-wal")
         has_log = log.exists() and log.stat().st_size > 0
         if has_log and not (self._path.exists() and self._path.stat().st_size > 0):

@@ -228,7 +228,7 @@ SELECT_OLD_DELETED: Final = """
 SELECT user_id, conversation_id, deleted_at_ms FROM conversations
 WHERE deleted_at_ms < :before_ms ORDER BY deleted_at_ms, user_id, conversation_id LIMIT :limit"""
 
-# Keeps what was asked since: it begins the conversation anew. Texts whose request can still be asked for stay with it.
+# Keeps what was asked since: it begins the conversation again. Texts whose request can still be asked for stay with it.
 ERASE_CONVERSATION: Final = (
     """
 DELETE FROM requests WHERE user_id = :user_id AND conversation_id = :conversation_id AND forgotten IS NOT NULL

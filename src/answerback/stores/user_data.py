@@ -157,7 +157,7 @@ _JSON: Final = {"record", "options", "attachments", "marks"}
 
 def line_of(table: str, row: Mapping[str, Any]) -> bytes:
     """A line of an export: where something is stored, and what. What is empty is left out. Bytes are in base64."""
-    told = {camel(name): json.loads(value) if name in _JSON and value else value for name, value in row.items()}
-    told = {name: b64encode(value).decode() if isinstance(value, bytes) else value for name, value in told.items()}
-    told = {name: value for name, value in told.items() if value not in (None, "")}
-    return json.dumps({"table": table, **told}, ensure_ascii=False).encode() + b"\n"
+    fields = {camel(name): json.loads(value) if name in _JSON and value else value for name, value in row.items()}
+    fields = {name: b64encode(value).decode() if isinstance(value, bytes) else value for name, value in fields.items()}
+    fields = {name: value for name, value in fields.items() if value not in (None, "")}
+    return json.dumps({"table": table, **fields}, ensure_ascii=False).encode() + b"\n"

@@ -8,10 +8,10 @@ import asyncio
 import json
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
@@ -65,10 +65,6 @@ class SqsQueue:
         """Does nothing: only a receiver can delete a message. It is delivered once more, and found ended."""
 
 
-Release: TypeAlias = Callable[[], Awaitable[None]]
-"""Lets the next message of the group be delivered."""
-
-
 class Visibility:
     """How long a delivered message stays hidden from other workers."""
 
@@ -90,16 +86,9 @@ class Visibility:
         except (Unavailable, ClientError) as exc:
             log.warning("the visibility of message %s could not be changed: %s", message.message_id, exc)
 
-    async def _delete(self, message: Message) -> None:
-        """Delete it before the function returns, which does so again. If the call fails, its group waits for that."""
-        try:
-            await self._calls.run(self._client.delete_message, QueueUrl=self._url, ReceiptHandle=message.receipt_handle)
-        except (Unavailable, ClientError) as exc:
-            log.warning("message %s could not be deleted yet: %s", message.message_id, exc)
-
     @asynccontextmanager
-    async def held(self, message: Message, *, for_s: float, every_s: float) -> AsyncIterator[Release]:
-        """Keep it hidden for as long as the block runs, or until it is released, and for `for_s` after a crash in it.
+    async def held(self, message: Message, *, for_s: float, every_s: float) -> AsyncIterator[None]:
+        """Keep it hidden for as long as the block runs, and for `for_s` after a crash in it.
 
                  | hide        | hide        | hide            the block ends: no more
             -----+-------------+-------------+-----------+---------------------------->
@@ -119,14 +108,8 @@ class Visibility:
                     pass
 
         beating = asyncio.create_task(beat(), name=f"visibility {message.message_id}")
-
-        async def release() -> None:
-            over.set()
-            await beating
-            await self._delete(message)
-
         try:
-            yield release
+            yield
         finally:
             over.set()
             await beating

@@ -289,7 +289,7 @@ class Node:
 
         async def stop() -> None:
             began = self.loop.time()
-            await shut_down(listener, queue, tasks, fleet, settings=SETTINGS, hurry=asyncio.Event())
+            await shut_down(listener, queue, tasks, fleet, settings=SETTINGS, skip_grace=asyncio.Event())
             if parts.worker.running and self.loop.time() - began >= SETTINGS.grace_s:
                 self.injector.on_death(FaultKind.TERMINATE)  # what had not ended by then is begun again
             await fleet.leave()

@@ -2,15 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from answerback.core.request import RequestKey
 from answerback.ports import Unavailable
 from answerback.service.attempt import Done, Retry
 from answerback.testing import run_virtual
-from answerback_aws.runtime.functions.sqs_handler import HiddenTime, Run, SqsHandler
-from answerback_aws.runtime.sqs import Release, Visibility
+from answerback_aws.runtime.functions.sqs_handler import HiddenTime, SqsHandler
+from answerback_aws.runtime.sqs import Visibility
 from lambda_functions import QUEUE_URL, DirectCalls, FakeSqs, sqs_event
 
 HIDDEN_TIME = HiddenTime(for_s=22, every_s=7)
@@ -30,7 +30,7 @@ def now_ms() -> int:
     return round(asyncio.get_running_loop().time() * 1000)
 
 
-def sqs_handler(run: Run, sqs: FakeSqs) -> SqsHandler:
+def sqs_handler(run: Callable[[RequestKey, int], Awaitable[Done | Retry]], sqs: FakeSqs) -> SqsHandler:
     visibility = Visibility(client=sqs, calls=DirectCalls(), url=QUEUE_URL)  # type: ignore[arg-type]
     return SqsHandler(run=run, visibility=visibility, hidden_time=HIDDEN_TIME, counts=Deaf(), clock=now_ms)  # type: ignore[arg-type]
 
@@ -47,7 +47,7 @@ def failed(*names: str) -> dict[str, Any]:
 
 
 def play(
-    run: Run,
+    run: Callable[[RequestKey, int], Awaitable[Done | Retry]],
     given: dict[str, Any],
     *,
     remaining_ms: int = 180_000,
@@ -62,7 +62,7 @@ def play(
 
 
 def test_what_is_done_is_no_failure() -> None:
-    async def run(key: RequestKey, stop_at_ms: int, release: Release) -> Done | Retry:
+    async def run(key: RequestKey, stop_at_ms: int) -> Done | Retry:
         await asyncio.sleep(1)
         return Done()
 
@@ -70,40 +70,15 @@ def test_what_is_done_is_no_failure() -> None:
 
 
 def test_it_stays_hidden_for_as_long_as_it_is_worked_on() -> None:
-    async def run(key: RequestKey, stop_at_ms: int, release: Release) -> Done | Retry:
+    async def run(key: RequestKey, stop_at_ms: int) -> Done | Retry:
         await asyncio.sleep(30)
         return Done()
 
     assert play(run, event("m-1")) == (failed(), [22] * 5)
 
 
-def test_a_message_that_is_released_is_deleted_at_once_and_hidden_no_more() -> None:
-    sqs = FakeSqs()
-
-    async def run(key: RequestKey, stop_at_ms: int, release: Release) -> Done | Retry:
-        await asyncio.sleep(8)
-        await release()
-        assert len(sqs.deleted) == 1
-        await asyncio.sleep(30)
-        return Done()
-
-    assert play(run, event("m-1"), sqs=sqs) == (failed(), [22, 22])
-
-
-def test_a_message_that_cannot_be_deleted_stops_nothing() -> None:
-    sqs = FakeSqs()
-
-    async def run(key: RequestKey, stop_at_ms: int, release: Release) -> Done | Retry:
-        await asyncio.sleep(1)
-        sqs.error = Unavailable("planted")
-        await release()
-        return Done()
-
-    assert play(run, event("m-1"), sqs=sqs) == (failed(), [22])
-
-
 def test_a_retry_is_delivered_when_it_asks_to_be() -> None:
-    async def run(key: RequestKey, stop_at_ms: int, release: Release) -> Done | Retry:
+    async def run(key: RequestKey, stop_at_ms: int) -> Done | Retry:
         await asyncio.sleep(1)
         return Retry(now_ms() + 9_300)
 
@@ -111,7 +86,7 @@ def test_a_retry_is_delivered_when_it_asks_to_be() -> None:
 
 
 def test_pauses_grow_with_the_number_of_times() -> None:
-    async def run(key: RequestKey, stop_at_ms: int, release: Release) -> Done | Retry:
+    async def run(key: RequestKey, stop_at_ms: int) -> Done | Retry:
         return Retry(now_ms())
 
     assert [play(run, event("m-1", receives=count))[1][-1] for count in (1, 2, 5, 31, 500)] == [1, 1, 4, 30, 30]
@@ -120,7 +95,7 @@ def test_pauses_grow_with_the_number_of_times() -> None:
 def test_nothing_passes_what_failed() -> None:
     ran: list[str] = []
 
-    async def run(key: RequestKey, stop_at_ms: int, release: Release) -> Done | Retry:
+    async def run(key: RequestKey, stop_at_ms: int) -> Done | Retry:
         ran.append(key.request_id)
         return Done() if key.request_id == "m-1" else Retry(0)
 
@@ -131,7 +106,7 @@ def test_nothing_passes_what_failed() -> None:
 def test_the_run_learns_when_the_function_ends_and_stopped_before() -> None:
     told: list[int] = []
 
-    async def run(key: RequestKey, stop_at_ms: int, release: Release) -> Done | Retry:
+    async def run(key: RequestKey, stop_at_ms: int) -> Done | Retry:
         told.append(stop_at_ms)
         await asyncio.sleep(3600)
         return Done()
@@ -143,7 +118,7 @@ def test_the_run_learns_when_the_function_ends_and_stopped_before() -> None:
 
 
 def test_a_visibility_that_cannot_be_changed_stops_nothing() -> None:
-    async def run(key: RequestKey, stop_at_ms: int, release: Release) -> Done | Retry:
+    async def run(key: RequestKey, stop_at_ms: int) -> Done | Retry:
         await asyncio.sleep(30)
         return Retry(0)
 
@@ -160,7 +135,7 @@ def test_no_call_is_under_way_when_it_is_over() -> None:
 
     sqs = FakeSqs()
 
-    async def run(key: RequestKey, stop_at_ms: int, release: Release) -> Done | Retry:
+    async def run(key: RequestKey, stop_at_ms: int) -> Done | Retry:
         await asyncio.sleep(1)
         return Retry(now_ms() + 5_000)
 

@@ -10,7 +10,6 @@ from answerback.core.request import RequestKey
 from answerback.service.attempt import Done, Retry
 from answerback_aws.runtime.composition import Composition
 from answerback_aws.runtime.functions.sqs_handler import HiddenTime, SqsHandler
-from answerback_aws.runtime.sqs import Release
 from answerback_aws.runtime.telemetry import LambdaContext
 
 HIDDEN_TIME: Final = HiddenTime(for_s=60, every_s=20)
@@ -34,7 +33,7 @@ def _sqs_handler() -> SqsHandler:
     composition = _composition()
     dead_letters, counts = composition.dead_letters, composition.observing.counts
 
-    async def run(key: RequestKey, stop_at_ms: int, release: Release) -> Done | Retry:
+    async def run(key: RequestKey, stop_at_ms: int) -> Done | Retry:
         outcome = await dead_letters.run(key)
         if isinstance(outcome, Done):
             counts.count("DeadLetters")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from answerback.core.request import RequestKey
 from answerback.service.attempt import Done, Retry
-from answerback_aws.runtime.sqs import Message, Release, failed, read_event
+from answerback_aws.runtime.sqs import Message, failed, read_event
 from answerback_aws.runtime.telemetry import Counts
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ LONGEST_PAUSE_S: Final = 30.0
 RESERVED_S: Final = 2.0
 """Before Lambda ends the invocation: to change the visibility, for the log and the metrics."""
 
-Run: TypeAlias = Callable[[RequestKey, int, Release], Awaitable[Done | Retry]]
-"""What to do with a request until an instant (epoch milliseconds). It may release the message, and is done then."""
+Run: TypeAlias = Callable[[RequestKey, int], Awaitable[Done | Retry]]
+"""What to do with a request until an instant (epoch milliseconds)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +71,10 @@ class SqsHandler:
         )
         stop_at_ms = self._clock() + int(within_s * 1000)
         outcome: Done | Retry = Retry(0)
-        hidden = self._hidden_time
-        async with self._visibility.held(message, for_s=hidden.for_s, every_s=hidden.every_s) as release:
+        async with self._visibility.held(message, for_s=self._hidden_time.for_s, every_s=self._hidden_time.every_s):
             try:
                 async with asyncio.timeout(within_s):
-                    outcome = await self._run(message.key, stop_at_ms, release)
+                    outcome = await self._run(message.key, stop_at_ms)
             except TimeoutError:
                 log.warning("the time of the function is over; the request is redelivered")
         if isinstance(outcome, Done):

@@ -15,7 +15,6 @@ from answerback.core.request import RequestKey
 from answerback.service.attempt import Done, Retry
 from answerback_aws.runtime.composition import Composition
 from answerback_aws.runtime.functions.sqs_handler import HiddenTime, SqsHandler
-from answerback_aws.runtime.sqs import Release
 from answerback_aws.runtime.telemetry import LambdaContext
 
 AFTER_LEASE_S: Final = 2.0
@@ -42,8 +41,8 @@ def _sqs_handler() -> SqsHandler:
     composition = _composition()
     worker, lease_s = composition.worker, composition.settings.policy.lease_ms / 1000
 
-    async def run(key: RequestKey, stop_at_ms: int, release: Release) -> Done | Retry:
-        return await worker.run(key, stop_at_ms=stop_at_ms, release=release)
+    async def run(key: RequestKey, stop_at_ms: int) -> Done | Retry:
+        return await worker.run(key, stop_at_ms=stop_at_ms)
 
     return SqsHandler(
         run=run,
