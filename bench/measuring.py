@@ -172,20 +172,23 @@ class Measuring:
 
     async def file(self, data: bytes) -> Measured:
         """A new file, asked for, brought, and named by a question whose answer is not streamed."""
-        asked = {"action": "putPiece", "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
         async with self._bound(_name("user")) as socket:
             self._begin()
-            (state,) = await _exchange(socket, {**asked, "requestId": "ask"}, "uploadState")
-            upload, offsets = json.loads(state)["upload"], range(0, len(data), PIECE_BYTES)
-            for offset in offsets:
-                piece = base64.b64encode(data[offset : offset + PIECE_BYTES]).decode()
-                told = {"requestId": f"p{offset}", "offset": offset, "upload": upload, "data": piece}
-                (state,) = await _exchange(socket, {**asked, **told}, "uploadState")
-            assert json.loads(state)["complete"], state
-            self._due.update({"front": 1 + len(offsets)})
-            file = {"sha256": asked["sha256"], "bytes": len(data), "mediaType": "text/plain", "name": "a.txt"}
+            named, pieces = await self._bring(socket, data)
+            file = {**named, "mediaType": "text/plain", "name": "a.txt"}
             frames = await self._ask(socket, "a short question", stream=False, conversation=None, attachments=[file])
-            return await self._counted(frames=frames, sent_frames=2 + len(offsets))
+            return await self._counted(frames=frames, sent_frames=2 + pieces)
+
+    async def returned(self, data: bytes) -> Measured:
+        """The first bytes of a file that is there, read back."""
+        async with self._bound(_name("user")) as socket:
+            named, _ = await self._bring(socket, data)
+            await self._settled()
+            self._begin()
+            asked = {"action": "getAttachment", "requestId": "get", **named}
+            frames = await _exchange(socket, asked, "attachment")
+            self._due.update(["front"])
+            return await self._counted(frames=frames, sent_frames=1)
 
     async def turns(self, count: int) -> None:
         """So many short answers of one user in a row, which then wait to be written to Aurora."""
@@ -202,6 +205,20 @@ class Measuring:
         return await self._counted()
 
     # --- apps
+
+    async def _bring(self, socket: ClientConnection, data: bytes) -> tuple[dict[str, Any], int]:
+        """Ask for a new file and bring it; what names it, and of how many pieces it is."""
+        named = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        asked = {"action": "putPiece", **named}
+        (state,) = await _exchange(socket, {**asked, "requestId": "ask"}, "uploadState")
+        upload, offsets = json.loads(state)["upload"], range(0, len(data), PIECE_BYTES)
+        for offset in offsets:
+            piece = base64.b64encode(data[offset : offset + PIECE_BYTES]).decode()
+            told = {"requestId": f"p{offset}", "offset": offset, "upload": upload, "data": piece}
+            (state,) = await _exchange(socket, {**asked, **told}, "uploadState")
+        assert json.loads(state)["complete"], state
+        self._due.update({"front": 1 + len(offsets)})
+        return named, len(offsets)
 
     async def _ask(
         self, socket: ClientConnection, question: str, *, stream: bool, conversation: str | None, **more: Any

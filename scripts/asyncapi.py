@@ -21,12 +21,15 @@ from answerback.protocol.codec import encode
 from answerback.protocol.errors import ERRORS
 from answerback.protocol.frames import (
     VISIBLE,
+    AttachmentPiece,
     Budget,
     CancelMessage,
     ClientFrame,
     Conversation,
+    ConversationChanged,
     Conversations,
     Error,
+    GetAttachment,
     GetBudget,
     GetHistory,
     GoAway,
@@ -34,6 +37,7 @@ from answerback.protocol.frames import (
     History,
     ListConversations,
     MessageAccepted,
+    MessageAsked,
     MessageDelta,
     MessageProgress,
     MessageResponse,
@@ -47,6 +51,8 @@ from answerback.protocol.frames import (
     TokenRenewed,
     UpdateConversation,
     UploadState,
+    Watch,
+    Watching,
     Welcome,
 )
 from answerback.protocol.limits import MAX_FRAME_BYTES, MAX_ID_LENGTH, MAX_MESSAGE_BYTES, PROTOCOL_VERSION, SUBPROTOCOL
@@ -66,10 +72,12 @@ REPLIES: Final[Mapping[Frame, Sequence[Frame]]] = MappingProxyType(
         Hello: (MessageStarted, MessageProgress, MessageDelta, MessageResponse, Error, Welcome),
         SendMessage: (MessageAccepted, MessageStarted, MessageProgress, MessageDelta, MessageResponse, Error),
         CancelMessage: (MessageResponse, Error),
+        Watch: (MessageAsked, MessageStarted, MessageProgress, MessageDelta, MessageResponse, Error, Watching),
         ListConversations: (Conversations, Error),
         GetHistory: (History, Error),
         UpdateConversation: (Conversation, Error),
         PutPiece: (UploadState, Error),
+        GetAttachment: (AttachmentPiece, Error),
         RenewToken: (TokenRenewed, Error),
         GetBudget: (Budget, Error),
         Ping: (Pong,),
@@ -77,9 +85,13 @@ REPLIES: Final[Mapping[Frame, Sequence[Frame]]] = MappingProxyType(
 )
 """What answers each frame of a client."""
 
-UNASKED: Final[Sequence[Frame]] = (MessageStarted, MessageProgress, MessageDelta, MessageResponse, GoAway, Error)
-"""What also comes when it falls due: answers, on whatever connection is the session's address by then; that the server
-leaves; the loss of the session to a newer connection; a message that is no frame."""
+UNASKED: Final[Sequence[Frame]] = (
+    *(MessageAsked, MessageStarted, MessageProgress, MessageDelta, MessageResponse),
+    *(ConversationChanged, GoAway, Error),
+)
+"""What also comes when it falls due: answers, on whatever connection is the session's address by then, and what others
+asked in a conversation that is watched; changes of the list that is watched;
+that the server leaves; the loss of the session to a newer connection; a message that is no frame."""
 
 
 def document() -> Json:
@@ -183,7 +195,7 @@ def _query() -> Json:
         "properties": {
             "sessionId": {
                 **name,
-                "description": "The session to take up; without it the connection is one of its own.",
+                "description": "The session to resume; without it the connection is one of its own.",
             },
             "userId": {**name, "description": "The user, where no token is asked for."},
             "token": {"type": "string", "description": "A bearer token. The header is better."},

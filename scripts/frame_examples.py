@@ -102,7 +102,22 @@ def _from_client() -> Sequence[Example]:
             "a piece of a file",
             frames.PutPiece(request_id="piece-2", sha256=_HELLO_SHA256, size=5, offset=0, upload="5f2c", data=b"hello"),
         ),
+        Example(
+            "a file of an earlier question", frames.GetAttachment(request_id="get-1", sha256=_HELLO_SHA256, size=5)
+        ),
         Example("stop a request", frames.CancelMessage(request_id="q-2")),
+        Example("stop what another device has asked", frames.CancelMessage(request_id="q-2", conversation_id="intro")),
+        Example(
+            "show me this conversation",
+            frames.Watch(
+                request_id="watch-1",
+                conversation_id="intro",
+                number=1,
+                resume=(frames.ResumePoint(request_id="q-2", attempt=1, offset=15),),
+            ),
+        ),
+        Example("no longer", frames.Watch(request_id="watch-2", conversation_id="intro", number=2, off=True)),
+        Example("tell me when the list changes", frames.Watch(request_id="watch-3", number=3)),
         Example("conversations, first page", frames.ListConversations(request_id="list-1", limit=20)),
         Example(
             "conversations, next page", frames.ListConversations(request_id="list-2", before="1767225672250:intro")
@@ -168,6 +183,29 @@ def _from_server() -> Sequence[Example]:
         Example("a piece", frames.MessageDelta(request_id="q-2", attempt=1, offset=15, delta="one connection ")),
         *_endings(usage),
         Example(
+            "it is watched",
+            frames.Watching(request_id="watch-1", conversation_id="intro", number=1, turn="q-1"),
+        ),
+        Example(
+            "asked on another device",
+            frames.MessageAsked(
+                request_id="q-2",
+                conversation_id="intro",
+                question="And who speaks first?",
+                model="local",
+                accepted_at="2026-01-01T00:01:12.000Z",
+            ),
+        ),
+        Example(
+            "a conversation has changed",
+            frames.ConversationChanged(
+                conversation_id="intro",
+                title="What is a WebSocket?",
+                turns=2,
+                updated_at="2026-01-01T00:01:12.250Z",
+            ),
+        ),
+        Example(
             "a page of conversations",
             frames.Conversations(
                 request_id="list-1",
@@ -193,6 +231,10 @@ def _from_server() -> Sequence[Example]:
             frames.UploadState(
                 request_id="piece-2", sha256=_HELLO_SHA256, size=5, upload="5f2c", offset=5, complete=True
             ),
+        ),
+        Example(
+            "bytes of a file",
+            frames.AttachmentPiece(request_id="get-1", sha256=_HELLO_SHA256, size=5, offset=0, data=b"hello"),
         ),
         Example(
             "the fresh token counts", frames.TokenRenewed(request_id="renew-1", expires_at="2026-01-01T01:00:00.000Z")

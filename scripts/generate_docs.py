@@ -62,8 +62,8 @@ _CODES: Mapping[ErrorCode, tuple[str, str]] = {
         "sends the question again under its id, or lets it go",
     ),
     ErrorCode.ATTACHMENT_MISSING: (
-        "`error` to a `sendMessage` with `attachments`",
-        "brings the file, then sends the very same frame again",
+        "`error` to a `sendMessage` with `attachments`, or to `getAttachment`",
+        "brings the file, then sends the very same frame again; does without it",
     ),
     ErrorCode.MODEL_UNAVAILABLE: ("`messageResponse`", "asks again later, under a new id"),
     ErrorCode.MODEL_THROTTLED: ("`messageResponse`", "waits `retryAfterMs` or a while, then asks under a new id"),

@@ -411,6 +411,8 @@ async def test_keys_of_a_file(tmp_path: Path) -> None:
         "",
         "{}",
         '{"keys": {}}',
+        "[" * 100_000,
+        '{"keys":' + "9" * 5_000 + "}",
         jwks(),
         jwks({"kty": "oct", "k": "c2VjcmV0"}),
         jwks(public_jwk(RSA_KEY, "a", use="enc")),

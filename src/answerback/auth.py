@@ -293,7 +293,10 @@ def read_jwks(text: str) -> Mapping[str, PyJWK]:
 
     Raises: ValueError: not a JWKS, or none of its keys can be used.
     """
-    document = json.loads(text)
+    try:
+        document = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     entries = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(entries, list):
         raise ValueError('it is not a JSON object with a list "keys"')

@@ -4,7 +4,7 @@ A port stands here because a second implementation exists: SQLite, PostgreSQL an
 API Gateway for the sender, five kinds of model. One contract suite (tests/contract) runs against all of them.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -14,8 +14,9 @@ from answerback.core.admission import Accepted, Admission, Blocked, Existing, Fu
 from answerback.core.budget import Budget, BudgetState, OverBudget, Period, Price
 from answerback.core.context import TOKENS_PER_BYTE, Message
 from answerback.core.parts import Content, Mark, visible
-from answerback.core.request import Change, Question, Record, RequestKey
-from answerback.core.uploads import FileKey, Upload
+from answerback.core.request import Change, Question, Record, RequestKey, Watcher
+from answerback.core.uploads import FileKey, NoRoom, Upload
+from answerback.core.watching import Place
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Attachment, ServerFrame, Status
 
@@ -48,6 +49,7 @@ __all__ = [
     "Part",
     "Period",
     "Piece",
+    "Place",
     "Price",
     "Prompt",
     "Queue",
@@ -66,6 +68,8 @@ __all__ = [
     "Tokens",
     "Unavailable",
     "Users",
+    "Watcher",
+    "Watching",
     "answer_timeouts_ms",
     "limits_of",
     "within",
@@ -114,6 +118,9 @@ class Requests(Protocol):
 
     async def unfinished(self) -> Sequence[Record]:
         """Every record that has not ended, in the order accepted."""
+
+    async def unfinished_in(self, user_id: str, conversation_id: str) -> Sequence[Record]:
+        """Those of a conversation, in the order accepted. One that was stored a moment ago may be missing."""
 
     async def purge(self, *, ended_before_ms: int, refused_before_ms: int) -> int:
         """Delete the records of requests that ended before then; history keeps their turns. Returns how many.
@@ -226,10 +233,13 @@ class Files(Protocol):
     async def upload(self, key: FileKey) -> Upload | None:
         """How far the file has come."""
 
-    async def begin(self, key: FileKey, name: str, *, now_ms: int) -> Upload | None:
-        """Begin an upload, or return the one that there is. None: the user has begun too much (`core.uploads`)."""
+    async def begin(self, key: FileKey, name: str, *, now_ms: int) -> Upload | NoRoom:
+        """Begin an upload, or return the one that there is.
 
-    async def put(self, key: FileKey, name: str, number: int, data: bytes) -> None:
+        `core.uploads.giving_way` decides; the upload that gives way is discarded in the same transaction.
+        """
+
+    async def put(self, key: FileKey, name: str, number: int, data: bytes, *, now_ms: int) -> None:
         """Keep a piece, if the upload has this name and is unfinished. The first data of a piece stay."""
 
     async def complete(self, key: FileKey, name: str, *, content: str, now_ms: int) -> None:
@@ -243,6 +253,9 @@ class Files(Protocol):
 
     async def read_file(self, key: FileKey) -> bytes | None:
         """All pieces that are there, in their order; None: there is no upload."""
+
+    async def read_range(self, key: FileKey, offset: int, count: int) -> bytes | None:
+        """Bytes of a whole file from `offset` on, fewer than `count` only at its end; None: it is not here whole."""
 
     async def purge_files(self, *, now_ms: int) -> int:
         """Delete what was not finished in time, and files that no question can name and no turn names."""
@@ -387,6 +400,33 @@ class Connections(Protocol):
 
     async def idle(self, *, since_ms: int) -> Sequence[Connection]:
         """Connections with no sign of life since then."""
+
+
+class Watching(Protocol):
+    """Who watches which conversation of their user; conversation None: the list of them. May raise Unavailable.
+
+    What `watch` has kept is seen by every call of `watchers` that begins later, in whatever process.
+    """
+
+    @property
+    def watched(self) -> Container[str]:
+        """Users of whom somebody may watch something: to look costs nothing, and most users have one device.
+
+        It has everyone for whom `watch` kept something before this process accepted or changed a request of theirs.
+        """
+
+    async def watch(
+        self, user_id: str, conversation_id: str | None, watcher: Watcher, *, now_ms: int, most: int
+    ) -> Place:
+        """Keep it in place of the one that its session had, as `core.watching.placed` says.
+
+        Where all places are taken, those of closed connections are given away.
+        """
+
+    async def watchers(
+        self, user_id: str, *conversations: str | None, now_ms: int
+    ) -> Mapping[str | None, Sequence[Watcher]]:
+        """Of each conversation those whose time is not over, also those that are `off`. One read for all of them."""
 
 
 # --- sending and queueing -----------------------------------------------------------------------------------

@@ -175,7 +175,10 @@ def _read_version(value: object) -> str:
 
 
 def _read_path(value: object) -> Path:
-    return (value if isinstance(value, Path) else Path(_read_text(value))).expanduser()
+    path = (value if isinstance(value, Path) else Path(_read_text(value))).expanduser()
+    if "\0" in str(path):
+        raise ValueError(value)
+    return path
 
 
 def _read_yes_no(value: object) -> bool:

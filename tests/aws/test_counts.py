@@ -143,6 +143,16 @@ async def test_a_file_and_its_pieces(warm: Measuring) -> None:
     assert not answer.s3
 
 
+async def test_bytes_of_a_file_that_is_read_back(warm: Measuring) -> None:
+    measured = await warm.returned(b"c" * PIECE_BYTES)
+    expected = COUNTS.returned
+    assert measured.invocations == expected["invocations"]
+    assert measured.sent_frames + len(measured.posts) == expected["messages"]
+    assert (measured.write_units, measured.read_units) == (expected["write_units"], expected["read_units"])
+    assert (measured.s3["PUT"], measured.s3["GET"]) == (expected["s3_puts"], expected["s3_gets"])
+    assert measured.log_bytes == pytest.approx(expected["log_bytes"], rel=0.15)
+
+
 async def test_the_model_of_the_cost_predicts_a_streamed_answer(warm: Measuring, stack: Stack) -> None:
     question = stack.name("question")
     workload = Workload(tokens_in=0, tokens_out=400, tokens_per_second=80, first_token_s=0.6)

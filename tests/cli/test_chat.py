@@ -1,17 +1,13 @@
 """`answerback chat` against a real gateway process, in a pipe and on a terminal."""
 
-import os
-import pty
-import re
 import signal
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import forked
+from chat_terminal import terminal
 from cli_process import STOP_TIMEOUT_S, Result, Serve, start_gateway
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(60)]
@@ -28,10 +24,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     gateway.process.stdout.close()
 
 
-def chat(url: str, *lines: str, arguments: tuple[str, ...] = (), user: str) -> Result:
+def chat(url: str, *lines: str, arguments: tuple[str, ...] = (), user: str, cwd: Path | None = None) -> Result:
     typed = "".join(line + "\n" for line in lines)
     command = ["chat", "--url", url, "--user", user, *arguments]
-    done = forked.run(command, input=typed, text=True, timeout=STOP_TIMEOUT_S)
+    done = forked.run(command, input=typed, text=True, timeout=STOP_TIMEOUT_S, cwd=cwd)
     return Result(done.returncode, done.stdout, done.stderr)
 
 
@@ -70,6 +66,28 @@ def test_history_and_list_and_open(url: str) -> None:
     assert lines[1].startswith("*")
     assert "numbers" in lines[2]
     assert lines[3:] == history * 3
+
+
+def test_files_of_a_conversation_are_listed_and_saved(url: str, tmp_path: Path) -> None:
+    note = tmp_path / "메모.txt"
+    note.write_text("안녕\n" * 20_000)
+    there = tmp_path / "there"
+    there.mkdir()
+    asked = ["ask", "?", "--attach", str(note), "--conversation", "files", "--url", url, "--user", "files"]
+    assert forked.run(asked, text=True, cwd=tmp_path).returncode == 0
+
+    def save(*lines: str, user: str = "files") -> Result:
+        return chat(url, *lines, arguments=("--conversation", "files"), user=user, cwd=there)
+
+    listed = save("/history", "/save", "/save 메모.txt", "/save 1")
+    assert listed.out.splitlines()[:3] == ["> ?", "> [메모.txt]", "?"]
+    assert listed.out.splitlines()[3:] == ["  1  메모.txt", "(saved as 메모.txt)", "(saved as 메모 (2).txt)"]
+    assert {file.name for file in there.iterdir()} == {"메모.txt", "메모 (2).txt"}
+    assert all(file.read_bytes() == note.read_bytes() for file in there.iterdir())
+    for result in (save("/save 2"), save("/save x.txt"), save("/save 1", user="other")):
+        assert (result.code, result.out) == (1, "")
+        assert "/save lists them" in result.err
+    assert "no file was sent" in save("/save", user="other").err
 
 
 def test_retry_replaces_the_last_answer(url: str) -> None:
@@ -111,52 +129,6 @@ def test_nobody_listens() -> None:
     result = chat("ws://127.0.0.1:9", "hello", user="nobody")
     assert (result.code, result.out) == (3, "")
     assert "answerback serve" in result.err
-
-
-class Terminal:
-    """A chat on a terminal of its own."""
-
-    def __init__(self, url: str, *arguments: str) -> None:
-        self.screen, theirs = pty.openpty()
-        streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
-        command = ["chat", "--url", url, *arguments]
-        self.process = forked.Command(command, start_new_session=True, terminal=theirs, **streams)
-        os.close(theirs)
-        self.seen = ""
-
-    def until(self, pattern: str) -> str:
-        """What is shown up to and with a match."""
-        while (found := re.search(pattern, self.seen)) is None:
-            try:
-                self.seen += os.read(self.screen, 4096).decode(errors="replace")
-            except OSError as exc:  # the chat has ended
-                raise AssertionError(f"no {pattern!r} in {self.seen!r}") from exc
-        shown, self.seen = self.seen[: found.end()], self.seen[found.end() :]
-        return shown
-
-    def prompt(self) -> None:
-        """Return when the chat waits for a line. CPython would forget a Ctrl+C that comes just before it waits."""
-        self.until("> ")
-        stat = Path(f"/proc/{self.process.pid}/stat")
-        while stat.read_text().rpartition(")")[2].split()[0] != "S":
-            os.sched_yield()
-
-    def type(self, text: str) -> None:
-        os.write(self.screen, text.encode())
-
-
-@contextmanager
-def terminal(url: str, *arguments: str) -> Iterator[Terminal]:
-    opened = Terminal(url, *arguments)
-    watchdog = threading.Timer(STOP_TIMEOUT_S, opened.process.kill)
-    watchdog.start()
-    try:
-        yield opened
-    finally:
-        watchdog.cancel()
-        opened.process.kill()
-        opened.process.wait()
-        os.close(opened.screen)
 
 
 def test_control_c_stops_the_answer_and_twice_leaves(url: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from answerback.cli.admin import admin_of, find_port
 from answerback.cli.output import CliError, ExitCode
 from answerback.cli.settings import SETTINGS, defaults, load, without_password
 from answerback.core.request import Policy
@@ -40,8 +41,9 @@ def test_every_setting_reaches_its_place_in_the_gateway() -> None:
         "auth_secret": "s" * 32, "jwks_url": "u",
         "jwks_file": "f", "issuer": "i", "audience": "a", "user_claim": "uid",
         "team_claim": "t", "leeway": "6s", "rate_limit": 7,
-        "max_connections": 8, "max_connections_per_user": 9, "max_pending_per_user": 10, "max_frames_per_second": 11,
-        "max_frames_burst": 12, "max_message_bytes": 2000, "write_buffer_bytes": 3000, "answer_timeout": "13s",
+        "max_connections": 8, "max_connections_per_user": 9, "max_pending_per_user": 10,
+        "max_watchers": 27, "max_frames_per_second": 11, "max_frames_burst": 12,
+        "max_message_bytes": 2000, "write_buffer_bytes": 3000, "answer_timeout": "13s",
         "queue_timeout": "14s", "lease": "15s", "max_attempts": 16, "idle_timeout": "17s", "handshake_timeout": "18s",
         "ping_interval": "19s", "write_stall_timeout": "20s", "grace": "21s", "janitor_interval": "22s",
         "coalesce_ms": 23, "log_format": "json", "log_level": "error", "ca_file": "ca",
@@ -63,7 +65,8 @@ def test_every_setting_reaches_its_place_in_the_gateway() -> None:
             team_claim="t", leeway_s=6
         ),
         caps=Caps(
-            connections=8, connections_per_user=9, pending_per_user=10, frames_per_second=11, frames_burst=12,
+            connections=8, connections_per_user=9, pending_per_user=10, watchers=27,
+            frames_per_second=11, frames_burst=12,
             message_bytes=2000, write_buffer_bytes=3000, handshake_timeout_s=18, ping_interval_s=19,
             write_stall_timeout_s=20,
         ),
@@ -139,6 +142,9 @@ def test_paths_in_the_file_are_relative_to_it(file: Path, monkeypatch: pytest.Mo
         ("model = [1]", "must be a list of texts"),
         ("[serve]\nport = 1", "{file} has a section [serve] — settings stand at the top level"),
         ("port = ", "{file} is not valid TOML"),
+        (f"port = {'9' * 5_000}", "{file} is not valid TOML"),
+        (f"port = {'[' * 100_000}", "{file} is not valid TOML"),
+        ('jwks_file = "a\\u0000b"', "jwks_file in {file} must be"),
         ("auth_secret = 'short'", "shorter than 32 bytes"),
         (f"auth_secret = '{'x' * 32}'\nauth_secret_file = 's'", "both set"),
         ("auth_secret_file = 'nowhere'", "answerback token --new-secret"),
@@ -225,3 +231,20 @@ def test_what_is_no_duration(text: object) -> None:
 )
 def test_passwords_in_urls_are_hidden(url: str, shown: str) -> None:
     assert without_password(url) == shown
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"short", b"\xff\xfea\0", b"-----BEGIN KEY-----\nsecret\n", b"k" * 40 + b"\r\nx: y"]
+)
+def test_a_file_that_is_no_admin_key_is_not_shown_to_anybody(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "admin.key").write_bytes(content)
+    (tmp_path / "admin.key").chmod(0o600)
+    with pytest.raises(CliError, match="is damaged") as caught:
+        admin_of(load({"data_dir": str(tmp_path)}, environment={}))
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "x", "-1", "0", "65536", "9" * 5_000])
+def test_a_port_that_is_none_is_not_asked(tmp_path: Path, content: str) -> None:
+    (tmp_path / "admin.port").write_text(content)
+    assert find_port(tmp_path, otherwise=8766) == 8766

@@ -31,7 +31,7 @@ from answerback.models.spec import BedrockSpec, OpenAISpec, parse_model_spec
 from answerback.ports import FinalModelError, Finish, Model, ModelError, ModelFault, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 from answerback.testing import ScriptedModel
-from answerback.testing.model import say_question
+from answerback.testing.backend import say_question
 from embedded import api_key, base_url
 from model_upstreams import REMOTE, SERVERS, UPSTREAMS, Script, Then, Upstream
 

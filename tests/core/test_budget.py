@@ -33,12 +33,12 @@ from answerback.core.budget import (
     tightest,
     window_name,
 )
-from answerback.core.context import Message, Role, within
+from answerback.core.context import Message, Role, told_schema, within
 from answerback.core.parts import Content
 from answerback.core.request import Claimed, Ended, Ending, Fenced, Policy, Question, Record, Step
 from answerback.core.transitions import State
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import Status
+from answerback.protocol.frames import Attachment, Format, Status
 from asking import record_of
 
 NOV_30_MS = 1_796_083_199_000
@@ -97,6 +97,61 @@ def test_a_reservation_is_the_bytes_of_the_prompt_and_the_most_that_the_model_ma
     assert asked.max_in == 2 * budget.MESSAGE_TOKENS + 3 + budget.CONTEXT_RESERVE, "earlier turns need room"
 
 
+@pytest.mark.parametrize(("asked", "most"), [(None, 100), (99, 99), (100, 100), (101, 100)])
+def test_no_more_is_reserved_than_the_model_may_say(asked: int | None, most: int) -> None:
+    question = Question(message="hi", model="echo", max_tokens=asked)
+    held = hold_of(record_of(), question, quota(max_tokens=100), own=(MONTH,), team=None, of_team=(), now_ms=0)
+    assert isinstance(held, Hold)
+    assert held.max_out == most
+
+
+@pytest.mark.parametrize(("context", "reserve"), [(65_536, 16_384), (65_535, 32_767), (1_000, 500)])
+def test_a_small_context_is_reserved_by_half(context: int, reserve: int) -> None:
+    assert budget.context_reserve(context) == reserve
+
+
+def test_exactly_what_is_left_can_be_reserved() -> None:
+    held = hold((Budget(1_000, Unit.MICRO_USD, Period.MONTH),))
+    name, room = held.windows[0].name, 1_000 - 518
+    assert budget.fits(held, "u", {("u", name): Counter(room, 0)}, now_ms=NOV_30_MS) is None
+    waits = budget.fits(held, "u", {("u", name): Counter(room + 1, 1)}, now_ms=NOV_30_MS)
+    assert waits is not None
+    assert waits.retry_after_ms == budget.RETRY_AFTER_MS, "what is reserved is in the way, and nothing else"
+    late = budget.fits(held, "u", {("u", name): Counter(room + 1, 0)}, now_ms=NOV_30_MS + 1_000)
+    assert late is not None
+    assert late.retry_after_ms == 1
+
+
+@pytest.mark.parametrize("used", [9, 10, 11])
+def test_no_less_than_nothing_is_left(used: int) -> None:
+    day = Budget(10, Unit.TOKENS, Period.DAY)
+    counters = {("u", window_name(day, 0)): Counter(used, 0)}
+    (state,) = budget.states("u", (day,), counters, now_ms=0)
+    assert state.left == max(0, 10 - used)
+
+
+def test_a_budget_of_nothing_is_the_tightest_and_one_of_one_that_is_left_is_not() -> None:
+    month, day = Budget(0, Unit.TOKENS, Period.MONTH), Budget(10, Unit.TOKENS, Period.DAY)
+    counters = {("u", window_name(day, 0)): Counter(4, 0)}
+    for limit, expected in ((0, 0), (1, 10)):
+        found = tightest(budget.states("u", (day, month._replace(limit=limit)), counters, now_ms=0))
+        assert found is not None
+        assert found.budget.limit == expected
+
+
+def test_files_and_the_form_of_the_answer_are_reserved() -> None:
+    schema, bare = {"type": "object"}, hold()
+    named = Attachment(sha256="0" * 64, size=70, media_type="text/plain", name="a")
+    question = Question(
+        message="hi", model="echo", attachments=(named,), format=Format(type="json_schema", json_schema=schema)
+    )
+    held = hold_of(
+        record_of(standalone=True), question, quota(max_tokens=100), own=(MONTH,), team=None, of_team=(), now_ms=0
+    )
+    assert isinstance(held, Hold)
+    assert held.max_in == bare.max_in + 70 + budget.bound(told_schema(None, schema))
+
+
 def test_cached_input_costs_its_own_price_and_nothing_is_rounded_down() -> None:
     assert DOLLAR.micro_usd(Counted(1_000, 10, 400)) == 600 + 40 + 50
     assert DOLLAR.micro_usd(Counted(1, 0, 1)) == 1, "a tenth of a micro-dollar is one"
@@ -105,6 +160,7 @@ def test_cached_input_costs_its_own_price_and_nothing_is_rounded_down() -> None:
 
 def test_who_has_no_budget_holds_nothing() -> None:
     assert hold(()) is None
+    assert team_holder("a") == "team a", "which no user's id can be"
     record = record_of(standalone=True)
     assert record.schema == 1
     assert replace(record, hold=hold()).schema == 2
@@ -124,16 +180,24 @@ def test_a_question_that_can_never_fit_is_told_so(budgets: tuple[Budget, ...], w
     assert words in refused.detail
 
 
+def test_a_question_may_take_the_whole_budget() -> None:
+    need = hold().most
+    assert isinstance(hold((Budget(need.input + need.output, Unit.TOKENS, Period.DAY),)), Hold)
+    assert hold((Budget(need.input + need.output - 1, Unit.TOKENS, Period.DAY),)).never
+
+
 def test_a_model_without_a_price_is_refused_under_a_budget_in_money_alone() -> None:
     none = Quota(per_minute=0, max_pending=9, tariff=Tariff(models={"echo": Terms(max_tokens=10)}))
     question = Question(message="hi", model="echo")
     of = partial(hold_of, record_of(standalone=True), question, none, team=None, of_team=(), now_ms=0)
-    refused = of(own=(MONTH,))
+    refused = of(own=(Budget(1_000, Unit.TOKENS, Period.DAY), MONTH))
     assert isinstance(refused, OverBudget)
     assert refused.never
     held = of(own=(Budget(1_000, Unit.TOKENS, Period.DAY),))
     assert isinstance(held, Hold)
     assert budget.cost(held, NOTHING) is None
+    assert held.amount(Unit.MICRO_USD, held.most) == 0
+    assert Tariff(models={"a": Terms(), "b": Terms(price=DOLLAR)}).unpriced == ["a"]
 
 
 def test_a_refusal_says_what_is_left_and_when_it_opens() -> None:
@@ -149,6 +213,26 @@ def test_a_refusal_says_what_is_left_and_when_it_opens() -> None:
     early = budget.fits(held, "u", {("u", name): Counter(900, 0)}, now_ms=NOV_30_MS - 86_400_000)
     assert early is not None
     assert early.retry_after_ms == budget.LONGEST_RETRY_MS
+
+
+def test_of_several_windows_without_room_the_one_that_opens_last_is_named() -> None:
+    day, month = Budget(1_000, Unit.TOKENS, Period.DAY), Budget(1_000, Unit.TOKENS, Period.MONTH)
+    record, question = record_of(standalone=True), Question(message="hi", model="echo")
+    early_ms = NOV_30_MS - 86_400_000
+    of = partial(hold_of, record, question, quota(max_tokens=100), team="t")
+    held = of(own=(month,), of_team=(day,), now_ms=early_ms)
+    full = {(entry.holder, entry.window): Counter(1_000, 0) for entry in budget.reserved(held, "u")}
+    refused = budget.fits(held, "u", full, now_ms=early_ms)
+    assert refused is not None
+    assert "of the user has no room" in refused.detail
+    assert ", 0 tokens are left" in refused.detail
+    assert refused.opens_at_ms == NOV_30_MS + 1_000
+    held = of(own=(day,), of_team=(month,), now_ms=NOV_30_MS)
+    full = {(entry.holder, entry.window): Counter(2_000, 0) for entry in budget.reserved(held, "u")}
+    refused = budget.fits(held, "u", full, now_ms=NOV_30_MS)
+    assert refused is not None
+    assert "of the team t has no room" in refused.detail, "both open at once"
+    assert ", 0 tokens are left" in refused.detail
 
 
 def test_the_budgets_are_asked_last_and_a_repeat_is_free() -> None:
@@ -228,6 +312,9 @@ def test_a_model_that_counts_more_than_it_may_is_found() -> None:
     held = hold()
     assert not held.exceeds(held.most)
     assert held.exceeds(Counted(held.max_in, held.max_out + 1))
+    both = hold((MONTH, Budget(9_000, Unit.TOKENS, Period.DAY)))
+    assert both.exceeds(Counted(both.max_in + 2, both.max_out - 1)), "in tokens more, in money less"
+    assert both.exceeds(Counted(0, both.max_in + both.max_out)), "in tokens no more, in money more"
 
 
 def test_a_hold_is_small_and_is_read_as_it_was_written() -> None:
@@ -257,6 +344,9 @@ def test_a_user_is_told_of_the_budget_with_the_least_share_left() -> None:
     found = tightest(budget.states("u", (MONTH, day), counters, now_ms=0))
     assert found is not None
     assert (found.budget, found.left) == (day, 10)
+    found = tightest(budget.states("u", (MONTH, day), {("u", window_name(MONTH, 0)): Counter(950_000, 0)}, now_ms=0))
+    assert found is not None
+    assert found.budget == MONTH, "of which a twentieth is left, and more than the other one has"
     assert tightest([]) is None
 
 

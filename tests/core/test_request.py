@@ -1,6 +1,7 @@
 """Every (state, event) pair of a request's record."""
 
 from functools import partial
+from typing import Any
 
 import msgspec
 import pytest
@@ -25,8 +26,10 @@ from answerback.core.request import (
     Record,
     Step,
     Unknown,
+    Watcher,
 )
 from answerback.core.transitions import TRANSITIONS, Effect, Event, If, State
+from answerback.core.watching import Place, placed
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
 
@@ -55,6 +58,13 @@ def ending(attempt: int = 1) -> Ending:
     return Ending(status=Status.COMPLETED, attempt=attempt, length=4, ended_at_ms=T0 + 9)
 
 
+def watcher(session: str = "phone", *, generation: int = 6, number: int = 1, **fields: Any) -> Watcher:
+    until = {"until_ms": 1_000, **fields}
+    return Watcher(
+        session_id=session, connection_id=f"{session}{generation}", generation=generation, number=number, **until
+    )
+
+
 def in_state(state: State) -> Record:
     if state is State.ACCEPTED:
         return accepted()
@@ -76,6 +86,8 @@ def apply(event: Event, record: Record | None, *, now_ms: int = T0 + 10, owner: 
             return changes.finish(record, owner=owner, attempt=1, ending=ending(), content=Content("text"))
         case Event.RETARGET:
             return changes.retarget(record, session_id="s", connection_id="c2", generation=6, attempt=1, offset=3)
+        case Event.WATCH:
+            return changes.watch(record, conversation_id="c", watcher=watcher())
         case Event.CANCEL:
             return changes.cancel(record, refusal_record=accepted(fingerprint=""), now_ms=now_ms)
         case Event.REFUSE:
@@ -142,6 +154,8 @@ EXPECTED = {
     (State.ACCEPTED, Event.POLL): (NO, Fenced),
     (State.ACCEPTED, Event.FINISH): (NO, Fenced),
     (State.ACCEPTED, Event.RETARGET): (State.ACCEPTED, Pending),
+    (State.ACCEPTED, Event.WATCH): (State.ACCEPTED, Pending),
+    (State.RUNNING, Event.WATCH): (State.RUNNING, Pending),
     (State.ACCEPTED, Event.CANCEL): (State.CANCELLED, Ended),
     (State.ACCEPTED, Event.REFUSE): (NO, Pending),
     (State.ACCEPTED, Event.EXPIRE): (State.FAILED, Ended),
@@ -167,6 +181,7 @@ for terminal in (State.COMPLETED, State.FAILED, State.CANCELLED):
         (terminal, Event.POLL): (NO, Fenced),
         (terminal, Event.FINISH): (NO, Fenced),
         (terminal, Event.RETARGET): (NO, Ended),
+        (terminal, Event.WATCH): (NO, Ended),
         (terminal, Event.CANCEL): (NO, Ended),
         (terminal, Event.REFUSE): (NO, Ended),
         (terminal, Event.EXPIRE): (NO, Ended),
@@ -248,8 +263,7 @@ def test_a_model_may_have_a_deadline_of_its_own() -> None:
     policy = Policy(answer_timeout_ms=10_000, answer_timeouts_ms={"thinker": 600_000})
     for model, answer_ms in (("m", 10_000), ("thinker", 600_000)):
         running = replace(in_state(State.RUNNING), model=model)
-        assert not changes.deadline_passed(running, now_ms=T0 + answer_ms - 1, policy=policy)
-        assert changes.deadline_passed(running, now_ms=T0 + answer_ms, policy=policy)
+        assert changes.deadline_ms(running, policy=policy) == T0 + answer_ms
 
 
 def test_only_the_asking_session_retargets_and_never_an_older_connection_of_it() -> None:
@@ -260,6 +274,90 @@ def test_only_the_asking_session_retargets_and_never_an_older_connection_of_it()
     same = target(session_id="s", generation=5)
     assert same.record is not None
     assert same.record.target == DeliveryTarget(no=2, connection_id="c2", generation=5)
+
+
+def test_each_watcher_is_fenced_by_its_own_frames() -> None:
+    """Compared across sessions, the generation of a newer one would bar the older one's resume."""
+    record = in_state(State.RUNNING)
+    for later in (
+        watcher("new", generation=9),
+        watcher("old", generation=2),
+        watcher("old", generation=2, number=2, offset=7),
+        watcher("old", generation=3, number=1),
+    ):
+        step = changes.watch(record, conversation_id="c", watcher=later)
+        assert step.record is not None
+        record = step.record
+        assert record.watchers[-1] == later
+    assert {one.session_id for one in record.watchers} == {"new", "old"}
+    assert record.target == in_state(State.RUNNING).target
+    for stale in (watcher("old", generation=3, number=1, offset=2), watcher("old", generation=2, number=9)):
+        assert changes.watch(record, conversation_id="c", watcher=stale) == Step(None, Pending(record))
+    for number in range(20):
+        step = changes.watch(record, conversation_id="c", watcher=watcher(f"w{number}"))
+        assert step.record is not None
+        record = step.record
+    assert len(record.watchers) == changes.MAX_NOTED
+    assert changes.recover(record).record == replace(record, lease_until_ms=0, target=None, watchers=())
+
+
+def test_only_what_was_asked_in_the_conversation_is_watched_or_stopped_by_others() -> None:
+    never_asked = changes.cancel(None, refusal_record=accepted(model=""), now_ms=T0).outcome
+    assert isinstance(never_asked, Ended)
+    for record, conversation_id in ((None, "c"), (accepted(), "other"), (never_asked.record, "c")):
+        assert changes.watch(record, conversation_id=conversation_id, watcher=watcher()) == Step(None, Unknown())
+        stopped = changes.stop(record, conversation_id=conversation_id, session_id="phone", now_ms=T0)
+        assert stopped == Step(None, Unknown())
+    old = accepted(conversation_id="\u1112\u1161\u11ab")
+    assert isinstance(changes.watch(old, conversation_id="\ud55c", watcher=watcher()).outcome, Pending)
+    assert isinstance(changes.watch(accepted(), conversation_id="c", watcher=watcher("s")).outcome, Conflict)
+
+
+@pytest.mark.parametrize(("state", "expected"), [(State.ACCEPTED, Ended), (State.RUNNING, Pending)])
+def test_the_record_says_which_other_session_stopped_it(state: State, expected: type) -> None:
+    stop = partial(changes.stop, in_state(state), conversation_id="c", now_ms=T0)
+    for session_id, by in (("s", None), ("phone", "phone")):
+        step = stop(session_id=session_id)
+        assert step.record is not None
+        assert isinstance(step.outcome, expected)
+        assert (step.record.cancelled_by, step.record.schema) == (by, 1 if by is None else 2)
+    noted = changes.stop(in_state(State.RUNNING), conversation_id="c", session_id="phone", now_ms=T0).record
+    assert changes.stop(noted, conversation_id="c", session_id="tablet", now_ms=T0).record is None
+    ended = in_state(State.COMPLETED)
+    assert changes.stop(ended, conversation_id="c", session_id="phone", now_ms=T0) == Step(None, Ended(ended))
+
+
+def test_a_record_with_watchers_is_refused_by_a_program_that_would_lose_them() -> None:
+    step = changes.watch(accepted(), conversation_id="c", watcher=watcher())
+    assert step.record is not None
+    assert (accepted().schema, step.record.schema) == (1, 2)
+
+
+def test_a_conversation_has_a_few_places() -> None:
+    kept: tuple[Watcher, ...] = ()
+    for number in range(3):
+        found = placed(kept, watcher(f"w{number}"), now_ms=0, most=3)
+        assert isinstance(found, tuple)
+        kept = found
+    assert placed(kept, watcher("w3"), now_ms=0, most=3) is Place.FULL
+    assert isinstance(placed(kept, watcher("w0", number=2), now_ms=0, most=3), tuple), "it has a place"
+    assert placed(kept, watcher("w0", generation=1), now_ms=0, most=3) is Place.OLDER
+    left = placed(kept, watcher("w0", number=2, off=True), now_ms=0, most=3)
+    assert isinstance(left, tuple)
+    assert placed(left, watcher("w0", number=1), now_ms=0, most=3) is Place.OLDER, (
+        "it came behind the one that ended it"
+    )
+    assert isinstance(placed(left, watcher("w3"), now_ms=0, most=3), tuple)
+    assert placed(kept, watcher("w3"), now_ms=kept[0].until_ms, most=3) == (watcher("w3"),), "their time is over"
+
+
+def test_sessions_that_left_take_little_room() -> None:
+    kept: tuple[Watcher, ...] = (watcher("stays"),)
+    for number in range(20):
+        found = placed(kept, watcher(f"w{number}", off=True), now_ms=0, most=3)
+        assert isinstance(found, tuple)
+        kept = found
+    assert [one.session_id for one in kept] == ["stays", "w16", "w17", "w18", "w19"]
 
 
 def test_a_new_process_recovers_work_without_the_leases_and_targets_of_the_dead_one() -> None:

@@ -25,6 +25,7 @@ from answerback.auth import make_token
 from answerback.gateway.app import Gateway
 from answerback.gateway.logging import JsonFormatter, TextFormatter
 from answerback.gateway.settings import AuthSettings, Caps, GatewaySettings, SettingsError
+from answerback.texts import escaped
 from certificates import make_certificate
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -454,9 +455,27 @@ def test_log_lines_are_one_line_with_their_facts() -> None:
     logger = logging.Logger("answerback.test")
     logger.addHandler(handler)
     handler.setFormatter(TextFormatter())
-    logger.info("a frame", extra={"requestId": "r1 x=y\n", "attempt": 2})
+    logger.info("a frame", extra={"requestId": "r1 x=y\n", "conversationId": "c", "attempt": 2})
     handler.setFormatter(JsonFormatter())
     logger.info("a frame", extra={"requestId": "r1", "other": "not shown"})
     text, as_json = stream.getvalue().splitlines()
-    assert text.endswith('INFO answerback.test a frame requestId="r1 x=y\\n" attempt=2')
+    assert text.endswith('INFO answerback.test a frame requestId="r1 x=y\\n" conversationId=c attempt=2')
     assert json.loads(as_json).keys() == {"time", "level", "logger", "message", "requestId"}
+
+
+@pytest.mark.parametrize("steering", ["\x1b]0;title\x07", "\x9b31m", "\x7f", "\r", "\u202e", "\u2066"])
+def test_no_text_of_an_error_forges_a_line_or_steers_the_reader_s_terminal(steering: str) -> None:
+    forged = f"a reason{steering}\n2026-01-01T00:00:00.000Z INFO answerback.admin operator: a user was blocked"
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    logger = logging.Logger("answerback.test")
+    logger.addHandler(handler)
+    for formatter in (TextFormatter(), JsonFormatter()):
+        handler.setFormatter(formatter)
+        logger.error("it failed: %s", forged, exc_info=ValueError(forged))
+    assert steering not in stream.getvalue()
+    first, *traceback, as_json = stream.getvalue().split("\n")[:-1]
+    assert first.endswith("a user was blocked")
+    assert traceback[-2].endswith(f"a reason{escaped(steering)}")
+    assert all(line.startswith("  ") for line in traceback)
+    assert json.loads(as_json)["message"] == f"it failed: {forged}"

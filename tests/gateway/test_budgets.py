@@ -10,6 +10,7 @@ from answerback.core.budget import Budget, Period, Unit
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
 from budgeted import give
+from wall import set_clock
 
 CENT = Budget(10_000, Unit.MICRO_USD, Period.MONTH)
 
@@ -18,7 +19,10 @@ def settings(folder: Path, *models: str) -> GatewaySettings:
     return GatewaySettings(port=0, admin_port=None, data_dir=folder, models=models, rate_limit=0)
 
 
-async def test_an_app_is_told_what_it_costs_and_when_there_is_no_room(tmp_path: Path) -> None:
+async def test_an_app_is_told_what_it_costs_and_when_there_is_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_clock(monkeypatch)
     await give(tmp_path, "ann", CENT)
     priced = settings(tmp_path, "echo:price=1/5")
     async with Gateway(priced) as gateway, Client(gateway.url, user="ann") as app:

@@ -29,7 +29,9 @@ class Wall:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._ahead_ms = 0
         self._sweeps = asyncio.Semaphore(0)
-        monkeypatch.setattr(app_module, "LeapingClock", partial(LeapingClock, wall_ns=self._time_ns))
+        self._lived_ms = 0
+        clock = partial(LeapingClock, wall_ns=self._time_ns, monotonic=lambda: time.monotonic() + self._lived_ms / 1000)
+        monkeypatch.setattr(app_module, "LeapingClock", clock)
         sweep = Janitor.sweep
 
         async def counted(janitor: Janitor, **options: Any) -> None:
@@ -39,10 +41,14 @@ class Wall:
         monkeypatch.setattr(Janitor, "sweep", counted)
 
     def _time_ns(self) -> int:
-        return time.time_ns() + self._ahead_ms * 1_000_000
+        return time.time_ns() + (self._ahead_ms + self._lived_ms) * 1_000_000
 
     def leap(self, by_ms: int) -> None:
         self._ahead_ms += by_ms
+
+    def live(self, for_ms: int) -> None:
+        """Time that passes, and no leap."""
+        self._lived_ms += for_ms
 
     async def swept(self, times: int = 3) -> None:
         for _ in range(times):
@@ -58,8 +64,10 @@ class OneAtATime:
 
     def __init__(self) -> None:
         self.may_end = asyncio.Event()
+        self.asked: list[str] = []
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
+        self.asked.append(prompt.request_id)
         yield "one"
         await self.may_end.wait()
         yield " two"
@@ -156,6 +164,36 @@ async def test_a_deadline_holds_over_attempts_of_other_processes(
     assert [found[name]["error"]["code"] for name in ("running", "waiting")] == ["timeout", "timeout"]
     assert (found["running"]["attempt"], found["running"]["length"]) == (2, 3), "the second attempt had what was left"
     assert HOUR_MS <= found["running"]["timing"]["totalMs"] < HOUR_MS + 20_000
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+async def test_nothing_is_deleted_soon_after_a_leap(wall: Wall, tmp_path: Path, comes_back: bool) -> None:
+    model = OneAtATime()
+    model.may_end.set()
+    ahead_ms = 400 * 24 * HOUR_MS
+    async with gateway(tmp_path, model) as started:
+
+        async def runs_of(request_id: str) -> int:
+            async with websockets.connect(f"{started.url}/?userId=u&sessionId=s") as ws:
+                asked = {"action": "sendMessage", "requestId": request_id, "conversationId": "c", "message": "?"}
+                await ws.send(json.dumps(asked))
+                (ending,) = await frames(ws, "messageResponse", 1)
+            assert ending["status"] == "completed"
+            return len(model.asked)
+
+        assert await runs_of("r1") == 1
+        wall.leap(ahead_ms)
+        await wall.swept()
+        assert await runs_of("r1") == 1, "its record is there, and so is its answer"
+        wall.live(HOUR_MS // 2)
+        await wall.swept()
+        if comes_back:
+            wall.leap(-ahead_ms)
+            await wall.swept()
+        assert await runs_of("r1") == 1
+        wall.live(HOUR_MS)
+        await wall.swept()
+        assert await runs_of("r1") == (1 if comes_back else 2), "a clock that stays there is right"
 
 
 async def test_time_that_passes_after_a_leap_counts(wall: Wall, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from answerback.gateway.logging import TextFormatter
 from answerback.gateway.settings import GatewaySettings
 from answerback.texts import words_of
 from browser import PROGRAM, Page, browser
+from wall import set_clock
 
 PAGE = files("answerback.gateway").joinpath("console.html").read_text(encoding="utf-8")
 NASTY = "<img/src=x/onerror=alert(1)>\"'&amp;{0}"
@@ -155,7 +156,7 @@ def test_every_text_of_the_page_has_its_korean_and_no_other() -> None:
 
 
 class Operator:
-    """Whoever sits before the page."""
+    """The operator before the page."""
 
     def __init__(self, page: Page, gateway: Gateway) -> None:
         self.page = page
@@ -290,7 +291,10 @@ async def test_a_late_refusal_of_an_old_key_does_not_lock_the_page(tmp_path: Pat
         ("ko-KR", "팀 design", "하루 5,000 토큰", "한 달 US$20.00", "US$0.00"),
     ],
 )
-async def test_budgets_are_shown(tmp_path: Path, language: str, team: str, day: str, month: str, free: str) -> None:
+async def test_budgets_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, language: str, team: str, day: str, month: str, free: str
+) -> None:
+    set_clock(monkeypatch)
     async with (
         gateway_in(tmp_path / "data") as gateway,
         browser(tmp_path / "browser", language=language) as page,

@@ -1,7 +1,9 @@
 """Nothing that a connection, a user or a request brings stays for ever: all maps, before and after load."""
 
 import asyncio
+import base64
 import gc
+import hashlib
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -14,6 +16,7 @@ import websockets
 from gateway_peers import CONTINUATION, TEXT, raw_connection
 
 from answerback.client import Client, RequestCancelled, RequestFailed, RequestTimeout
+from answerback.core.keys import digest
 from answerback.core.request import Policy
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import Caps, GatewaySettings
@@ -59,8 +62,26 @@ async def gateway(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterat
 async def live(gateway: Gateway, user: str) -> None:
     """Everything that one user can do, ending in every way."""
     async with websockets.connect(f"{gateway.url}/?userId={user}&sessionId=s-{user}") as ws:
-        for number in range(6):
-            await send(ws, f"{user}-{number}", conversationId=f"c-{number}", stream=bool(number % 2))
+        text = f"of {user}".encode()
+        file: dict[str, Any] = {"sha256": hashlib.sha256(text).hexdigest(), "bytes": len(text)}
+        await ws.send(json.dumps({"action": "putPiece", "requestId": "up", **file}))
+        upload = json.loads(await ws.recv())["upload"]
+        piece = {"requestId": "up", "upload": upload, "data": base64.b64encode(text).decode()}
+        await ws.send(json.dumps({"action": "putPiece", **file, **piece}))
+        assert json.loads(await ws.recv())["complete"]
+        await ws.send(json.dumps({"action": "putPiece", "requestId": "half", **file, "bytes": 1_000_000}))
+        await ws.send(json.dumps({"action": "getAttachment", "requestId": "down", **file}))
+        await ws.send(json.dumps({"action": "getBudget", "requestId": "budget"}))
+        more = (
+            {},
+            {"parts": ["reasoning"]},
+            {"attachments": [{**file, "mediaType": "text/plain", "name": user}]},
+            {"format": {"type": "json_schema", "schema": {"title": user}}},
+            {"traceparent": f"00-{digest(user)[:32]}-{digest(user)[:16]}-01"},
+            {"system": user},
+        )
+        for number, extra in enumerate(more):
+            await send(ws, f"{user}-{number}", conversationId=f"c-{number}", stream=bool(number % 2), **extra)
         await send(ws, f"{user}-broken", model="broken")
         await send(ws, f"{user}-none", model="none")
         for number in range(2):
@@ -71,7 +92,8 @@ async def live(gateway: Gateway, user: str) -> None:
         await ws.send("broken")
         for number in range(15):
             await send(ws, f"{user}-limited-{number}")
-        await ws.send(json.dumps({"action": "hello", "helloId": "h"}))
+        client = {"name": f"app-{user}", "version": user}
+        await ws.send(json.dumps({"action": "hello", "helloId": "h", "client": client}))
         endings = 0
         async with asyncio.timeout(60):
             while endings < 26:

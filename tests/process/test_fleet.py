@@ -4,12 +4,11 @@ import asyncio
 import json
 import re
 import signal
+import subprocess
 import time
-from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import psycopg
 import pytest
@@ -18,50 +17,18 @@ from websockets.asyncio.client import ClientConnection, connect
 from answerback import Client
 from answerback.stores.encoding import decode_record
 from balancer import Balancer
-from cli_process import STOP_TIMEOUT_S, GatewayProcess, start_gateway
+from cli_process import STOP_TIMEOUT_S, Serve, read_admin, start_gateway, start_standby
 from collector import Collector, check_trace
+from forked import Command
+from watching_peers import app
 
 pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.timeout(120)]
 
 TEXT = " ".join(f"단어{n}" for n in range(60))
-Join = Callable[..., GatewayProcess]
-
-
-@pytest.fixture
-def database(postgres_server: Any, tmp_path: Path) -> str:
-    """The URL of a database of the test's own."""
-    name = f"fleet_{tmp_path.name}".lower()[:60].replace("-", "_")
-    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        connection.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name)))
-    return postgres_server.url.replace("/postgres?", f"/{name}?")
-
-
-@pytest.fixture
-def join(tmp_path: Path, database: str) -> Iterator[Join]:
-    """Starts gateways of one fleet; those that still run are killed at the end."""
-    started: list[GatewayProcess] = []
-
-    def join(node: str, *arguments: str) -> GatewayProcess:
-        options = ("--rate-limit", "0", "--model", "echo:delay_ms=25", "--database", database, "--node", node)
-        log = tmp_path / f"{len(started)}-{node}.log"
-        gateway = start_gateway(*options, *arguments, data_dir=tmp_path / node, log=log)
-        started.append(gateway)
-        return gateway
-
-    yield join
-    for gateway in started:
-        gateway.process.kill()
-        gateway.process.wait(STOP_TIMEOUT_S)
-        assert gateway.process.stdout is not None
-        gateway.process.stdout.close()
-
-
-def port_of(gateway: GatewayProcess) -> int:
-    return int(gateway.url.rpartition(":")[2])
 
 
 async def ask(socket: ClientConnection, request_id: str, message: str, **more: Any) -> None:
-    frame = {"action": "sendMessage", "requestId": request_id, "message": message, "stream": True, **more}
+    frame = {"action": "sendMessage", "requestId": request_id, "message": message, "stream": True} | more
     await socket.send(json.dumps(frame))
 
 
@@ -80,7 +47,7 @@ async def resume(socket: ClientConnection, request_id: str, offset: int) -> None
     await socket.send(json.dumps({"action": "hello", "helloId": "h", "resume": points}))
 
 
-async def test_what_a_dead_gateway_began_is_one_trace_and_the_console_shows_it(join: Join, database: str) -> None:
+async def test_what_a_dead_gateway_began_is_one_trace_and_the_console_shows_it(join: Serve, database: str) -> None:
     with Collector() as collector:
         a, b = (join(name, "--otlp-endpoint", collector.url) for name in ("a", "b"))
         async with connect(f"{a.url}/?userId=ann&sessionId=s") as socket:
@@ -97,20 +64,13 @@ async def test_what_a_dead_gateway_began_is_one_trace_and_the_console_shows_it(j
         assert b.stop() == 0
     assert [(node["name"], node["state"]) for node in overview["nodes"]] == [("b", "serving"), ("a", "dead")]
     states = re.findall(r'^answerback_nodes\{state="(\w+)"\} (\d)', metrics, re.MULTILINE)
-    assert dict(states) == {"serving": "1", "draining": "0", "gone": "0", "dead": "1"}
+    assert dict(states) == {"serving": "1", "standby": "0", "draining": "0", "gone": "0", "dead": "1"}
     with psycopg.connect(database) as connection:
         rows = connection.execute("SELECT record, record_schema FROM answerback.requests").fetchall()
     check_trace(collector.spans, decode_record(*rows[0]), attempts=2)
 
 
-def read_admin(gateway: GatewayProcess, path: str) -> str:
-    key = (gateway.data_dir / "admin.key").read_text().strip()
-    url = f"http://127.0.0.1:{gateway.admin_port}/{path}"
-    with urlopen(Request(url, headers={"Authorization": f"Bearer {key}"}), timeout=10) as told:
-        return str(told.read().decode())
-
-
-async def test_an_app_moves_in_mid_answer_and_its_old_socket_is_closed(join: Join) -> None:
+async def test_an_app_moves_in_mid_answer_and_its_old_socket_is_closed(join: Serve) -> None:
     urls = [f"{join(name).url}/?userId=ann&sessionId=s" for name in ("a", "b")]
     async with connect(urls[0]) as first:
         await ask(first, "r1", TEXT)
@@ -127,7 +87,22 @@ async def test_an_app_moves_in_mid_answer_and_its_old_socket_is_closed(join: Joi
         await first.wait_closed()
 
 
-async def test_any_gateway_stops_an_answer_and_serves_one_that_has_ended(join: Join) -> None:
+async def test_a_long_answer_comes_whole_over_the_gateway_to_which_the_app_moved(join: Serve) -> None:
+    """A notice has less than 8,000 bytes; a Korean letter has three, and a quote is written in two."""
+    urls = [f"{join(name).url}/?userId=ann&sessionId=s" for name in ("a", "b")]
+    question = " ".join(f'"{word}\\"' * 60 for word in ("단어", "물음표", "한국어", "말", "글", "뜻", "길", "끝"))
+    for stream in (False, True):
+        async with connect(urls[0]) as first:
+            await ask(first, f"r{stream}", f"{question} {TEXT}", stream=stream)
+            assert json.loads(await first.recv())["action"] == "messageAccepted"
+            async with connect(urls[1]) as second:
+                await resume(second, f"r{stream}", 0)
+                async with asyncio.timeout(20):
+                    ended, text = await answer(second)
+                assert (text if stream else ended["response"]) == f"{question} {TEXT}"
+
+
+async def test_any_gateway_stops_an_answer_and_serves_one_that_has_ended(join: Serve) -> None:
     urls = [f"{join(name).url}/?userId=ann&sessionId=" for name in ("a", "b")]
     async with connect(urls[0] + "s") as first, connect(urls[0] + "t") as other:
         await ask(first, "r1", TEXT * 20)
@@ -144,7 +119,45 @@ async def test_any_gateway_stops_an_answer_and_serves_one_that_has_ended(join: J
             assert (await answer(second))[1] == "short"
 
 
-async def test_one_conversation_is_answered_in_order_whoever_is_asked(join: Join, database: str) -> None:
+async def test_devices_at_two_gateways_show_one_answer_and_either_stops_it(join: Serve) -> None:
+    a, b = (join(name).url for name in ("a", "b"))
+    async with app(a, "desk") as desk, app(b, "phone") as phone, app(a, "near") as near, app(b, "late") as late:
+        for one in (phone, near):
+            assert (await one.watch())["action"] == "watching"
+        await late.watch(None)
+        await desk.ask("q", TEXT)
+        await desk.until(lambda: len(desk.texts.get("q", "")) > 60)
+        await late.watch()
+        async with app(a, "phone") as newer:  # which moves to the other gateway while it watches
+            moved = phone.moved_to(newer.socket)
+            await moved.watch()
+            await asyncio.gather(*(one.ended("q") for one in (desk, moved, near, late)))
+            assert desk.texts == moved.texts == near.texts == late.texts == {"q": TEXT}
+            assert desk.endings == moved.endings == near.endings == late.endings
+            await late.until(lambda: late.others[-1]["action"] == "conversationChanged")
+            await desk.ask("q2", TEXT)
+            await late.until(lambda: bool(late.texts.get("q2")))
+            await late.send("cancelMessage", requestId="q2", conversationId="c")
+            await asyncio.gather(*(one.ended("q2") for one in (desk, moved, near, late)))
+            assert desk.endings["q2"]["status"] == "cancelled"
+            assert desk.endings == moved.endings == near.endings == late.endings
+
+
+async def test_who_watches_sees_a_dead_gateways_answer_go_on_at_another(join: Serve, database: str) -> None:
+    a, b = (join(name) for name in ("a", "b"))
+    async with app(a.url, "desk") as desk, app(b.url, "phone") as phone:
+        await phone.watch()
+        await desk.ask("q", TEXT)
+        await phone.until(lambda: len(phone.texts.get("q", "")) > 60)
+        a.stop(signal.SIGKILL)
+        await phone.ended("q")
+        assert (phone.texts, phone.attempts) == ({"q": TEXT}, {"q": 2})
+    assert await asyncio.to_thread(b.stop) == 0
+    with psycopg.connect(database) as connection:
+        assert connection.execute("SELECT count(*) FROM answerback.watchers").fetchall() == [(0,)]
+
+
+async def test_one_conversation_is_answered_in_order_whoever_is_asked(join: Serve, database: str) -> None:
     urls = [join(name).url for name in ("a", "b", "c")]
 
     async def app(number: int) -> None:
@@ -184,9 +197,9 @@ async def streamed(app: Client, name: str, worst: list[float]) -> int:
     return (await stream.answer).attempt
 
 
-async def test_answers_go_on_elsewhere_when_a_gateway_is_killed(join: Join) -> None:
+async def test_answers_go_on_elsewhere_when_a_gateway_is_killed(join: Serve) -> None:
     gateways = [join(name) for name in ("a", "b")]
-    async with Balancer([port_of(gateway) for gateway in gateways]) as balancer:
+    async with Balancer([gateway.port for gateway in gateways]) as balancer:
         apps = [Client(f"ws://127.0.0.1:{balancer.port}", user=f"u{n}") for n in range(10)]
         await asyncio.gather(*(app.__aenter__() for app in apps))
         worst = [0.0]
@@ -199,9 +212,9 @@ async def test_answers_go_on_elsewhere_when_a_gateway_is_killed(join: Join) -> N
     print(f"longest silence {worst[0]:.2f} s")
 
 
-async def test_apps_move_when_a_gateway_stops_and_no_answer_is_begun_again(join: Join) -> None:
+async def test_apps_move_when_a_gateway_stops_and_no_answer_is_begun_again(join: Serve) -> None:
     gateways = [join(name, "--drain", "6s") for name in ("a", "b")]
-    async with Balancer([port_of(gateway) for gateway in gateways]) as balancer:
+    async with Balancer([gateway.port for gateway in gateways]) as balancer:
         apps = [Client(f"ws://127.0.0.1:{balancer.port}", user=f"u{n}") for n in range(10)]
         await asyncio.gather(*(app.__aenter__() for app in apps))
         worst = [0.0]
@@ -215,14 +228,72 @@ async def test_apps_move_when_a_gateway_stops_and_no_answer_is_begun_again(join:
     print(f"longest silence {worst[0]:.2f} s")
 
 
-async def test_a_gateway_alone_and_a_fleet_exclude_each_other(join: Join, tmp_path: Path, database: str) -> None:
+async def test_a_gateway_alone_and_a_fleet_exclude_each_other(join: Serve, tmp_path: Path, database: str) -> None:
     join("a")
     for arguments, why in (
         (("--database", database), "Another gateway uses this database"),
-        (("--database", database, "--node", "b", "--standby"), "leave one out"),
         (("--node", "b"), "name it with --database"),
         (("--database", database, "--node", "a b"), "letters, digits"),
         (("--database", database, "--node", "auto"), "give a --port"),
     ):
         with pytest.raises(AssertionError, match=why):
             start_gateway(*arguments, data_dir=tmp_path / "other", log=tmp_path / "other.log")
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+async def test_one_that_stands_by_serves_when_no_other_does(
+    join: Serve, tmp_path: Path, database: str, unused_port: int, how: int
+) -> None:
+    options = ("--standby", "--drain", "6s")
+    first = await asyncio.to_thread(join, "a", *options)
+    more = ("--model", "echo:delay_ms=25", "--port", str(unused_port), "--database", database, "--node", "b")
+    second = await asyncio.to_thread(start_standby, tmp_path / "b", tmp_path / "b.log", *options, *more)
+    assert states_of(database) == {"a": "serving", "b": "standby"}
+    try:
+        async with Balancer([first.port, unused_port]) as balancer:
+            apps = [Client(f"ws://127.0.0.1:{balancer.port}", user=f"u{n}") for n in range(10)]
+            await asyncio.gather(*(app.__aenter__() for app in apps))
+            worst = [0.0]
+            asked = [asyncio.create_task(streamed(app, f"app{n}", worst)) for n, app in enumerate(apps)]
+            await asyncio.sleep(0.3)
+            await asyncio.to_thread(first.stop, how)
+            assert set(await asyncio.gather(*asked)) == {1 if how == signal.SIGTERM else 2}
+            await asyncio.gather(*(app.__aexit__(None, None, None) for app in apps))
+        third = await asyncio.to_thread(start_standby, tmp_path / "c", tmp_path / "c.log", *options, *more[:-1], "c")
+        third.terminate()
+        assert (await asyncio.to_thread(third.communicate, timeout=STOP_TIMEOUT_S), third.returncode) == (("", None), 0)
+        assert states_of(database)["b"] == "serving"
+    finally:
+        second.terminate()
+        second.communicate(timeout=STOP_TIMEOUT_S)
+    print(f"longest silence {worst[0]:.2f} s")
+
+
+def states_of(database: str) -> dict[str, str]:
+    """What each gateway has said of itself last."""
+    with psycopg.connect(database) as connection:
+        return dict(connection.execute("SELECT node, state FROM answerback.nodes").fetchall())
+
+
+async def test_nodes_shows_what_waits_behind_another_gateway_and_who_is_the_janitor(join: Serve, database: str) -> None:
+    a, b = [await asyncio.to_thread(join, name, "--janitor-interval", "1s") for name in ("a", "b")]
+    async with (
+        connect(f"{a.url}/?userId=ann&sessionId=s") as first,
+        connect(f"{b.url}/?userId=ann&sessionId=t") as second,
+    ):
+        await ask(first, "r1", TEXT * 20, conversationId="c")
+        while "delta" not in await first.recv(decode=True):
+            pass
+        await ask(second, "r2", "short", conversationId="c")
+        while True:
+            command = Command(["nodes", "--json", "--database", database], stdout=subprocess.PIPE, text=True)
+            out, _ = await asyncio.to_thread(command.communicate, timeout=STOP_TIMEOUT_S)
+            shown = {node["name"]: node for node in json.loads(out)}
+            if shown["b"]["behind"] and any(node["janitor"] for node in shown.values()):
+                break
+        await first.send(json.dumps({"action": "cancelMessage", "requestId": "r1"}))
+        assert (await answer(second))[0]["status"] == "completed"
+    assert command.returncode == 0
+    assert [shown[name][what] for name in "ab" for what in ("running", "waiting", "behind")] == [1, 0, 0, 0, 1, 1]
+    assert sorted(node["janitor"] for node in shown.values()) == [False, True]
+    assert all(node["notices"] >= 0 for node in shown.values())

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from answerback.core.uploads import YOUNG_MS
+from answerback.core.uploads import MAX_OPEN, YOUNG_MS
 from answerback.ports import Finish, ModelLimits, Piece, Prompt
+from answerback.protocol.codec import encode
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
     Attachment,
     Error,
+    GetAttachment,
     GetHistory,
     Hello,
     History,
@@ -24,7 +26,13 @@ from answerback.protocol.frames import (
     UploadState,
     Welcome,
 )
-from answerback.protocol.limits import MAX_ATTACHED_BYTES, MAX_ATTACHMENT_BYTES, PIECE_BYTES
+from answerback.protocol.limits import (
+    MAX_ATTACHED_BYTES,
+    MAX_ATTACHMENT_BYTES,
+    MAX_FRAME_BYTES,
+    PIECE_BYTES,
+    RETURNED_BYTES,
+)
 from answerback.testing import Backend, run_virtual
 from answerback.testing.backend import Peer
 
@@ -186,11 +194,29 @@ def test_bytes_of_another_file_are_found_before_it_is_whole() -> None:
             state = await ask_state(peer, file, offset=offset, upload=first.upload, data=piece)
         assert isinstance(state, UploadState)
         assert (state.complete, state.offset) == (False, 0)
-        assert state.upload != first.upload
+        assert state.upload not in ("", first.upload)
         late = await ask_state(peer, file, offset=0, upload=first.upload, data=TEXT[:PIECE_BYTES])
         assert isinstance(late, UploadState)
         assert late.offset == 0  # of the upload that was given up
         assert (await bring(peer, TEXT)).complete
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("data", [None, TEXT[:-1], TEXT])
+def test_the_model_is_shown_whole_files_or_none(data: bytes | None) -> None:
+    async def main() -> None:
+        backend = Backend(model=Reader())
+        peer = await backend.connect("c1", user="kim")
+        await bring(peer, TEXT)
+
+        async def read_file(_: Any) -> bytes | None:
+            return data
+
+        backend.store.read_file = read_file  # type: ignore[method-assign]
+        ended = await ask(peer, "r1", attachment(TEXT))
+        assert isinstance(ended, MessageResponse)
+        assert ended.status is (Status.COMPLETED if data == TEXT else Status.FAILED)
 
     run_virtual(main())
 
@@ -205,7 +231,7 @@ def test_whoever_finds_it_full_verifies_it() -> None:
         from answerback.core.uploads import FileKey
 
         key = FileKey("kim", file.sha256, file.size)
-        await backend.store.put(key, state.upload, 0, TEXT[:100])  # whoever brought the last byte died behind it
+        await backend.store.put(key, state.upload, 0, TEXT[:100], now_ms=0)
         state = await ask_state(peer, file)
         assert isinstance(state, UploadState)
         assert state.complete
@@ -294,16 +320,51 @@ def test_other_files_under_a_known_id_are_another_question() -> None:
     run_virtual(main())
 
 
-def test_too_many_uploads_are_refused_with_a_time() -> None:
+def test_a_file_is_read_back_by_every_device_of_its_user_alone() -> None:
     async def main() -> None:
         backend = Backend(model=Reader())
         peer = await backend.connect("c1", user="kim")
-        for number in range(16):
+        file = attachment(TEXT)
+        await ask_state(peer, file)
+
+        async def read(peer: Peer, offset: int = 0) -> Any:
+            name = "\U0001f600" * 128  # an id of the most bytes that one may have
+            asked = GetAttachment(request_id=name, sha256=file.sha256, size=file.size, offset=offset)
+            await peer.say(asked)
+            assert peer.frames[-1].request_id == name
+            assert len(encode(peer.frames[-1])) <= MAX_FRAME_BYTES
+            return peer.frames[-1]
+
+        assert (await read(peer)).code is ErrorCode.ATTACHMENT_MISSING
+        await bring(peer, TEXT)
+        device = await backend.connect("c2", user="kim")
+        data = b""
+        while len(data) < file.size:
+            answer = await read(device, len(data))
+            assert (answer.sha256, answer.size, answer.offset) == (file.sha256, file.size, len(data))
+            data += answer.data
+        assert data == TEXT
+        assert (await read(device, file.size)).code is ErrorCode.INVALID_FRAME
+        stranger = await backend.connect("c3", user="lee")
+        assert (await read(stranger)).code is ErrorCode.ATTACHMENT_MISSING
+        await asyncio.sleep(YOUNG_MS / 1000)
+        assert (await read(peer)).data == TEXT[:RETURNED_BYTES]  # too old to be named, and still there
+
+    run_virtual(main())
+
+
+def test_who_leaves_many_uploads_behind_waits_for_as_long_as_is_told() -> None:
+    async def main() -> None:
+        backend = Backend(model=Reader())
+        peer = await backend.connect("c1", user="kim")
+        for number in range(MAX_OPEN):
             assert isinstance(await ask_state(peer, attachment(b"%d" % number)), UploadState)
         error = await ask_state(peer, attachment(b"more"))
         assert isinstance(error, Error)
         assert error.code is ErrorCode.OVERLOADED
         assert error.retry_after_ms
+        await asyncio.sleep(error.retry_after_ms / 1000)
+        assert (await bring(peer, b"more")).complete
         assert not [frame for frame in peer.frames if isinstance(frame, MessageAccepted)]
 
     run_virtual(main())

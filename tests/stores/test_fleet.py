@@ -1,23 +1,28 @@
 """Two gateways' stores on one PostgreSQL schema, called at the same time."""
 
 import asyncio
+import time
 from collections import Counter
 from functools import partial
 
 import psycopg
 import pytest
 
-from answerback.core.request import Claimed, Ended, RequestKey, cancel, expire
+from answerback.core.budget import Budget, Period, Tariff, Terms, Unit
+from answerback.core.request import SCHEMA, Busy, Claimed, Ended, RequestKey, Unknown, cancel, expire
 from answerback.core.uploads import MAX_OPEN, FileKey
-from answerback.ports import Accepted, Bound, Connection, Existing, Limited, Superseded, Unavailable
+from answerback.ports import Accepted, Bound, Connection, Existing, Limited, Superseded, Unavailable, Watcher
 from answerback.protocol.errors import ErrorCode
-from answerback.stores import StoreError
+from answerback.stores import StoreError, StoreInUse
 from answerback.stores.fleet import FleetStore
 from answerback.stores.fleet_commit import Changed
+from answerback.stores.migrations import Migration, shipped
 from answerback.stores.nodes import FORGET_MS, Nodes, connect_nodes
+from answerback.stores.notices import Notices
+from answerback.stores.postgres import LOCK_WAIT_S, PostgresStore, apply_migrations, connect
 from asking import Actor
 
-NONE = {"is_alive": lambda _: False, "is_here": lambda _: False}
+NONE = {"is_alive": lambda _: False}
 
 pytestmark = [pytest.mark.postgres, pytest.mark.timeout(60)]
 
@@ -52,6 +57,26 @@ async def test_the_rate_counts_over_both(actors):
     asked = (actor.accept(f"r{n}-{actor.store.node}", per_minute=10) for n in range(20) for actor in actors)
     admissions = Counter(type(admission) for admission in await asyncio.gather(*asked))
     assert admissions == {Accepted: 10, Limited: 30}
+
+
+async def test_who_watches_is_known_where_an_answer_begins_and_ends(stores, actors):
+    """Nothing is read of a user whom nobody watches, and the write of a request says who that is."""
+    watcher = Watcher(session_id="s", connection_id="ann1@b", generation=1, number=1, until_ms=9_000)
+    await actors[0].accept("r1")
+    assert "ann" not in stores[0].watched
+    await stores[1].watch("ann", "c", watcher, now_ms=0, most=8)
+    await actors[0].accept("r2", user="bob")
+    assert "ann" not in stores[0].watched
+    await actors[0].claim("r1")
+    assert "ann" in stores[0].watched
+    assert await stores[0].watchers("ann", "c", now_ms=0) == {"c": [watcher]}
+    await stores[0].purge(ended_before_ms=0, refused_before_ms=0)  # its time is over
+    await actors[0].finish("r1")
+    assert "ann" not in stores[0].watched
+    # A user whose first question this is has no row yet.
+    await stores[1].watch("eve", "c", watcher, now_ms=0, most=8)
+    await actors[0].accept("r3", user="eve")
+    assert "eve" in stores[0].watched
 
 
 async def test_one_id_is_accepted_once(actors):
@@ -155,6 +180,7 @@ async def test_a_gateway_that_starts_again_takes_up_what_it_left(actors, postgre
     again = FleetStore(postgres_server.url, node="a", schema=schema)
     await again.open()
     async with asyncio.timeout(20):
+        again.order_by(lambda _: False)
         records = await again.take_over(["a"], **NONE)
     assert len(records) == 60
     await again.close()
@@ -177,8 +203,27 @@ async def test_what_was_taken_over_while_the_database_failed_is_not_forgotten(ac
     monkeypatch.setattr(b.store._fleet, "do", fails_later)
     with pytest.raises(Unavailable):
         await b.store.take_over(["a"], **NONE)
+    b.store.order_by(lambda _: False)
     assert len(await b.store.take_over(["a", "b"], **NONE)) == 60
-    assert not await b.store.take_over(["b"], is_alive=lambda _: False, is_here=lambda _: True)
+    b.store.order_by(lambda _: True)
+    assert not await b.store.take_over(["b"], **NONE)
+
+
+async def test_one_that_was_seen_dead_and_came_back_keeps_what_it_has(actors, postgres_server, schema):
+    """Whoever saw it was frozen, and wakes up only now."""
+    a, b = actors
+    nodes = Nodes(lambda: connect_nodes(postgres_server.url, schema), schema, node="a", incarnation="1")
+    looks = Nodes(lambda: connect_nodes(postgres_server.url, schema), schema, node="b", incarnation="1")
+    await nodes.beat("gone", reads_schema=1, version="1", facts={})
+    beats = {node.name: node.beat_at_ms for node in await looks.beat("serving", reads_schema=1, version="1", facts={})}
+    assert beats.keys() == {"a"}
+    await a.accept("r1")
+    await nodes.beat("serving", reads_schema=1, version="1", facts={})
+    assert not await b.store.take_over(["a"], beats=beats, **NONE)
+    beats = {node.name: node.beat_at_ms for node in await looks.beat("serving", reads_schema=1, version="1", facts={})}
+    assert len(await b.store.take_over(["a"], beats=beats, **NONE)) == 1
+    for one in (nodes, looks):
+        await one.close()
 
 
 async def test_what_is_taken_over_stands_before_what_was_accepted_later(actors):
@@ -237,3 +282,143 @@ async def test_a_gateway_that_died_a_day_ago_is_forgotten_when_nothing_is_at_hom
     assert [one.name for one in others] == ["b"]
     for one in nodes.values():
         await one.close()
+
+
+async def test_a_record_is_written_as_every_living_gateway_reads_it(
+    stores, actors, postgres_server, schema, monkeypatch
+):
+    older, newer = (
+        Nodes(lambda: connect_nodes(postgres_server.url, schema), schema, node=name, incarnation=name) for name in "ab"
+    )
+    held = {"parts": ("tool",), "traceparent": "00-x"}
+    await older.beat("serving", reads_schema=SCHEMA - 1, version="1", facts={})
+    await newer.beat("serving", reads_schema=SCHEMA, version="2", facts={})
+    stores[1].write_schema(await newer.agree(SCHEMA, dead=[]))
+    await actors[1].accept("r1", **held)
+    record = await stores[0].read(RequestKey("ann", "r1"))
+    assert (record.schema, record.parts, record.traceparent) == (SCHEMA - 1, None, None)
+
+    assert await newer.agree(SCHEMA, dead=["a"]) == SCHEMA - 1  # it was just heard
+    await older.beat("gone", reads_schema=SCHEMA - 1, version="1", facts={})
+    assert await newer.agree(SCHEMA, dead=["a"]) == SCHEMA
+    stores[1].write_schema(SCHEMA)
+    await actors[1].accept("r2", **held)
+    assert (await stores[0].read(RequestKey("ann", "r2"))).parts == ("tool",)
+
+    await older.beat("serving", reads_schema=SCHEMA - 1, version="1", facts={})
+    assert await older.agree(SCHEMA - 1, dead=[]) == SCHEMA  # and it knows that it has to stop
+    monkeypatch.setattr("answerback.stores.fleet.SCHEMA", SCHEMA - 1)
+    with pytest.raises(StoreError, match="Upgrade"):
+        await FleetStore(postgres_server.url, node="c", schema=schema).open()
+    for one in (older, newer):
+        await one.close()
+
+
+async def test_a_hold_that_an_older_gateway_would_lose_is_not_taken(stores, actors):
+    a, store = actors[0], stores[0]
+    tariff = Tariff(models={"echo": Terms(max_tokens=7)})
+    await store.set_budget("ann", Period.MONTH, Budget(1_000_000, Unit.TOKENS, Period.MONTH), now_ms=1)
+    store.write_schema(1)
+    assert (await a.accept("r1", tariff=tariff)).hold is None
+    store.write_schema(SCHEMA)
+    assert (await a.accept("r2", tariff=tariff)).hold is not None
+
+
+async def test_tables_are_upgraded_while_another_program_reads_them_for_long(actors, postgres_server, schema):
+    """A backup, for example. The gateways that wait behind the upgrade must not wait for as long."""
+    a, _ = actors
+    await a.accept("r0")
+    table = Migration(version=9_999, name="next", statements=(
+        "ALTER TABLE conversations ADD COLUMN of_next text", "ALTER TABLE requests ADD COLUMN of_next text",
+    ))  # fmt: skip
+    with connect(postgres_server.url, schema) as dump, connect(postgres_server.url, schema) as upgrade:
+        dump.execute("BEGIN")
+        dump.execute("SELECT count(*) FROM requests")
+        upgrading = asyncio.create_task(
+            asyncio.to_thread(apply_migrations, upgrade, schema, [*shipped(), table], now_ms=1)
+        )
+        longest = 0.0
+        for n in range(1, 10):
+            began = time.monotonic()
+            assert isinstance(await a.accept(f"r{n}"), Accepted)
+            longest = max(longest, time.monotonic() - began)
+            await asyncio.sleep(0.1)
+        assert not upgrading.done()
+        dump.execute("COMMIT")
+        assert await upgrading == 1
+    assert longest < 2 * LOCK_WAIT_S + 1
+
+
+async def test_tables_are_upgraded_under_load(actors, postgres_server, schema):
+    """A transaction reads requests and then users, the upgrade changes users and then requests: one has to yield."""
+    over = False
+
+    async def ask(actor: Actor, name: str) -> None:
+        n = 0
+        while not over:
+            n += 1
+            assert isinstance(await actor.accept(f"{name}{n}", user=name, conversation=f"{n}"), Accepted)
+
+    asking = [asyncio.create_task(ask(actor, f"u{n}-{actor.store.node}-")) for n in range(8) for actor in actors]
+    with connect(postgres_server.url, schema) as upgrade:
+        for turn in range(4):
+            tables = ("usage", "users", "conversations", "requests")
+            statements = tuple(
+                f"ALTER TABLE {table} ADD COLUMN next_{turn} text" for table in tables[:: 1 - turn % 2 * 2]
+            )
+            one = Migration(version=9_000 + turn, name="next", statements=statements)
+            assert await asyncio.to_thread(apply_migrations, upgrade, schema, [*shipped(), one], now_ms=1) == 1
+    over = True
+    await asyncio.gather(*asking)
+
+
+async def test_what_is_claimed_before_it_is_stored_is_at_home_where_it_is_accepted(actors):
+    """Its first acceptance failed, its turn came all the same, and it is accepted again just then."""
+    a, key = actors[0], RequestKey("ann", "r1")
+    claimed, accepted = await asyncio.gather(a.claim("r1"), a.accept("r1"))
+    assert isinstance(claimed, Unknown)
+    assert isinstance(accepted, Accepted)
+    assert key in a.store.mine
+    await a.claim("r1")
+    await a.finish("r1")
+    assert key not in a.store.mine
+
+
+async def test_nothing_runs_before_what_is_at_home_and_not_in_the_queue_yet(actors):
+    a, _ = actors
+    queue = {RequestKey("ann", "r2")}
+    a.store.order_by(lambda key: key in queue)
+    for name in ("r1", "r2"):
+        await a.accept(name)
+    assert isinstance(await a.claim("r2"), Busy)
+    queue.add(RequestKey("ann", "r1"))
+    assert isinstance(await a.claim("r2"), Claimed)
+
+
+async def test_a_gateway_that_has_the_database_for_itself_keeps_a_fleet_out(postgres_server, schema):
+    alone, other = (
+        PostgresStore(postgres_server.url, schema=schema),
+        FleetStore(postgres_server.url, node="a", schema=schema),
+    )
+    await alone.open()
+    with pytest.raises(StoreInUse):
+        await other.open()
+    await alone.close()
+    await other.open()
+    with pytest.raises(StoreInUse):
+        await alone.open()
+    await other.close()
+
+
+async def test_a_gateway_for_which_the_server_has_no_connection_says_so(postgres_server, schema):
+    with psycopg.connect(postgres_server.url, autocommit=True) as server:
+        server.execute(f"CREATE ROLE {schema} LOGIN CONNECTION LIMIT 1")
+    notices = Notices(postgres_server.url.replace("user=postgres", f"user={schema}"), schema, "a")
+    with pytest.raises(Unavailable, match="too many connections"):
+        await notices.start(lambda *_: None)
+
+
+async def test_a_server_that_only_follows_another_is_refused_in_words(postgres_server, schema):
+    url = f"{postgres_server.url}&options=-cdefault_transaction_read_only%3Don"
+    with pytest.raises(StoreError, match="read-only; this is not the primary"):
+        await FleetStore(url, node="a", schema=schema).open()

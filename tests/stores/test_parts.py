@@ -126,7 +126,7 @@ def test_the_questions_in_memory_are_bounded_by_the_length_of_their_texts(asker)
 
 
 def database_of(folder) -> SqliteDatabase:
-    return SqliteDatabase(connect(folder / "answerback.db", busy_timeout_s=1))
+    return connect(folder / "answerback.db", busy_timeout_s=1)
 
 
 async def test_the_writer_state_of_some_users_is_read_inside_a_transaction(tmp_path, asker):
@@ -136,7 +136,7 @@ async def test_the_writer_state_of_some_users_is_read_inside_a_transaction(tmp_p
         await asker.accept(store, "r1", user=user)
     await store.close()
     database = database_of(tmp_path)
-    database.begin()
+    database.execute(database.BEGIN)
     database.execute("UPDATE users SET per_minute = 9 WHERE user_id = 'bob'")
     state = WriterState.load(database, user_ids=["bob", "cem", "nobody"])
     database.close()
@@ -147,7 +147,7 @@ async def test_the_writer_state_of_some_users_is_read_inside_a_transaction(tmp_p
         state.admit(asker.record("r2", user), QUESTION, ONE_A_MINUTE, asker.now_ms) for user in ("ann", "bob", "cem")
     ]
     assert [isinstance(one, Limited) for one in asked] == [False, True, True]
-    assert state.next_n() == 4
+    assert state.last_n == 3
     assert WriterState.load(database_of(tmp_path), user_ids=[]).tracked == {}
 
 

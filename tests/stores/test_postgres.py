@@ -216,4 +216,4 @@ def test_a_mistake_of_ours_has_no_cause():
 @pytest.mark.parametrize("error", [psycopg.errors.AdminShutdown(), psycopg.errors.CrashShutdown(), OSError()])
 def test_a_connection_is_lost_when_it_is_closed_and_when_the_server_says_that_it_ends_it(is_closed, error) -> None:
     database = PostgresDatabase(SimpleNamespace(closed=is_closed))
-    assert database.is_lost(error) is (is_closed or not isinstance(error, OSError))
+    assert database.is_undone(error) is (is_closed or not isinstance(error, OSError))

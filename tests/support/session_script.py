@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from answerback.client.effects import Emit, Fail, Send
+from answerback.client.effects import Emit, Fail, Send, Show
 from answerback.client.exchange import Timeouts
 from answerback.client.session import Session
 from answerback.client.timing import Timing
@@ -21,6 +21,7 @@ from answerback.protocol.frames import (
     ServerInfo,
     ServerLimits,
     Status,
+    Watch,
     Welcome,
 )
 
@@ -35,8 +36,8 @@ LIMITS = ServerLimits(
     max_pending=1,
     max_tokens=1,
     idle_timeout_ms=1,
-    answer_timeout_ms=1,
-    queue_timeout_ms=1,
+    answer_timeout_ms=120_000,
+    queue_timeout_ms=600_000,
 )
 
 
@@ -97,7 +98,7 @@ class Script:
             effects += self.session.received(link, data, now=self.now)
         return effects
 
-    def welcome(self, hello, progress_ms=None, store_id=None):
+    def welcome(self, hello, progress_ms=None, store_id=None, features=()):
         return self.hear(
             Welcome(
                 hello_id=hello.hello_id,
@@ -107,6 +108,7 @@ class Script:
                 protocol=1,
                 limits=replace(LIMITS, progress_ms=progress_ms),
                 models=("m",),
+                features=features,
                 server=ServerInfo(version="9", store_id=store_id),
             )
         )
@@ -136,6 +138,11 @@ def sent(effects):
                     shown.append(f"cancel {rid}")
                 case Hello(resume=resume):
                     shown.append(" ".join(["hello", *(f"{p.request_id}@{p.attempt}:{p.offset}" for p in resume)]))
+                case Watch(conversation_id=conversation, number=number, off=off, resume=resume):
+                    points = (f"{p.request_id}@{p.attempt}:{p.offset}" for p in resume)
+                    shown.append(
+                        " ".join(["unwatch" if off else "watch", conversation or "list", str(number), *points])
+                    )
                 case frame:
                     shown.append(type(frame).__name__)
     return shown
@@ -149,13 +156,18 @@ def events(effects):
     return [e.event for e in effects if isinstance(e, Emit)]
 
 
+def watched(effects):
+    """What is shown of watched conversations, and of the list."""
+    return [e.item for e in effects if isinstance(e, Show)]
+
+
 def failures(effects):
     return {e.request_id: type(e.error) for e in effects if isinstance(e, Fail)}
 
 
-def connected(progress_ms=None, **timing):
+def connected(progress_ms=None, features=(), **timing):
     """A script with a connection that has been welcomed."""
     script = Script(**timing)
     (hello,) = hellos(script.connect())
-    script.welcome(hello, progress_ms)
+    script.welcome(hello, progress_ms, features=features)
     return script

@@ -38,8 +38,8 @@ def needs(case: Case) -> Needs:
 
 
 ADDED = {
-    *("messageProgress", "goAway", "features", "server", "modelInfo", "uploadState", "attachments", "format"),
-    *("part", "kind", "name", "budget", "cost"),
+    *("messageProgress", "goAway", "features", "server", "modelInfo", "uploadState", "attachments", "attachment"),
+    *("format", "part", "kind", "name", "budget", "cost", "watching", "messageAsked", "conversationChanged"),
 }
 """What came later."""
 

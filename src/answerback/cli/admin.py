@@ -15,19 +15,22 @@ from answerback.cli.output import CliError, ExitCode, note, say, say_json
 from answerback.cli.settings import Configuration, load
 from answerback.core.budget import Budget, BudgetState, Counter, Period, Unit
 from answerback.core.camel import snake
+from answerback.gateway.admin_key import KEY_FILE, PORT_FILE, read_key
+from answerback.gateway.settings import SettingsError
 from answerback.ports import DailyUsage, StoredUser
 
 T = TypeVar("T")
-KEY_FILE: Final = "admin.key"
-PORT_FILE: Final = "admin.port"
 TIMEOUT_S: Final = 10.0
+MAX_PORT: Final = 65_535
 
 
-def read_key(data_dir: Path) -> str:
-    """The admin key of the gateway that uses this data folder. Raises: CliError: it is not there."""
+def key_in(data_dir: Path) -> str:
+    """The admin key of the gateway that uses this data folder. Raises: CliError: it is not there, or is none."""
     path = data_dir / KEY_FILE
     try:
-        return path.read_text(encoding="ascii").strip()
+        return read_key(path)
+    except SettingsError as exc:
+        raise CliError(str(exc).rstrip(".")) from exc
     except OSError as exc:
         raise CliError(
             f"the admin key {path} cannot be read ({exc.strerror})",
@@ -38,9 +41,10 @@ def read_key(data_dir: Path) -> str:
 def find_port(data_dir: Path, *, otherwise: int) -> int:
     """The admin port of the gateway that uses this data folder, as it has noted it; else `otherwise`."""
     try:
-        return int((data_dir / PORT_FILE).read_text(encoding="ascii"))
+        noted = int((data_dir / PORT_FILE).read_text(encoding="ascii"))
     except (OSError, ValueError):
         return otherwise
+    return noted if 0 < noted <= MAX_PORT else otherwise
 
 
 def admin_of(configuration: Configuration) -> "AdminUsers":
@@ -51,12 +55,12 @@ def admin_of(configuration: Configuration) -> "AdminUsers":
     port = settings.admin_port
     if port == 0 or "admin_port" not in configuration.sources:
         port = find_port(settings.data_dir, otherwise=port)
-    return AdminUsers(port=port, key=read_key(settings.data_dir))
+    return AdminUsers(port=port, key=key_in(settings.data_dir))
 
 
 @with_options
 def reload(*, place: StoreOptions, as_json: Json = False) -> None:
-    """Let a running gateway read its certificate, token secret, JWKS file, admin key and log level anew.
+    """Let a running gateway read its certificate, token secret, JWKS file, admin key and log level again.
 
     Sockets stay open. What cannot be used stays as it was, and the exit code is 1. Other settings that have changed
     need a restart, and are named.
@@ -66,13 +70,13 @@ def reload(*, place: StoreOptions, as_json: Json = False) -> None:
     if as_json:
         say_json(answer)
     else:
-        say(f"read anew: {', '.join(answer['read']) or 'nothing'}")
+        say(f"read again: {', '.join(answer['read']) or 'nothing'}")
         for why in answer["kept"]:
             note(f"kept as it was: {why}")
         if restart := answer.get("restart"):
             note(f"changed, and needs a restart: {', '.join(restart)}")
     if answer["kept"]:
-        raise CliError("something could not be read anew", "correct it and repeat the command")
+        raise CliError("something could not be read again", "correct it and repeat the command")
 
 
 class AdminUsers:
@@ -155,7 +159,7 @@ class AdminUsers:
         return self._call("DELETE", f"/users/{quote(user_id, safe='')}") is not None
 
     def reload(self) -> dict[str, list[str]]:
-        """What was read anew, what was kept and why, and what needs a restart."""
+        """What was read again, what was kept and why, and what needs a restart."""
         answer: dict[str, list[str]] = self._call("POST", "/reload")
         return answer
 

@@ -13,7 +13,7 @@ import typer
 from answerback.cli.options import ClientOptions, Encoding, PromptOptions, with_options
 from answerback.cli.output import CliError, ExitCode, check_stdout, note, say_exactly, say_json, usage_error
 from answerback.cli.reading import STDIN_HINT, checked, decode, text_file, typed
-from answerback.cli.talk import Growing, explain, note_language, shortfall, update_wanted, wrong_input
+from answerback.cli.talk import AnswerPrinter, explain, note_language, shortfall, update_wanted, wrong_input
 from answerback.client import Answer, AnswerbackError, Client, File
 from answerback.client.errors import RequestCancelled, RequestFailed, RequestTimeout
 from answerback.client.events import Done, Event, Text
@@ -222,7 +222,7 @@ async def _ask(asked: ClientOptions, question: _Question, *, as_json: bool) -> E
 
 async def _converse(client: Client, question: _Question, *, as_json: bool) -> ExitCode:
     clock = _Clock(asked_at=time.monotonic())
-    growing = None if as_json else Growing(shows_text=sys.stdout.isatty())
+    growing = None if as_json else AnswerPrinter(shows_text=sys.stdout.isatty())
     prompt = question.prompt
     stream = client.stream(
         question.message,

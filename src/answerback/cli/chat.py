@@ -15,7 +15,16 @@ import typer
 from answerback.cli.options import DEFAULT_URL, ClientOptions, Encoding, PromptOptions, with_options
 from answerback.cli.output import ExitCode, note, say, say_exactly, usage_error
 from answerback.cli.reading import STDIN_HINT, checked, decode, not_text, typed
-from answerback.cli.talk import Growing, explain, note_language, shortfall, update_wanted, wrong_input
+from answerback.cli.talk import (
+    AnswerPrinter,
+    ConnectionNotes,
+    explain,
+    note_language,
+    shortfall,
+    update_wanted,
+    wrong_input,
+)
+from answerback.cli.watch import follow
 from answerback.client import (
     Answer,
     AnswerbackError,
@@ -26,7 +35,7 @@ from answerback.client import (
     Unauthorized,
 )
 from answerback.client.blocking import BlockingAnswerStream
-from answerback.client.events import Connected, ConnectionState, Disconnected, Done
+from answerback.client.events import Done
 from answerback.protocol.frames import ConversationSummary
 from answerback.texts import spoken
 from answerback.texts.encodings import MARK_BYTES, encoding_of
@@ -41,6 +50,7 @@ def chat(
         typer.Option("--conversation", "-c", help="Go on with this one.  [default: a new one]", show_default=False),
     ] = None,
     last: Annotated[bool, typer.Option("--last", help="Go on with the conversation used last.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Only show what is asked there on other devices.")] = False,
     prompt: PromptOptions,
     encoding: Encoding = None,
 ) -> int:
@@ -49,6 +59,9 @@ def chat(
     Ctrl+C stops the running answer, twice leaves; /help lists what else there is. The conversation is kept by the
     gateway: --conversation ID goes on with it from any machine. In a pipe each line is a question, and stdout has the
     answers.
+
+    With --watch nothing is asked here. What other devices ask in the conversation, the one used last if none is named,
+    is shown with its answer while that comes.
     """
     if last and conversation is not None:
         raise usage_error("--last and --conversation are two different ones", "keep one of them")
@@ -59,6 +72,10 @@ def chat(
         max_tokens=prompt.max_tokens,
         parts=prompt.parts,
     )
+    if watch:
+        if any((choice.model, choice.system, choice.max_tokens, encoding)):
+            raise usage_error("--watch asks nothing", "leave out --model, --system, --max-tokens and --encoding")
+        return follow(asked, conversation, kinds=prompt.parts)
     return run_chat(asked, choice, use_last=last, encoding=encoding)
 
 
@@ -76,6 +93,7 @@ _HELP: Final = """\
 /list            your conversations
 /open N or ID    go on with one of them
 /history         what was said in this one
+/save [NAME]     the files that were sent in it, or save one here
 /retry           ask the last question again, in place of its answer
 /model [NAME]    the models, or use another one
 /system [TEXT]   the system prompt, or another one; "off" for none
@@ -94,31 +112,9 @@ class Choice:
     parts: tuple[str, ...] = ()
 
 
-@dataclass(slots=True, kw_only=True)
-class _Link:
-    """What is known of the connection; updated on the client's own thread."""
-
-    models: tuple[str, ...] = ()
-    is_lost: bool = False
-
-    def changed(self, state: ConnectionState) -> None:
-        """One quiet line when the connection goes and one when it is back."""
-        match state:
-            case Connected(models=models):
-                self.models = models
-                if self.is_lost:
-                    self.is_lost = False
-                    note("(connected again)")
-            case Disconnected() if self.models and not self.is_lost:
-                self.is_lost = True
-                note("(the connection is lost; trying again, nothing is forgotten)")
-            case _:
-                pass
-
-
 def run_chat(asked: ClientOptions, choice: Choice, *, use_last: bool, encoding: str | None = None) -> ExitCode:
     """Talk until the input ends. In a pipe the exit code is that of the last failure. Raises: CliError: cannot talk."""
-    link = _Link()
+    link = ConnectionNotes()
     try:
         with BlockingClient(
             asked.url, token=asked.token, user=asked.user, session=asked.session, on_state=link.changed
@@ -151,7 +147,7 @@ class _Asked:
 class Chat:
     """One run of the command."""
 
-    def __init__(self, client: BlockingClient, link: _Link, choice: Choice, asked: ClientOptions) -> None:
+    def __init__(self, client: BlockingClient, link: ConnectionNotes, choice: Choice, asked: ClientOptions) -> None:
         self._client = client
         self._options = asked
         self._link = link
@@ -168,6 +164,7 @@ class Chat:
             "/list": self._list,
             "/open": self._open,
             "/history": self._history,
+            "/save": self._save,
             "/retry": self._retry,
             "/model": self._model,
             "/system": self._system,
@@ -262,7 +259,7 @@ class Chat:
 
     def _show(self, stream: BlockingAnswerStream) -> Answer | None:
         """Follow the answer; None if it was stopped. Raises: AnswerbackError; _Quit: Ctrl+C twice."""
-        growing = Growing(shows_text=sys.stdout.isatty())
+        growing = AnswerPrinter(shows_text=sys.stdout.isatty())
         try:
             for event in stream.events():
                 growing.show(event)
@@ -318,9 +315,33 @@ class Chat:
             note("(nothing was said yet)")
         for turn in reversed(turns):
             say(f"> {turn.question}")
+            for file in turn.attachments:
+                say(f"> [{file.name}]")
             say(turn.answer or spoken(f"({turn.status})"))
         if turns:
             self._asked = _Asked(question=turns[0].question, request_id=turns[0].request_id)
+
+    def _save(self, wanted: str) -> None:
+        """Save a file of this conversation into the current folder; of two with one name the newer."""
+        turns = self._client.history(self._conversation)
+        files = list(dict.fromkeys(file for turn in turns for file in turn.attachments))
+        if not wanted:
+            for number, file in enumerate(files, start=1):
+                say(f"{number:>3}  {file.name}")
+            if not files:
+                note("(no file was sent in this conversation)")
+            return
+        place = int(wanted) - 1 if wanted.isdecimal() else -1
+        found = files[place : place + 1] or [file for file in files if file.name == wanted]
+        try:
+            if found:
+                saved = self._client.attachment(found[0]).save(".")
+                say(spoken(f"(saved as {saved.name})"))
+                return
+            note(f"(there is no file {wanted} in this conversation; /save lists them)")
+        except OSError as exc:
+            note(f"(the file cannot be written: {exc.strerror or exc})")
+        self.exit_code = ExitCode.FAILED
 
     def _retry(self, _: str) -> None:
         if not self._asked.question:

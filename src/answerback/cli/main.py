@@ -40,7 +40,7 @@ PANELS: Final[Mapping[str, Table]] = {
     },
     "Run a gateway": {
         "serve": ("Run a gateway on this machine.", "answerback.cli.serve:serve"),
-        "reload": ("Let a gateway read changed files anew.", "answerback.cli.admin:reload"),
+        "reload": ("Let a gateway read changed files again.", "answerback.cli.admin:reload"),
         "token": ("Make a token for development.", "answerback.cli.token:token"),
         "aws": ("The backend on AWS: deploy, watch, remove.", "answerback_aws.commands:COMMANDS"),
     },

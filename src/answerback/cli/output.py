@@ -2,18 +2,14 @@
 
 import json
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import IntEnum
 from io import UnsupportedOperation
-from typing import Final, NoReturn
+from typing import NoReturn
 
-from answerback.texts import spoken
-
-# All controls but tab and new line, and the marks that turn the direction of text: a server may not steer a terminal.
-_STEERING: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+from answerback.texts import STEERING, escaped, spoken
 
 
 class ExitCode(IntEnum):
@@ -66,7 +62,7 @@ def extra_needed(what: str, extra: str) -> Iterator[None]:
 
 def printable(text: str) -> str:
     """The text without what steers a terminal: most of what is printed comes from elsewhere."""
-    return _STEERING.sub("\ufffd", text)
+    return STEERING.sub("\ufffd", text)
 
 
 def say(text: str) -> None:
@@ -95,7 +91,7 @@ def say_json(value: object) -> None:
     """One JSON document, indented for people if they see it."""
     is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
     text = json.dumps(value, ensure_ascii=not is_unicode, indent=2 if sys.stdout.isatty() else None)
-    say(_STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    say(escaped(text))
 
 
 def check_stdout() -> None:

@@ -155,7 +155,7 @@ def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
         return {}
     except OSError as exc:
         raise usage_error(f"{path} cannot be read ({_why(exc)})", "correct its path or permissions") from exc
-    except tomllib.TOMLDecodeError as exc:
+    except (ValueError, RecursionError) as exc:
         raise usage_error(f"{path} is not valid TOML ({exc})", "correct that line") from exc
 
 

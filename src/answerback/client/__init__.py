@@ -4,7 +4,7 @@ With them come the wire's types that their methods take and return, and the prot
 beside them: `is_id`, `clean`, `title_of`, `is_retryable`, `MAX_TITLE_LENGTH` and other limits.
 """
 
-from answerback.client.blocking import BlockingAnswerStream, BlockingClient
+from answerback.client.blocking import BlockingAnswerStream, BlockingClient, BlockingWatch
 from answerback.client.client import Client
 from answerback.client.errors import (
     AnswerbackError,
@@ -31,12 +31,15 @@ from answerback.client.errors import (
 from answerback.client.events import (
     Answer,
     AnswerPart,
+    Asked,
+    ChangesMissed,
     Connected,
     Connecting,
     ConnectionState,
     Disconnected,
     Done,
     Event,
+    Failed,
     PartStarted,
     PartText,
     Queued,
@@ -45,7 +48,10 @@ from answerback.client.events import (
     Stopped,
     Text,
     Thinking,
+    TurnsMissed,
     Uploading,
+    Watched,
+    WatchEvent,
     parts_of,
 )
 from answerback.client.outbox import Outbox, PendingRequest
@@ -53,6 +59,7 @@ from answerback.client.stream import AnswerStream
 from answerback.client.timing import Timing
 from answerback.client.tokens import Token
 from answerback.client.uploads import File
+from answerback.client.watching import AnswerWatch, ChangeWatch
 from answerback.core.answer import clean
 from answerback.core.context import title_of
 from answerback.protocol.errors import ErrorCode
@@ -60,6 +67,7 @@ from answerback.protocol.frames import (
     Attachment,
     BudgetInfo,
     Conversation,
+    ConversationChanged,
     ConversationSummary,
     ModelInfo,
     SendMessage,
@@ -87,24 +95,31 @@ __all__ = [
     "AnswerPart",
     "AnswerRestarted",
     "AnswerStream",
+    "AnswerWatch",
     "AnswerbackError",
+    "Asked",
     "Attachment",
     "AttachmentMissing",
     "BlockingAnswerStream",
     "BlockingClient",
+    "BlockingWatch",
     "BudgetInfo",
     "CannotConnect",
+    "ChangeWatch",
+    "ChangesMissed",
     "Client",
     "Closed",
     "Connected",
     "Connecting",
     "ConnectionState",
     "Conversation",
+    "ConversationChanged",
     "ConversationSummary",
     "Disconnected",
     "Done",
     "ErrorCode",
     "Event",
+    "Failed",
     "File",
     "Forbidden",
     "MessageTooLarge",
@@ -136,9 +151,12 @@ __all__ = [
     "Timing",
     "Token",
     "Turn",
+    "TurnsMissed",
     "Unauthorized",
     "Uploading",
     "Usage",
+    "WatchEvent",
+    "Watched",
     "clean",
     "is_id",
     "is_retryable",

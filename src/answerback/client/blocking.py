@@ -7,19 +7,30 @@ import random
 import ssl as ssl_module
 import threading
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, overload
+from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
-from answerback.client.client import AskOptions, Client, ValueT
+from answerback.client.asking import AskOptions
+from answerback.client.client import Client, ValueT
 from answerback.client.errors import Closed
-from answerback.client.events import Answer, ConnectionState, Event
+from answerback.client.events import Answer, ChangesMissed, ConnectionState, Event, Watched
 from answerback.client.outbox import Outbox, PendingRequest
 from answerback.client.stream import AnswerStream
 from answerback.client.timing import Timing
 from answerback.client.tokens import Token
-from answerback.client.uploads import Source
-from answerback.protocol.frames import BudgetInfo, Conversation, ConversationSummary, ModelInfo, Turn
+from answerback.client.uploads import File, Source
+from answerback.client.watching import Watch
+from answerback.protocol.frames import (
+    Attachment,
+    BudgetInfo,
+    Conversation,
+    ConversationChanged,
+    ConversationSummary,
+    ModelInfo,
+    Turn,
+)
 
 T = TypeVar("T")
 
@@ -141,6 +152,56 @@ class BlockingAnswerStream:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._thread.run(self._stream.__aexit__(exc_type, exc, traceback))
+
+
+class BlockingWatch(Generic[T]):
+    """What `AnswerWatch` or `ChangeWatch` shows: use it in a `with` and iterate over it, or just iterate."""
+
+    def __init__(self, watch: Watch[T], thread: _LoopThread) -> None:
+        self._watch = watch
+        self._thread = thread
+        self._is_entered = False
+        self._item: T | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the server shows it while it happens; see `AnswerWatch`."""
+        return self._watch.is_live
+
+    def close(self) -> None:
+        """Watch no longer."""
+        with suppress(Closed):
+            self._thread.run(_called(self._watch.close))
+
+    def __iter__(self) -> Iterator[T]:
+        try:
+            while True:
+                try:
+                    self._thread.run(self._wait())
+                except StopAsyncIteration:
+                    return
+                if (item := self._item) is not None:
+                    self._item = None
+                    yield item
+        finally:
+            if not self._is_entered:
+                self.close()
+
+    async def _wait(self) -> None:
+        """Put the next item where it is found although Ctrl+C came in between."""
+        if self._item is None:
+            self._item = await self._watch.next()
+
+    def __enter__(self) -> Self:
+        """Raises: as `AnswerWatch`."""
+        self._thread.run(self._watch.__aenter__())
+        self._is_entered = True
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 class BlockingClient:
@@ -304,9 +365,17 @@ class BlockingClient:
 
         return BlockingAnswerStream(self._thread.run(_called(begin)), self._thread)
 
-    def cancel(self, request_id: str) -> None:
+    def cancel(self, request_id: str, *, conversation: str | None = None) -> None:
         """Stop a question; see `Client.cancel`."""
-        self._thread.run(_called(lambda: self._client.cancel(request_id)))
+        self._thread.run(_called(lambda: self._client.cancel(request_id, conversation=conversation)))
+
+    def watch(self, conversation: str, *, after: str | None = None) -> BlockingWatch[Watched]:
+        """Show what other apps of the user ask in a conversation: `for request_id, event in …`; see `Client.watch`."""
+        return BlockingWatch(self._client.watch(conversation, after=after), self._thread)
+
+    def changes(self) -> BlockingWatch[ConversationChanged | ChangesMissed]:
+        """Tell when other apps of the user change the list of conversations; see `Client.changes`."""
+        return BlockingWatch(self._client.changes(), self._thread)
 
     @property
     def restored(self) -> tuple[BlockingAnswerStream, ...]:
@@ -324,6 +393,10 @@ class BlockingClient:
     def history(self, conversation: str, *, superseded: bool = False, parts: bool = False) -> Iterator[Turn]:
         """A conversation's turns, newest first, each whole; see `Client.history`."""
         return _iterate(self._client.history(conversation, superseded=superseded, parts=parts), self._thread)
+
+    def attachment(self, named: Attachment, *, progress: Callable[[int], None] = lambda _: None) -> File:
+        """A file of an earlier question; see `Client.attachment`. `progress` is called on the private thread."""
+        return self._thread.run(self._client.attachment(named, progress=progress))
 
     def rename(self, conversation: str, title: str) -> Conversation:
         """Give a conversation a title of at most 200 characters."""

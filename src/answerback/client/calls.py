@@ -9,11 +9,13 @@ from answerback.client.errors import AnswerbackError, RequestTimeout, request_fa
 from answerback.client.timing import Timing
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
+    AttachmentPiece,
     Budget,
     CancelMessage,
     Conversation,
     Conversations,
     Error,
+    GetAttachment,
     GetBudget,
     GetHistory,
     History,
@@ -26,8 +28,10 @@ from answerback.protocol.frames import (
     UploadState,
 )
 
-CallFrame: TypeAlias = ListConversations | GetHistory | UpdateConversation | PutPiece | RenewToken | GetBudget
-ReplyFrame: TypeAlias = History | Conversations | Conversation | UploadState | TokenRenewed | Budget
+CallFrame: TypeAlias = (
+    ListConversations | GetHistory | UpdateConversation | PutPiece | GetAttachment | RenewToken | GetBudget
+)
+ReplyFrame: TypeAlias = History | Conversations | Conversation | UploadState | AttachmentPiece | TokenRenewed | Budget
 
 _STOP_TRIES: Final = 4
 
@@ -44,8 +48,9 @@ class _Call:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class _Stopping:
-    """A request that was given up. `send_at` None: waits for a connection."""
+    """A request that was given up, or a watched one. `send_at` None: waits for a connection."""
 
+    frame: CancelMessage
     send_at: float | None = None
     tries_left: int = _STOP_TRIES
 
@@ -85,11 +90,14 @@ class Calls:
         """Forget a call whose caller has gone."""
         self._calls.pop(request_id, None)
 
-    def request_stop(self, request_id: str, *, now: float) -> list[Effect]:
-        """Have the server stop a request that was given up. Repeated until it says how that request ended."""
-        stopping = _Stopping()
+    def request_stop(self, request_id: str, conversation_id: str | None = None, *, now: float) -> list[Effect]:
+        """Have the server stop a request that was given up. Repeated until it says how that request ended.
+
+        `conversation_id`: of a request that another session has asked.
+        """
+        stopping = _Stopping(frame=CancelMessage(request_id=request_id, conversation_id=conversation_id))
         self._stopping[request_id] = stopping
-        return [self._send_stop(request_id, stopping, now)] if self._is_open else []
+        return [self._send_stop(stopping, now)] if self._is_open else []
 
     def ending_received(self, request_id: str) -> None:
         """The server has said how a request ended that we gave up."""
@@ -99,7 +107,7 @@ class Calls:
         """There is a new connection: send everything again, except what belonged to the old one."""
         self._is_open = True
         self._pings.clear()
-        effects: list[Effect] = [self._send_stop(*item, now) for item in self._stopping.items()]
+        effects: list[Effect] = [self._send_stop(stopping, now) for stopping in self._stopping.values()]
         for request_id, call in self._calls.items():
             if not isinstance(call.frame, RenewToken):  # a new connection has a token of its own
                 effects.append(self._send(request_id, call, now))
@@ -136,6 +144,9 @@ class Calls:
     def refused(self, error: Error, *, now: float) -> list[Effect] | None:
         """An error about a call; None if it is about none of them."""
         request_id = error.request_id
+        if error.code is ErrorCode.UNKNOWN_REQUEST and request_id in self._stopping:
+            del self._stopping[request_id]  # of a watched one: there is nothing to stop
+            return []
         call = None if request_id is None else self._calls.get(request_id)
         if call is None or request_id is None:
             return None
@@ -162,7 +173,7 @@ class Calls:
             if stopping.tries_left <= 0:
                 del self._stopping[request_id]
             else:
-                effects.append(self._send_stop(request_id, stopping, now))
+                effects.append(self._send_stop(stopping, now))
         return effects
 
     def stop(self, error: AnswerbackError) -> list[Effect]:
@@ -178,7 +189,7 @@ class Calls:
             self._pings.append((request_id, now))
         return Send(call.frame)
 
-    def _send_stop(self, request_id: str, stopping: _Stopping, now: float) -> Effect:
+    def _send_stop(self, stopping: _Stopping, now: float) -> Effect:
         stopping.tries_left -= 1
         stopping.send_at = now + self._timing.silence_s
-        return Send(CancelMessage(request_id=request_id))
+        return Send(stopping.frame)

@@ -3,50 +3,63 @@
 import asyncio
 import logging
 import random
-import re
 import ssl as ssl_module
-import sys
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, Final, Self, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Self, TypeVar, Unpack, overload
 
 from answerback import __version__
 from answerback.client import versions
+from answerback.client.asking import AskOptions, question, timeouts
 from answerback.client.calls import CallFrame
 from answerback.client.driver import Driver
-from answerback.client.effects import Emit, Fail, FilesWanted, Reply, ReplyFailed, RoundTrip
+from answerback.client.effects import (
+    AppEffect,
+    Emit,
+    Fail,
+    FilesWanted,
+    Reply,
+    ReplyFailed,
+    RoundTrip,
+    Show,
+    WatchFailed,
+    WatchHeld,
+)
 from answerback.client.errors import (
     AnswerbackError,
     AnswerInvalid,
     MessageTooLarge,
     ProtocolViolation,
+    RequestFailed,
     request_failed,
 )
-from answerback.client.events import Answer, Connecting, ConnectionState, Done, Queued, Started, Stopped, Uploading
+from answerback.client.events import Answer, Connecting, ConnectionState, Done, Event, Queued, Started, Stopped
 from answerback.client.exchange import Timeouts
 from answerback.client.link import Address
 from answerback.client.outbox import Outbox, PendingRequest
 from answerback.client.paging import turns
-from answerback.client.session import Session
+from answerback.client.session import NO_FILES, Session
 from answerback.client.stream import AnswerStream
 from answerback.client.timing import Timing
 from answerback.client.tokens import Token, TokenSource
-from answerback.client.typed import asked_again, described, read_as, schema_of
-from answerback.client.uploads import File, Source, bring, files_of, read_again
-from answerback.core.answer import clean
-from answerback.protocol.codec import encode
+from answerback.client.typed import asked_again, read_as, schema_of
+from answerback.client.upload_queue import UploadQueue
+from answerback.client.uploads import File, Source, fetch, files_of
+from answerback.client.watching import AnswerWatch, ChangeWatch, WatchHub
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
+    Attachment,
+    AttachmentPiece,
     Budget,
     BudgetInfo,
     ClientInfo,
     Conversation,
     Conversations,
     ConversationSummary,
-    Format,
+    GetAttachment,
     GetBudget,
     GetHistory,
     History,
@@ -61,39 +74,12 @@ from answerback.protocol.frames import (
     UpdateConversation,
     UploadState,
 )
-from answerback.protocol.limits import MAX_MESSAGE_BYTES, PIECE_BYTES
-from answerback.tasks import Tasks
 
 log = logging.getLogger("answerback.client")
 
 ReplyT = TypeVar("ReplyT")
 ValueT = TypeVar("ValueT")
 _STATES_KEPT = 100
-_NO_FILES: Final = "This server takes no files. Leave them out, or ask its operator to upgrade it."
-_LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
-
-
-class AskOptions(TypedDict, total=False):
-    """How a question is asked; see `Client.ask`."""
-
-    timeout: float | None
-    conversation: str | None
-    model: str | None
-    system: str | None
-    max_tokens: int | None
-    replaces: str | None
-    attachments: Sequence[Source]
-    request_id: str | None
-    schema: Mapping[str, Any] | None
-
-
-@dataclass(slots=True, eq=False)
-class _Sending:
-    """The files of a question without an ending. `files` empty: they are read again."""
-
-    paths: tuple[str | None, ...]
-    files: Sequence[File] = ()
-    task: asyncio.Task[None] | None = None
 
 
 class Client:
@@ -149,9 +135,6 @@ class Client:
         client = ClientInfo(name="answerback-python", version=__version__)
         self._session = Session(timing=self._timing, client=client, store=store)
         self._streams: dict[str, AnswerStream] = {}
-        self._sending: dict[str, _Sending] = {}
-        self._turn_to_bring = asyncio.Lock()
-        self._tasks = Tasks()
         self._replies: dict[str, asyncio.Future[object]] = {}
         self._state: ConnectionState = Connecting(1)
         self._state_queues: list[tuple[deque[ConnectionState], asyncio.Event]] = []
@@ -168,6 +151,10 @@ class Client:
             on_effect=self._on_effect,
             on_state=self._on_state,
         )
+        self._watches = WatchHub(
+            self._session, self._driver, timeout_s=self._timing.call_timeout_s, check=self._check_loop
+        )
+        self._uploads = UploadQueue(self._session, self._driver, put=self._put, show=self._show)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -192,7 +179,7 @@ class Client:
         """Close the connection. Questions under way raise Closed here and go on at the server."""
         if self._loop in (None, asyncio.get_running_loop()):
             await self._driver.close()
-            await self._tasks.settle(grace_s=0)
+            await self._uploads.close()
         elif not isinstance(self._state, Stopped):
             self._check_loop()
 
@@ -230,7 +217,7 @@ class Client:
             conversation: its id; with one, earlier turns are context. Without, the question stands alone.
             replaces: the id of an earlier request of the conversation that this one regenerates or edits.
             attachments: files to show the model, as paths or `File`s: at most 8, of 4 MB each. What its model cannot
-                read the server refuses; see `model_info`.
+                read is refused before it is sent; see `model_info`.
             request_id: your own unique id; asking again under it gets the same answer, never a second one.
             schema: a JSON Schema that the model is to keep to; nobody checks that it did.
             type: what to return instead: a msgspec Struct, a dataclass, a pydantic model, or another type that msgspec
@@ -245,9 +232,10 @@ class Client:
         asked, invalid = message, None
         while True:
             try:
-                frame = self._question(
+                frame = question(
                     asked,
                     files,
+                    limits=self._session.limits,
                     stream=False,
                     conversation=conversation,
                     model=model,
@@ -262,8 +250,8 @@ class Client:
                     raise
                 raise invalid from exc  # what was answered and paid for is not lost
             asked_at = self._driver.now
-            timeouts = self._timeouts(frame, None, None) if total_s is None else Timeouts(total_s=total_s)
-            async with self._begin(frame, timeouts, files) as stream:
+            limit = self._timeouts(frame) if total_s is None else Timeouts(total_s=total_s)
+            async with self._begin(frame, limit, files) as stream:
                 answer = await stream.answer
             if type is None:
                 return answer
@@ -308,9 +296,10 @@ class Client:
         MessageTooLarge, SessionReplaced, Closed, OSError, ValueError.
         """
         files = files_of(attachments)
-        frame = self._question(
+        frame = question(
             message,
             files,
+            limits=self._session.limits,
             stream=True,
             conversation=conversation,
             model=model,
@@ -323,10 +312,13 @@ class Client:
         )
         return self._begin(frame, self._timeouts(frame, timeout, total_timeout), files)
 
-    def cancel(self, request_id: str) -> None:
-        """Stop a question; see `AnswerStream.cancel`."""
+    def cancel(self, request_id: str, *, conversation: str | None = None) -> None:
+        """Stop a question; see `AnswerStream.cancel`. `conversation`: of one that another app of the user has asked.
+
+        Raises: RequestFailed: the server does not let one app stop what another has asked.
+        """
         self._check_loop()
-        self._driver.carry_out(self._session.cancel(request_id, now=self._driver.now))
+        self._driver.carry_out(self._session.cancel(request_id, conversation, now=self._driver.now))
 
     @property
     def restored(self) -> tuple[AnswerStream, ...]:
@@ -335,7 +327,22 @@ class Client:
 
     def pending(self) -> list[PendingRequest]:
         """Every question without an ending, in the order asked."""
-        return [self._exported(pending) for pending in self._session.export()]
+        return [self._uploads.with_paths(pending) for pending in self._session.export()]
+
+    # --- other apps of the user -------------------------------------------------------------------------
+
+    def watch(self, conversation: str, *, after: str | None = None) -> AnswerWatch:
+        """Show what other apps of the user ask in a conversation, and the answers while they come; see `AnswerWatch`.
+
+        `after`: the request id of the newest turn that the app has; the turns after it come first, at most 32 of them.
+        Default: none that had ended before the watch began.
+        Raises, when it begins: RequestFailed: the server does not know this; RequestTimeout, SessionReplaced, Closed.
+        """
+        return AnswerWatch(self._watches, conversation, after)
+
+    def changes(self) -> ChangeWatch:
+        """Tell when other apps of the user begin, rename or delete conversations or ask in them; see `ChangeWatch`."""
+        return ChangeWatch(self._watches)
 
     # --- conversations ----------------------------------------------------------------------------------
 
@@ -368,6 +375,23 @@ class Client:
 
         async for turn in turns(conversation, page):
             yield turn
+
+    async def attachment(self, named: Attachment, *, progress: Callable[[int], None] = lambda _: None) -> File:
+        """A file of an earlier question, as a turn of `history` names it, checked by its hash.
+
+        `progress` is called with the bytes that have arrived. A lost connection only costs time.
+        Raises: AttachmentMissing: the server does not keep it any more. RequestTimeout, RequestFailed, Closed.
+        """
+
+        async def get(frame: GetAttachment) -> AttachmentPiece:
+            return await self._call(frame.request_id, frame, AttachmentPiece)
+
+        try:
+            return await fetch(named, get, progress=progress)
+        except RequestFailed as error:
+            if error.code == ErrorCode.INVALID_FRAME and not self._session.takes_files:  # it does not know the action
+                raise request_failed(ErrorCode.FORBIDDEN, NO_FILES) from error
+            raise
 
     async def rename(self, conversation: str, title: str) -> Conversation:
         """Give a conversation a title of at most 200 characters."""
@@ -442,76 +466,17 @@ class Client:
 
     # --- inside -----------------------------------------------------------------------------------------
 
-    def _question(
-        self,
-        message: str,
-        files: Sequence[File],
-        *,
-        stream: bool,
-        conversation: str | None,
-        model: str | None,
-        system: str | None,
-        max_tokens: int | None,
-        replaces: str | None,
-        request_id: str | None,
-        schema: Mapping[str, Any] | None,
-        parts: Collection[str] = (),
-    ) -> SendMessage:
-        text = clean(message)
-        for what, given in (("message", message), ("system prompt", system or "")):
-            if _LONE_SURROGATE.search(given):
-                raise ValueError(
-                    f"the {what} has bytes that were not text (lone surrogates); decode them as what they are"
-                )
-        if not text.strip():
-            raise ValueError("the message is empty; ask something")
-        if isinstance(parts, str):
-            raise TypeError(f"parts must be a list of kinds, such as [{parts!r}]")
-        frame = SendMessage(
-            request_id=request_id or _id(),
-            message=text,
-            stream=stream,
-            conversation_id=conversation,
-            model=model,
-            system=None if system is None else clean(system),
-            max_tokens=max_tokens,
-            replaces=replaces,
-            attachments=tuple(file.attachment for file in files),
-            format=None if schema is None else Format(type="json_schema", json_schema=described(schema)),
-            # Also for signs of life; said before the first `welcome`, for a server that knows none ignores it.
-            parts=tuple(parts),
-            traceparent=_traceparent(),
-        )
-        limits = self._session.limits
-        limit = MAX_MESSAGE_BYTES if limits is None else min(MAX_MESSAGE_BYTES, limits.max_message_bytes)
-        size = len(encode(frame))
-        if size > limit:
-            raise MessageTooLarge(size, limit)
-        return frame
+    def _timeouts(self, frame: SendMessage, silence_s: float | None = None, total_s: float | None = None) -> Timeouts:
+        total_s = self._request_timeout_s if total_s is None else total_s
+        return timeouts(frame, self._session, self._timing, silence_s=silence_s, total_s=total_s)
 
-    def _timeouts(self, frame: SendMessage, silence_s: float | None, total_s: float | None) -> Timeouts:
-        """When a question is given up, by what the server has said of itself so far."""
-        limits = self._session.limits
-        if total_s is None:
-            total_s = self._request_timeout_s
-        if total_s is None:
-            total_s = self._timing.queue_wait_s
-            if limits is not None:
-                answer_ms = self._session.model_info(frame.model).answer_timeout_ms or limits.answer_timeout_ms
-                total_s = (limits.queue_timeout_ms + answer_ms) / 1000 + self._timing.stream_silence_s
-        if silence_s is None:
-            silence_s = self._timing.stream_silence_s if frame.stream else self._timing.ask_timeout_s
-            if limits is not None and limits.progress_ms is not None:
-                silence_s = max(silence_s, 3.5 * limits.progress_ms / 1000)
-        return Timeouts(total_s=total_s, silence_s=silence_s, from_call=not frame.stream)
-
-    def _begin(self, frame: SendMessage, timeouts: Timeouts, files: Sequence[File]) -> AnswerStream:
+    def _begin(self, frame: SendMessage, limit: Timeouts, files: Sequence[File]) -> AnswerStream:
         self._check_loop()
-        effects = self._session.ask(frame, timeouts, now=self._driver.now)
+        effects = self._session.ask(frame, limit, now=self._driver.now)
         stream = self._new_stream(frame.request_id)
         paths = tuple(file.path for file in files)
         if files:
-            self._sending[frame.request_id] = _Sending(paths, files)
+            self._uploads.add(frame.request_id, paths, files)
         if self._outbox is not None:
             try:
                 self._outbox.save(PendingRequest(frame=frame, paths=paths))
@@ -523,10 +488,10 @@ class Client:
 
     def _resume(self, pending: PendingRequest) -> AnswerStream:
         stream = self._new_stream(pending.frame.request_id)
-        timeouts = replace(self._timeouts(pending.frame, None, None), from_call=False)  # the app may start offline
-        effects = self._session.restore(pending, timeouts, now=self._driver.now)
+        limit = replace(self._timeouts(pending.frame), from_call=False)  # the app may start offline
+        effects = self._session.restore(pending, limit, now=self._driver.now)
         if pending.frame.attachments:
-            self._sending[pending.frame.request_id] = _Sending(pending.paths)
+            self._uploads.add(pending.frame.request_id, pending.paths)
         self._driver.carry_out(effects)
         return stream
 
@@ -564,69 +529,36 @@ class Client:
             raise ProtocolViolation(request_id, "the answer is of another kind")
         return reply
 
-    async def _bring(self, pending: PendingRequest, sending: "_Sending") -> None:
-        """Bring a question's files to the server, and let the question go."""
-        request_id = pending.frame.request_id
-        limits = self._session.limits
-        piece_bytes = (None if limits is None else limits.piece_bytes) or PIECE_BYTES
-        total, arrived = sum(one.size for one in pending.frame.attachments), 0
+    async def _put(self, piece: PutPiece) -> UploadState:
+        return await self._call(piece.request_id, piece, UploadState)
 
-        def put(frame: PutPiece) -> Awaitable[UploadState]:
-            return self._call(frame.request_id, frame, UploadState)
-
-        def progress(sent: int) -> None:
-            self._driver.carry_out(self._session.bringing(now=self._driver.now))
-            if (stream := self._streams.get(request_id)) is not None:
-                stream.push(Uploading(sent_bytes=arrived + sent, total_bytes=total))
-
-        try:
-            async with self._turn_to_bring:  # together they would fill the connection, and be too many for the server
-                files = sending.files or await asyncio.to_thread(read_again, pending.frame.attachments, sending.paths)
-                for file in files:
-                    await bring(file, put, piece_bytes=piece_bytes, progress=progress)
-                    arrived += len(file.data)
-        except AnswerbackError as error:
-            if error.code == ErrorCode.INVALID_FRAME and not self._session.takes_files:  # it does not know the action
-                error = request_failed(ErrorCode.FORBIDDEN, _NO_FILES, request_id=request_id)
-            self._driver.carry_out(self._session.not_brought(request_id, error, now=self._driver.now))
-        else:
-            self._driver.carry_out(self._session.brought(request_id, now=self._driver.now))
-
-    @overload
-    def _exported(self, pending: PendingRequest) -> PendingRequest: ...
-
-    @overload
-    def _exported(self, pending: None) -> None: ...
-
-    def _exported(self, pending: PendingRequest | None) -> PendingRequest | None:
-        """A question as it is to be kept: the session does not know where its files are."""
-        sending = None if pending is None else self._sending.get(pending.frame.request_id)
-        return pending if pending is None or sending is None else replace(pending, paths=sending.paths)
+    def _show(self, request_id: str, event: Event) -> None:
+        if (stream := self._streams.get(request_id)) is not None:
+            stream.push(event)
 
     def _note_accepted(self, request_id: str) -> None:
-        pending = self._exported(self._session.exported(request_id))
+        pending = self._session.exported(request_id)
         if self._outbox is None or pending is None:
             return
         try:
-            self._outbox.save(pending)
+            self._outbox.save(self._uploads.with_paths(pending))
         except Exception:
             log.exception("the outbox could not note that %s was accepted", request_id)
 
-    def _on_effect(self, effect: Emit | Fail | FilesWanted | Reply | ReplyFailed | RoundTrip) -> None:
+    def _on_effect(self, effect: AppEffect) -> None:
         match effect:
+            case Show() | WatchHeld() | WatchFailed():
+                self._watches.on_effect(effect)
             case FilesWanted(request_id):
-                pending, sending = self._session.exported(request_id), self._sending.get(request_id)
-                if pending is not None and sending is not None:
-                    sending.task = self._tasks.start(self._bring(pending, sending), name=f"files of {request_id}")
+                self._uploads.start(request_id)
             case Emit(request_id, event):
                 if isinstance(event, Queued | Started):
-                    if (sending := self._sending.get(request_id)) is not None:
-                        sending.files = ()  # the server has them
+                    self._uploads.accepted(request_id)
                     self._note_accepted(request_id)
                 if isinstance(event, Done):
                     self._end(request_id, event.answer)
-                elif (stream := self._streams.get(request_id)) is not None:
-                    stream.push(event)
+                else:
+                    self._show(request_id, event)
             case Fail(request_id, error, is_final):
                 self._end(request_id, error, is_final=is_final)
             case Reply(request_id, frame):
@@ -645,9 +577,7 @@ class Client:
                 self._outbox.ended(request_id, outcome)
             except Exception:
                 log.exception("the outbox could not keep the ending of %s; it is shown all the same", request_id)
-        sending = self._sending.pop(request_id, None)
-        if sending is not None and sending.task is not None and sending.task is not asyncio.current_task():
-            sending.task.cancel()
+        self._uploads.drop(request_id)
         stream = self._streams.pop(request_id, None)
         if stream is None:
             return
@@ -671,15 +601,6 @@ class Client:
                 self._listener(state)
             except Exception:
                 log.exception("on_state failed")
-
-
-def _traceparent() -> str | None:
-    """The span that the app is in; None: it uses no OpenTelemetry, or there is none now."""
-    trace = sys.modules.get("opentelemetry.trace")
-    context = None if trace is None else trace.get_current_span().get_span_context()
-    if context is None or not context.is_valid:
-        return None
-    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
 def _id() -> str:

@@ -6,20 +6,17 @@ import random
 import ssl
 import time
 from collections.abc import Callable
-from typing import Final, assert_never
+from typing import Final
 
 from answerback.client.effects import (
+    AppEffect,
     Effect,
-    Emit,
-    Fail,
-    FilesWanted,
     Note,
     Ready,
     Reconnect,
     Replace,
     Reply,
     ReplyFailed,
-    RoundTrip,
     Send,
     Stop,
 )
@@ -53,7 +50,7 @@ class Driver:
         ssl_context: ssl.SSLContext | None,
         must_connect: bool,
         rng: random.Random,
-        on_effect: Callable[[Emit | Fail | FilesWanted | Reply | ReplyFailed | RoundTrip], None],
+        on_effect: Callable[[AppEffect], None],
         on_state: Callable[[ConnectionState], None],
     ) -> None:
         self._address = address
@@ -127,8 +124,6 @@ class Driver:
                         self._link.send(frame)
                 case Reply(request_id) | ReplyFailed(request_id) if request_id == self._renewal_id:
                     self._renewed(effect)
-                case Emit() | Fail() | FilesWanted() | Reply() | ReplyFailed() | RoundTrip():
-                    self._on_effect(effect)
                 case Ready(welcome):
                     self._ready(welcome)
                 case Reconnect(reason):
@@ -143,7 +138,7 @@ class Driver:
                 case Note(detail):
                     log.warning("from the server: %r", detail)  # may hold anything
                 case _:
-                    assert_never(effect)
+                    self._on_effect(effect)
         self._schedule()
 
     # --- connections --------------------------------------------------------------------------------------

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from answerback.client.errors import AnswerbackError
-from answerback.client.events import Event
+from answerback.client.events import ChangesMissed, Event, Watched
 from answerback.protocol.frames import (
+    AttachmentPiece,
     Budget,
     ClientFrame,
     Conversation,
+    ConversationChanged,
     Conversations,
     History,
     TokenRenewed,
@@ -56,7 +58,7 @@ class Reply:
     """What a call (history, renewal of a token) was answered with."""
 
     request_id: str
-    frame: History | Conversations | Conversation | UploadState | TokenRenewed | Budget
+    frame: History | Conversations | Conversation | UploadState | AttachmentPiece | TokenRenewed | Budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,34 @@ class RoundTrip:
 
     request_id: str
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    """Something happened in a watched conversation; None: in the list of them."""
+
+    conversation_id: str | None
+    item: Watched | ConversationChanged | ChangesMissed
+
+
+@dataclass(frozen=True, slots=True)
+class WatchHeld:
+    """The server has answered a watch. `is_live` false: it has no room for one more, which then reads the history."""
+
+    conversation_id: str | None
+    is_live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WatchFailed:
+    """A watch is over. The application did not end it."""
+
+    conversation_id: str | None
+    error: AnswerbackError
+
+
+AppEffect: TypeAlias = Emit | Fail | FilesWanted | Reply | ReplyFailed | RoundTrip | Show | WatchHeld | WatchFailed
+"""What concerns the application."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +140,4 @@ class Note:
     detail: str
 
 
-Effect: TypeAlias = (
-    Send | Emit | Fail | FilesWanted | Reply | ReplyFailed | RoundTrip | Ready | Reconnect | Replace | Stop | Note
-)
+Effect: TypeAlias = Send | AppEffect | Ready | Reconnect | Replace | Stop | Note

@@ -1,21 +1,25 @@
 """What the application sees: the answer, the events of a request, and the states of the connection."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from answerback.client.errors import Obstacle
+from answerback.client.errors import AnswerbackError, Obstacle, RequestCancelled, RequestFailed, request_failed
 from answerback.core.assembly import AnswerPart, Ended, PartStarted, PartText, Restarted, Started, Text
+from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status, Timing, Turn, Usage
 
 __all__ = [
     "Answer",
     "AnswerPart",
+    "Asked",
+    "ChangesMissed",
     "Connected",
     "Connecting",
     "ConnectionState",
     "Disconnected",
     "Done",
     "Event",
+    "Failed",
     "PartStarted",
     "PartText",
     "Queued",
@@ -24,7 +28,10 @@ __all__ = [
     "Stopped",
     "Text",
     "Thinking",
+    "TurnsMissed",
     "Uploading",
+    "WatchEvent",
+    "Watched",
 ]
 
 
@@ -71,6 +78,29 @@ def answer_of(ended: Ended, conversation_id: str | None) -> Answer:
     )
 
 
+def outcome_of(ended: Ended, conversation_id: str | None) -> Answer | RequestCancelled | RequestFailed:
+    """What a terminal frame means to the application: an answer, or an error with what there was until then."""
+    answer, body = answer_of(ended, conversation_id), ended.response.error
+    match answer.status:
+        case Status.COMPLETED:
+            return answer
+        case Status.CANCELLED:
+            return RequestCancelled(answer)
+        case Status.FAILED if body is None:
+            return request_failed(ErrorCode.INTERNAL, request_id=answer.request_id, answer=answer)
+        case Status.FAILED:
+            return request_failed(
+                body.code,
+                body.message,
+                retryable=body.retryable,
+                retry_after_ms=body.retry_after_ms,
+                request_id=answer.request_id,
+                answer=answer,
+                reason=body.reason,
+                resets_at=body.resets_at,
+            )
+
+
 def parts_of(turn: Turn) -> tuple[AnswerPart, ...]:
     """The parts of a whole turn's answer, as `Client.history(parts=True)` gives it; empty if it is text alone."""
     return tuple(AnswerPart(part.kind, part.name, turn.answer[part.start : part.end]) for part in turn.parts)
@@ -107,6 +137,50 @@ class Done:
 
 
 Event: TypeAlias = Uploading | Queued | Started | Restarted | Thinking | Text | PartStarted | PartText | Done
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Another app of the user has asked this in a watched conversation. The events of its answer follow.
+
+    `is_cut`: `question` is only the beginning, for it is long; the history has all of it. `replaces`: the id of the
+    request whose place it takes. `accepted_at`: ISO 8601, UTC.
+    """
+
+    request_id: str
+    conversation_id: str
+    question: str
+    is_cut: bool = False
+    model: str | None = None
+    replaces: str | None = None
+    accepted_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A watched answer has ended without being whole: it failed, or somebody stopped it."""
+
+    error: AnswerbackError
+
+
+@dataclass(frozen=True, slots=True)
+class TurnsMissed:
+    """More turns ended while the app was away, or did not read, than are kept for it. `Client.history` has them."""
+
+
+WatchEvent: TypeAlias = TurnsMissed | Asked | Event | Failed
+
+
+class Watched(NamedTuple):
+    """Something that happened to a request in a watched conversation. The last of a request is `Done` or `Failed`."""
+
+    request_id: str
+    event: WatchEvent
+
+
+@dataclass(frozen=True, slots=True)
+class ChangesMissed:
+    """Conversations may have changed without a word: read `Client.conversations` now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from answerback.client.events import Answer
+from answerback.client.outbox import PendingRequest
 from answerback.core.assembly import Assembly
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import ResumePoint, SendMessage
+from answerback.protocol.frames import ResumePoint, SendMessage, Status
 
 
 class Phase(StrEnum):
@@ -74,6 +76,25 @@ class Exchange:
     def resume_point(self) -> ResumePoint:
         """What the client holds of it."""
         return ResumePoint(request_id=self.request_id, attempt=self.assembly.attempt, offset=self.assembly.length)
+
+    @property
+    def pending(self) -> PendingRequest:
+        """What has to be kept of it."""
+        return PendingRequest(
+            frame=self.frame, is_accepted=self.phase is Phase.ACCEPTED, conversation_id=self.conversation_id
+        )
+
+    @property
+    def so_far(self) -> Answer:
+        """What there is of the answer to a question that ends here and not at the server."""
+        return Answer(
+            text=self.assembly.text,
+            parts=self.assembly.parts,
+            request_id=self.request_id,
+            status=Status.CANCELLED,
+            attempt=self.assembly.attempt,
+            conversation_id=self.conversation_id,
+        )
 
     @property
     def gives_up_at(self) -> float:

@@ -8,27 +8,48 @@ from answerback.client.errors import ProtocolViolation
 from answerback.protocol.frames import History, Turn
 
 
+class TurnPages:
+    """Reads a conversation's turns from its pages, newest first. Pure: whoever drives it gets the pages.
+
+    `before`: of the page wanted. `is_done`: there is no other one.
+    """
+
+    def __init__(self, conversation_id: str) -> None:
+        self.conversation_id = conversation_id
+        self.before: str | None = None
+        self.is_done = False
+        self._later: Turn | None = None
+
+    def take(self, page: History) -> list[Turn]:
+        """The turns that this page makes whole, newest first.
+
+        Raises: ProtocolViolation: pieces that do not fit together, or pages that never end.
+        """
+        whole: list[Turn] = []
+        for turn in reversed(page.turns):
+            joined = turn if self._later is None else _joined(self.conversation_id, turn, self._later)
+            is_whole = joined.question_offset == 0 and joined.answer_offset == 0
+            self._later = None if is_whole else joined
+            if is_whole:
+                whole.append(joined)
+        self.is_done = page.next is None
+        if not self.is_done and page.next == self.before:
+            raise ProtocolViolation(self.conversation_id, "a history page follows itself")
+        self.before = page.next
+        if self.is_done and self._later is not None:
+            raise ProtocolViolation(self.conversation_id, "the beginning of a turn is missing")
+        return whole
+
+
 async def turns(conversation_id: str, page: Callable[[str | None], Awaitable[History]]) -> AsyncIterator[Turn]:
     """Every turn, newest first, each whole. `page` gets the `before` of the page wanted.
 
-    Raises: ProtocolViolation: pieces that do not fit together, or pages that never end.
+    Raises: ProtocolViolation: as `TurnPages.take`.
     """
-    joined: Turn | None = None
-    before: str | None = None
-    while True:
-        history = await page(before)
-        for turn in reversed(history.turns):
-            joined = turn if joined is None else _joined(conversation_id, turn, joined)
-            if joined.question_offset == 0 and joined.answer_offset == 0:
-                yield joined
-                joined = None
-        if history.next is None:
-            break
-        if history.next == before:
-            raise ProtocolViolation(conversation_id, "a history page follows itself")
-        before = history.next
-    if joined is not None:
-        raise ProtocolViolation(conversation_id, "the beginning of a turn is missing")
+    pages = TurnPages(conversation_id)
+    while not pages.is_done:
+        for turn in pages.take(await page(pages.before)):
+            yield turn
 
 
 def _joined(conversation_id: str, earlier: Turn, later: Turn) -> Turn:

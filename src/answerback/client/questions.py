@@ -8,17 +8,25 @@ WAITING --sent--> SENT --accepted, started, delta--> ACCEPTED --ending, time-out
 from collections import deque
 from collections.abc import Iterator
 from math import inf
+from typing import Final
 
 from answerback.client.calls import Calls
-from answerback.client.effects import Effect, Emit, Fail, FilesWanted, Send
-from answerback.client.errors import AnswerbackError, RequestTimeout
+from answerback.client.effects import Effect, Emit, Fail, FilesWanted, Note, Send
+from answerback.client.errors import AnswerbackError, RequestTimeout, request_failed
 from answerback.client.events import Event
 from answerback.client.exchange import Exchange, Phase, Timeouts
 from answerback.client.liveness import Liveness
 from answerback.client.timing import Timing
 from answerback.core.assembly import Assembly
-from answerback.protocol.frames import CancelMessage, ClientInfo, Hello, SendMessage
+from answerback.protocol.errors import ERRORS, ErrorCode
+from answerback.protocol.frames import CancelMessage, ClientInfo, Error, Hello, SendMessage
 from answerback.protocol.limits import MAX_RESUME_POINTS
+
+_MAX_BROUGHT: Final = 3
+"""How often the files of a question are brought before its server is not believed any more."""
+
+_ENDS_ACCEPTED: Final = frozenset({ErrorCode.UNKNOWN_REQUEST, ErrorCode.REQUEST_CONFLICT})
+"""Errors that end even an accepted question: the server does not have it (any more) for this session."""
 
 
 class Questions:
@@ -179,6 +187,22 @@ class Questions:
         exchange.probe_at = None
         exchange.resend_at = now + pause_s
         self._at(exchange.resend_at)
+
+    def refused(self, exchange: Exchange, error: Error, *, now: float) -> None:
+        """An error about a question."""
+        if ERRORS[error.code].retryable:
+            exchange.refusal = error.code
+        if exchange.phase is Phase.ACCEPTED and error.code not in _ENDS_ACCEPTED:
+            self._effects.append(Note(f"{error.code}: {error.message}"))
+        elif error.code is ErrorCode.ATTACHMENT_MISSING and exchange.is_held:
+            pass  # said twice, of a frame that was sent twice
+        elif error.code is ErrorCode.ATTACHMENT_MISSING and 0 < exchange.brought < _MAX_BROUGHT:
+            self.hold(exchange)  # it was there, and is too old by now
+        elif ERRORS[error.code].retryable:
+            pause_s = self._timing.resend_s if error.retry_after_ms is None else error.retry_after_ms / 1000
+            self.resend_later(exchange, pause_s, now=now)
+        else:
+            self.fail(exchange, request_failed(error.code, error.message, request_id=exchange.request_id), now=now)
 
     def want_resume(self, exchange: Exchange, *, now: float) -> None:
         """Text is missing: ask for it at once; while that brings nothing, with growing pauses."""

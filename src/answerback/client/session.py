@@ -24,25 +24,30 @@ from answerback.client.errors import (
     StoreChanged,
     request_failed,
 )
-from answerback.client.events import Answer, Done, Queued, Thinking, answer_of
+from answerback.client.events import Answer, Done, Queued, Thinking, Watched, outcome_of
 from answerback.client.exchange import Exchange, Phase, Timeouts
 from answerback.client.liveness import Liveness
 from answerback.client.outbox import PendingRequest
 from answerback.client.questions import Questions
 from answerback.client.timing import Timing
+from answerback.client.watches import FEATURE, Watches, unsupported
 from answerback.core.assembly import AnswerFrame, Broken, Ended, Missing
+from answerback.core.uploads import why_not_taken
 from answerback.protocol.codec import Data, FrameError, decode_server, encode
-from answerback.protocol.errors import ERRORS, ErrorCode
+from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
+    AttachmentPiece,
     Budget,
     CancelMessage,
     ClientInfo,
     Conversation,
+    ConversationChanged,
     Conversations,
     Error,
     GoAway,
     History,
     MessageAccepted,
+    MessageAsked,
     MessageDelta,
     MessageProgress,
     MessageResponse,
@@ -54,17 +59,13 @@ from answerback.protocol.frames import (
     ServerFrame,
     ServerInfo,
     ServerLimits,
-    Status,
     TokenRenewed,
     UploadState,
+    Watching,
     Welcome,
 )
 
-_MAX_BROUGHT: Final = 3
-"""How often the files of a question are brought before its server is not believed any more."""
-
-_ENDS_ACCEPTED: Final = frozenset({ErrorCode.UNKNOWN_REQUEST, ErrorCode.REQUEST_CONFLICT})
-"""Errors that end even an accepted question: the server does not have it (any more) for this session."""
+NO_FILES: Final = "This server takes no files. Leave them out, or ask its operator to upgrade it."
 
 
 class Session:
@@ -83,6 +84,7 @@ class Session:
         self._liveness = Liveness(timing)
         self._questions = Questions(timing=timing, liveness=self._liveness, calls=self._calls, effects=self._effects)
         self._questions.client = client
+        self._watches = Watches(timing=timing, questions=self._questions, effects=self._effects)
         self._link: int | None = None
         self._stopped: AnswerbackError | None = None
         self._welcome: Welcome | None = None
@@ -133,7 +135,7 @@ class Session:
         if self._stopped is not None:
             return None
         due = self._questions.due_at()
-        for instant in (self._calls.due_at(), self._liveness.due_at()):
+        for instant in (self._calls.due_at(), self._liveness.due_at(), self._watches.due_at()):
             if instant is not None and (due is None or instant < due):
                 due = instant
         return due
@@ -146,6 +148,7 @@ class Session:
         if self._questions.get(frame.request_id) is not None:
             raise ValueError(f"request {frame.request_id} is pending already; use a new id for each question")
         exchange = self._questions.add(frame, timeouts, now=now)
+        self._watches.asked_here(frame.request_id, frame.conversation_id)
         self._hold_or_pump(exchange, now)
         return self._flush()
 
@@ -183,24 +186,29 @@ class Session:
 
     def export(self) -> list[PendingRequest]:
         """Every question without an ending, in the order asked; what `restore` takes."""
-        return [_pending(exchange) for exchange in self._questions]
+        return [exchange.pending for exchange in self._questions]
 
     def exported(self, request_id: str) -> PendingRequest | None:
         """One of `export`."""
         exchange = self._questions.get(request_id)
-        return None if exchange is None else _pending(exchange)
+        return None if exchange is None else exchange.pending
 
-    def cancel(self, request_id: str, *, now: float) -> list[Effect]:
+    def cancel(self, request_id: str, conversation_id: str | None = None, *, now: float) -> list[Effect]:
         """Stop a question. Its ending comes from the server, and may still be the whole answer.
 
-        One that was never sent ends here. An unknown or ended one is left alone.
+        One that was never sent ends here. An unknown or ended one is left alone. `conversation_id`: of one that another
+        session may have asked. Raises: RequestFailed: the server does not know that.
         """
         exchange = self._questions.get(request_id)
+        if exchange is None and conversation_id is not None:
+            self._check_watch()
+            self._watches.cancel(request_id, conversation_id, now=now)
+            return self._flush()
         if exchange is None or exchange.is_cancelled:
             return []
         exchange.is_cancelled = True
         if not exchange.was_sent:
-            self._questions.fail(exchange, RequestCancelled(_so_far(exchange)), now=now)
+            self._questions.fail(exchange, RequestCancelled(exchange.so_far), now=now)
         elif self._questions.is_open:
             self._effects.append(Send(CancelMessage(request_id=request_id)))
             self._questions.restart_timers(exchange, now=now)
@@ -211,8 +219,28 @@ class Session:
         exchange = self._questions.get(request_id)
         if exchange is not None:
             self._questions.request_stop(exchange, now=now)
-            self._questions.fail(exchange, RequestCancelled(_so_far(exchange)), now=now)
+            self._questions.fail(exchange, RequestCancelled(exchange.so_far), now=now)
         return self._flush()
+
+    def watch(self, conversation_id: str | None, *, after: str | None = None, now: float) -> list[Effect]:
+        """Show what other sessions of the user ask in a conversation, or how the list of conversations changes.
+
+        `Show`, `WatchHeld` and `WatchFailed` tell. `after`: the newest turn that the app has; those after it are shown.
+        What is watched already is left alone. Raises: RequestFailed: the server does not know that.
+        """
+        self._check_watch()
+        if conversation_id not in self._watches:
+            self._watches.watch(conversation_id, after=after, now=now)
+        return self._flush()
+
+    def unwatch(self, conversation_id: str | None) -> list[Effect]:
+        """Watch it no longer."""
+        self._watches.unwatch(conversation_id)
+        return self._flush()
+
+    def shown_so_far(self, conversation_id: str) -> list[Watched]:
+        """The answers under way in a conversation that is watched, for one more reader of it."""
+        return self._watches.so_far(conversation_id)
 
     def call(self, request_id: str, frame: CallFrame | Ping, *, timeout_s: float, now: float) -> list[Effect]:
         """Ask about conversations, renew the token, measure a round trip: `Reply`, `RoundTrip` or `ReplyFailed`."""
@@ -239,6 +267,7 @@ class Session:
             return []
         self._link = link
         self._liveness.opened(now=now)
+        self._watches.lost()  # until the server has said whether it can be watched
         if self._store:  # another one would not know what is resumed, and would take what is sent again
             self._questions.lost()
             self._calls.lost()
@@ -292,6 +321,7 @@ class Session:
         if self._link is None or self._is_link_good(now):
             self._questions.tick(now=now)
             self._effects.extend(self._calls.tick(now=now))
+            self._watches.tick(now=now)
         return self._flush()
 
     # --- frames -----------------------------------------------------------------------------------------
@@ -304,25 +334,53 @@ class Session:
                 self._take_answer(frame, now)
             case MessageProgress():
                 self._take_progress(frame, now)
-            case Welcome():
-                if link == self._link and self._is_our_store(frame.server):
-                    self._welcome = frame
-                    every_ms = frame.limits.progress_ms
-                    self._questions.progress_s = None if every_ms is None else every_ms / 1000
-                    self._effects.append(Ready(frame))
-                    self._questions.welcomed(frame.hello_id, now=now)
-                    if not self._questions.is_open:
-                        self._begin(now)
+            case MessageAsked():
+                # A late one of an older connection may be of an answer that has ended there.
+                if link == self._link:
+                    self._watches.asked(frame, now=now)
+            case Watching() | ConversationChanged():
+                self._watches.take(frame, now=now)
+            case (
+                History()
+                | Conversations()
+                | Conversation()
+                | UploadState()
+                | AttachmentPiece()
+                | TokenRenewed()
+                | Budget()
+            ):
+                self._effects.extend(self._calls.answered(frame))
+                if isinstance(frame, History):
+                    self._watches.take(frame, now=now)
             case Error():
                 self._take_error(link, frame, now)
-            case History() | Conversations() | Conversation() | UploadState() | TokenRenewed() | Budget():
-                self._effects.extend(self._calls.answered(frame))
+            case Welcome() | Pong() | GoAway():
+                if link == self._link:
+                    self._take_own(frame, now)
+
+    def _take_own(self, frame: Welcome | Pong | GoAway, now: float) -> None:
+        """What the present connection says about itself."""
+        match frame:
+            case Welcome():
+                if self._is_our_store(frame.server):
+                    self._take_welcome(frame, now)
             case Pong():
-                if link == self._link:
-                    self._effects.extend(self._calls.pong(now=now))
+                self._effects.extend(self._calls.pong(now=now))
             case GoAway():
-                if link == self._link:
-                    self._effects.append(Replace(frame.deadline_ms / 1000))
+                self._effects.append(Replace(frame.deadline_ms / 1000))
+
+    def _take_welcome(self, welcome: Welcome, now: float) -> None:
+        is_first, self._welcome = self._welcome is None, welcome
+        every_ms = welcome.limits.progress_ms
+        self._questions.progress_s = None if every_ms is None else every_ms / 1000
+        self._effects.append(Ready(welcome))
+        self._questions.welcomed(welcome.hello_id, now=now)
+        if not self._questions.is_open:
+            self._begin(now)
+        if not self._watches.is_open:
+            self._watches.opened(welcome, now=now)
+        for exchange in self._questions if is_first else ():  # what files it takes was not known before
+            self._hold_or_pump(exchange, now)
 
     def _take_broken(self, broken: FrameError, now: float) -> None:
         """A frame that cannot be read ends what it is about: it would come again at every resend."""
@@ -332,6 +390,8 @@ class Session:
         if exchange is not None:
             self._questions.request_stop(exchange, now=now)
             self._questions.fail(exchange, error, now=now)
+        elif broken.action not in (None, "messageProgress") and self._watches.broken(request_id, error, now=now):
+            pass
         elif broken.action is None or (effects := self._calls.broken(request_id, error)) is None:
             self._effects.append(Note(str(broken)))  # API Gateway reports failures in messages that have no action
             self._questions.probe_soon(now=now)
@@ -342,6 +402,7 @@ class Session:
         exchange = self._questions.get(frame.request_id)
         if exchange is not None:
             exchange.conversation_id = frame.conversation_id
+            self._watches.asked_here(frame.request_id, frame.conversation_id)
             self._questions.accept(exchange, now=now)
             event = Queued(position=frame.position, conversation_id=frame.conversation_id)
             self._questions.emit(exchange, event)
@@ -349,7 +410,10 @@ class Session:
     def _take_progress(self, frame: MessageProgress, now: float) -> None:
         """A sign of life. It says nothing of the text, and a late one of an older attempt says nothing at all."""
         exchange = self._questions.get(frame.request_id)
-        if exchange is None or 0 < frame.attempt < exchange.assembly.attempt:
+        if exchange is None:
+            self._watches.answered(frame, now=now)
+            return
+        if 0 < frame.attempt < exchange.assembly.attempt:
             return
         self._questions.accept(exchange, now=now)
         if frame.attempt:
@@ -360,6 +424,7 @@ class Session:
         if exchange is None:
             if isinstance(frame, MessageResponse):
                 self._calls.ending_received(frame.request_id)
+            self._watches.answered(frame, now=now)
             return
         assembly = exchange.assembly
         before = (assembly.attempt, assembly.length)
@@ -385,27 +450,12 @@ class Session:
             self._questions.got_text(exchange)
 
     def _end(self, exchange: Exchange, ended: Ended, now: float) -> None:
-        response = ended.response
-        answer = answer_of(ended, exchange.conversation_id)
-        match response.status:
-            case Status.COMPLETED:
-                self._questions.emit(exchange, Done(answer))
-                self._questions.drop(exchange, now=now)
-            case Status.CANCELLED:
-                self._questions.fail(exchange, RequestCancelled(answer), now=now)
-            case Status.FAILED:
-                body = response.error
-                error = request_failed(
-                    ErrorCode.INTERNAL if body is None else body.code,
-                    None if body is None else body.message,
-                    retryable=None if body is None else body.retryable,
-                    retry_after_ms=None if body is None else body.retry_after_ms,
-                    request_id=exchange.request_id,
-                    answer=answer,
-                    reason=None if body is None else body.reason,
-                    resets_at=None if body is None else body.resets_at,
-                )
-                self._questions.fail(exchange, error, now=now)
+        outcome = outcome_of(ended, exchange.conversation_id)
+        if isinstance(outcome, Answer):
+            self._questions.emit(exchange, Done(outcome))
+            self._questions.drop(exchange, now=now)
+        else:
+            self._questions.fail(exchange, outcome, now=now)
 
     def _take_error(self, link: int, error: Error, now: float) -> None:
         if error.code is ErrorCode.SESSION_REPLACED:
@@ -416,32 +466,31 @@ class Session:
             if link == self._link:
                 self._stop(Forbidden(error.message.rstrip(".")))
             return
-        effects = self._calls.refused(error, now=now)
-        if effects is not None:
+        if (effects := self._calls.refused(error, now=now)) is not None:
             self._effects.extend(effects)
-            return
-        exchange = self._questions.get(error.request_id)
-        if exchange is not None and ERRORS[error.code].retryable:
-            exchange.refusal = error.code
-        if exchange is None or (exchange.phase is Phase.ACCEPTED and error.code not in _ENDS_ACCEPTED):
+        elif (exchange := self._questions.get(error.request_id)) is not None:
+            self._questions.refused(exchange, error, now=now)
+        elif not self._watches.refused(error, now=now):
             self._effects.append(Note(f"{error.code}: {error.message}"))
-        elif error.code is ErrorCode.ATTACHMENT_MISSING and exchange.is_held:
-            pass  # said twice, of a frame that was sent twice
-        elif error.code is ErrorCode.ATTACHMENT_MISSING and 0 < exchange.brought < _MAX_BROUGHT:
-            self._questions.hold(exchange)  # it was there, and is too old by now
-        elif ERRORS[error.code].retryable:
-            pause_s = self._timing.resend_s if error.retry_after_ms is None else error.retry_after_ms / 1000
-            self._questions.resend_later(exchange, pause_s, now=now)
-        else:
-            failure = request_failed(error.code, error.message, request_id=exchange.request_id)
-            self._questions.fail(exchange, failure, now=now)
 
     # --- inside -----------------------------------------------------------------------------------------
 
     def _hold_or_pump(self, exchange: Exchange, now: float) -> None:
-        if exchange.is_held and exchange.phase is Phase.WAITING:
-            self._questions.hold(exchange)
+        if exchange.is_held and exchange.phase is Phase.WAITING and self._welcome is not None:
+            self._want_files(exchange, now)
         self._questions.pump(exchange.key, now=now)
+
+    def _want_files(self, exchange: Exchange, now: float) -> None:
+        """Have a question's files brought, if server and model take them."""
+        kinds = self.model_info(exchange.frame.model).attachments
+        why = why_not_taken(exchange.frame.attachments, kinds) if kinds else None
+        if not self.takes_files:
+            why = NO_FILES
+        if why is None:
+            self._questions.hold(exchange)
+        else:
+            error = request_failed(ErrorCode.FORBIDDEN, why, request_id=exchange.request_id)
+            self._questions.fail(exchange, error, now=now)
 
     def _is_link_good(self, now: float) -> bool:
         """No `welcome`, or nothing at all, means another connection; what else is due is done on that one."""
@@ -476,6 +525,12 @@ class Session:
         self._liveness.lost()
         self._questions.lost()
         self._calls.lost()
+        self._watches.lost()
+
+    def _check_watch(self) -> None:
+        self._check_open()
+        if self._welcome is not None and FEATURE not in self._welcome.features:
+            raise unsupported()
 
     def _check_open(self) -> None:
         if self._stopped is not None:
@@ -487,29 +542,9 @@ class Session:
         self._effects.append(Stop(error))
         self._questions.stop(error)
         self._effects.extend(self._calls.stop(error))
+        self._watches.stop(error)
 
     def _flush(self) -> list[Effect]:
         effects = self._effects.copy()
         self._effects.clear()
         return effects
-
-
-def _pending(exchange: Exchange) -> PendingRequest:
-    """What has to be kept of a question."""
-    return PendingRequest(
-        frame=exchange.frame,
-        is_accepted=exchange.phase is Phase.ACCEPTED,
-        conversation_id=exchange.conversation_id,
-    )
-
-
-def _so_far(exchange: Exchange) -> Answer:
-    """What there is of the answer to a question that ends here and not at the server."""
-    return Answer(
-        text=exchange.assembly.text,
-        parts=exchange.assembly.parts,
-        request_id=exchange.request_id,
-        status=Status.CANCELLED,
-        attempt=exchange.assembly.attempt,
-        conversation_id=exchange.conversation_id,
-    )

@@ -4,12 +4,41 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, TypeVar, cast
 
 from answerback.client.errors import AnswerbackError, AnswerRestarted
-from answerback.client.events import Answer, Done, Event, PartText, Queued, Restarted, Text, Thinking, Uploading
+from answerback.client.events import (
+    Answer,
+    Done,
+    Event,
+    PartStarted,
+    PartText,
+    Queued,
+    Restarted,
+    Text,
+    Thinking,
+    Uploading,
+)
 
 Outcome: TypeAlias = Answer | AnswerbackError
+
+
+EventT = TypeVar("EventT")
+
+
+def add(unread: deque[EventT], event: EventT) -> None:
+    """Keep an event until it is read. Text that was not read yet is joined, and dropped when it is void."""
+    last = unread[-1] if unread else None
+    joined = last.joined(event) if isinstance(last, Text | PartText) else None
+    if joined is not None:
+        unread[-1] = cast("EventT", joined)
+    elif isinstance(event, Thinking | Uploading) and type(event) is type(last):
+        unread[-1] = event
+    else:
+        if isinstance(event, Restarted):
+            for void in [one for one in unread if isinstance(one, Text | PartStarted | PartText)]:
+                unread.remove(void)
+        unread.append(event)
 
 
 class _Final(Awaitable[Answer]):
@@ -136,14 +165,7 @@ class AnswerStream:
         """Something happened. Text that was not read yet is joined."""
         if isinstance(event, Queued):
             self.conversation_id = event.conversation_id
-        last = self._unread[-1] if self._unread else None
-        joined = last.joined(event) if isinstance(last, Text | PartText) else None
-        if joined is not None:
-            self._unread[-1] = joined
-        elif isinstance(event, Thinking | Uploading) and type(event) is type(last):
-            self._unread[-1] = event
-        else:
-            self._unread.append(event)
+        add(self._unread, event)
         if isinstance(event, Done):
             self._outcome = event.answer
             self._over.set()

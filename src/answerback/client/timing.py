@@ -32,6 +32,10 @@ class Timing:
     """TCP, TLS and the WebSocket handshake together."""
     ping_idle_s: float = 270.0
     """Sign of life on a quiet connection (API Gateway closes one after 10 minutes)."""
+    renew_watch_s: float = 240.0
+    """What is watched is asked for anew (the server forgets it after 10 minutes)."""
+    full_watch_s: float = 60.0
+    """Where the server has no room for one more that watches: between two tries, each with a look at the history."""
     rollover_min_s: float = 6_000.0
     """A connection is replaced at a random age between the two (API Gateway closes it after 2 hours)."""
     rollover_max_s: float = 6_900.0

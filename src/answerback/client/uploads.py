@@ -1,9 +1,11 @@
-"""Files that go with questions: read here, brought to the server in pieces, whatever happens to the connection."""
+"""Files that go with questions: read here, brought to the server in pieces and back, whatever the connection does."""
 
 import asyncio
 import hashlib
+import itertools
 import mimetypes
 import os
+import re
 import stat
 import unicodedata
 import uuid
@@ -12,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self, TypeAlias
 
-from answerback.client.errors import AttachmentMissing, ProtocolViolation, RequestTimeout
+from answerback.client.errors import AttachmentMissing, Overloaded, ProtocolViolation, RequestTimeout
 from answerback.core.uploads import TEXT, content_of, kind_of
-from answerback.protocol.frames import Attachment, PutPiece, UploadState
+from answerback.protocol.frames import Attachment, AttachmentPiece, GetAttachment, PutPiece, UploadState
 from answerback.protocol.limits import (
     MAX_ATTACHED_BYTES,
     MAX_ATTACHMENT_BYTES,
@@ -26,7 +28,14 @@ from answerback.protocol.limits import (
 PIECES_OUT: Final = 3
 """Pieces on the way at once: questions and cancellations find their place between them."""
 
+_NAME_BYTES: Final = 200
+"""Of a name on a disk, of which file systems take 255, and a number may follow."""
+_MEDIA_TYPE: Final = re.compile(r"[a-z0-9.+-]+/[a-z0-9.+-]+")
+_UNSAFE: Final = re.compile(r'[<>:"|?*`\x00-\x1f]')
+
 _MAX_RESTARTS: Final = 5
+_MAX_WAIT_MS: Final = 60_000
+"""So long a file waits for its turn; tomorrow is another day."""
 _UNKNOWN: Final = "application/octet-stream"
 
 
@@ -45,17 +54,22 @@ class File:
     sha256: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.data, bytes | bytearray | memoryview):
+            raise TypeError(f"the data of {self.name} must be bytes; encode text first")
+        object.__setattr__(self, "data", bytes(self.data))  # nobody changes them while they are sent
         size = len(self.data)
         if not 0 < size <= MAX_ATTACHMENT_BYTES:
             raise ValueError(f"{self.name} has {size} bytes; a file may have 1 to {MAX_ATTACHMENT_BYTES}")
         name = unicodedata.normalize("NFC", self.name)  # macOS gives Hangul in pieces, which no model reads well
-        name = "".join(sign if sign.isprintable() else "_" for sign in name)[-MAX_FILE_NAME_LENGTH:]
+        name = "".join(sign if sign.isprintable() else "_" for sign in name).strip()[-MAX_FILE_NAME_LENGTH:]
         if not name:
             raise ValueError("a file needs a name")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "sha256", hashlib.sha256(self.data).hexdigest())
-        if not self.media_type:
-            object.__setattr__(self, "media_type", media_type_of(name, self.data))
+        media_type = self.media_type.partition(";")[0].strip().lower() or media_type_of(name, self.data)
+        if not _MEDIA_TYPE.fullmatch(media_type):
+            raise ValueError(f"{self.media_type!r} is no media type; leave it out, and it is found out")
+        object.__setattr__(self, "media_type", media_type)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:
@@ -63,6 +77,20 @@ class File:
         place = Path(path)
         data = read_bounded(place, MAX_ATTACHMENT_BYTES)
         return cls(name=place.name, data=data, path=os.fspath(place.absolute()))
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the file into a folder, under a name that is free there; returns where. Raises: OSError."""
+        place = Path(folder) / disk_name(self.name)
+        for number in itertools.count(2):
+            try:
+                with place.open("xb") as file:
+                    file.write(self.data)
+            except FileExistsError:
+                named = Path(disk_name(self.name))
+                place = Path(folder) / f"{named.stem} ({number}){named.suffix}"
+            else:
+                break
+        return place
 
     @property
     def kind(self) -> str | None:
@@ -75,8 +103,17 @@ class File:
         return Attachment(sha256=self.sha256, size=len(self.data), media_type=self.media_type, name=self.name)
 
 
+def disk_name(name: str) -> str:
+    """The name of a file as every file system takes it, in the folder that it is saved in and not hidden there."""
+    last = _UNSAFE.sub("_", re.split(r"[/\\]", name)[-1]).strip(" .") or "file"
+    suffix = Path(last).suffix.encode()[-_NAME_BYTES // 4 :]
+    stem = Path(last).stem.encode()[: _NAME_BYTES - len(suffix)]
+    return (stem + suffix).decode(errors="ignore")
+
+
 Source: TypeAlias = str | os.PathLike[str] | File
 Put: TypeAlias = Callable[[PutPiece], Awaitable[UploadState]]
+Get: TypeAlias = Callable[[GetAttachment], Awaitable[AttachmentPiece]]
 
 
 def media_type_of(name: str, data: bytes) -> str:
@@ -105,6 +142,8 @@ def read_bounded(path: str | os.PathLike[str], max_bytes: int) -> bytes:
 
 def files_of(sources: Sequence[Source]) -> tuple[File, ...]:
     """The files that an app names. Raises: OSError. ValueError: one cannot be sent, or not all of them together."""
+    if isinstance(sources, str | bytes | os.PathLike | File):
+        raise TypeError(f"attachments must be a list of files, such as [{sources!r}]")
     if len(sources) > MAX_ATTACHMENTS:
         raise ValueError(f"there are {len(sources)} files; a question may have {MAX_ATTACHMENTS}")
     files = tuple(source if isinstance(source, File) else File.read(source) for source in sources)
@@ -152,11 +191,18 @@ async def bring(
                 return await put(frame)
             except RequestTimeout:
                 continue  # for want of a connection; the same piece may arrive twice
+            except Overloaded as error:  # uploads were left behind, and give way soon
+                if not 0 < (error.retry_after_ms or 0) <= _MAX_WAIT_MS:
+                    raise
+                progress(arrived)
+                await asyncio.sleep((error.retry_after_ms or 0) / 1000)
 
+    arrived = 0
     state = await send(0, "", b"")
     restarts = 0
     while not state.complete:
-        progress(state.offset)
+        arrived = state.offset
+        progress(arrived)
         offsets = range(state.offset, named.size, piece_bytes)[:PIECES_OUT]
         pieces = [send(offset, state.upload, file.data[offset : offset + piece_bytes]) for offset in offsets]
         answers = await asyncio.gather(*pieces, return_exceptions=True)
@@ -174,3 +220,31 @@ async def bring(
                 raise ProtocolViolation("", f"the upload of {named.name} does not become whole")
         state = newest
     progress(named.size)
+
+
+async def fetch(named: Attachment, get: Get, *, progress: Callable[[int], None] = lambda _: None) -> File:
+    """Bring a file back from the server.
+
+    `get` asks for bytes and returns the answer, over as many connections as it takes. `progress` gets the bytes that
+    have arrived, at each answer.
+    Raises: AttachmentMissing: the server does not have it (any more). ProtocolViolation: what came is another file.
+    """
+    data, digest, step = bytearray(), hashlib.sha256(), named.size
+    while len(data) < named.size:
+        offsets = range(len(data), named.size, step)[:PIECES_OUT]
+        asked = [
+            GetAttachment(request_id=str(uuid.uuid4()), sha256=named.sha256, size=named.size, offset=offset)
+            for offset in offsets
+        ]
+        before = len(data)
+        for frame, answer in zip(asked, await asyncio.gather(*map(get, asked)), strict=True):
+            new = answer.data[len(data) - frame.offset :] if frame.offset <= len(data) else b""
+            data += new
+            digest.update(new)
+        if not before < len(data) <= named.size:
+            raise ProtocolViolation("", f"{named.name} does not come as it should")
+        step = min(step, len(data) - before)  # the first answer says how much one of them has
+        progress(len(data))
+    if digest.hexdigest() != named.sha256:
+        raise ProtocolViolation("", f"{named.name} came as another file than it was")
+    return File(name=named.name, data=bytes(data), media_type=named.media_type)

@@ -152,6 +152,11 @@ class Assembly:
         return "".join(self._shown)
 
     @property
+    def content(self) -> str:
+        """All that has been assembled of the present attempt, of whatever part."""
+        return "".join(self._pieces)
+
+    @property
     def parts(self) -> tuple[AnswerPart, ...]:
         """All parts so far; none of an answer that is text alone."""
         if self._is_text:
@@ -191,6 +196,20 @@ class Assembly:
             case MessageResponse():
                 self._enter(frame.attempt, events, says_start=False)
                 self._end(frame, events)
+        return events
+
+    def so_far(self) -> list[Started | Text | PartStarted | PartText]:
+        """The events that lead to what there is now, for a reader that comes late."""
+        events: list[Started | Text | PartStarted | PartText] = [Started(self.attempt)] if self._started else []
+        shown = 0
+        for part, (kind, name, pieces) in enumerate(self._parts):
+            if kind == TEXT:
+                offset, end = sum(map(len, self._shown[:shown])), shown + len(pieces)
+                events.append(Text(offset=offset, parts=self._shown, start=shown, end=end))
+                shown = end
+            else:
+                events.append(PartStarted(part, kind, name))
+                events.append(PartText(part=part, kind=kind, name=name, pieces=pieces, start=0, end=len(pieces)))
         return events
 
     def _enter(self, attempt: int, events: list[AssemblyEvent], *, says_start: bool) -> None:

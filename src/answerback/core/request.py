@@ -12,6 +12,7 @@ effect that it names.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from msgspec import Struct
@@ -20,6 +21,7 @@ from msgspec.structs import replace
 from answerback.core import budget
 from answerback.core.budget import Counted, Entry, Hold
 from answerback.core.instants import LeaptSince, no_leaps
+from answerback.core.keys import normal_id
 from answerback.core.parts import NOTHING, Content
 from answerback.core.transitions import TRANSITIONS, Effect, Event, Guard, If, State
 from answerback.protocol.errors import ErrorCode
@@ -29,6 +31,13 @@ T_co = TypeVar("T_co", covariant=True)
 
 SCHEMA: Final = 2
 """The newest version of the record's form that this program reads. A version only adds fields with defaults."""
+
+_SINCE: Final = MappingProxyType({2: ("parts", "traceparent", "hold")})
+"""The fields that came with a version. One of them is None where it is not used."""
+
+
+MAX_NOTED: Final = 8
+"""Watchers in one record: it is written often, and DynamoDB counts each KB."""
 
 
 class RequestKey(NamedTuple):
@@ -46,6 +55,28 @@ class DeliveryTarget(Struct, frozen=True, kw_only=True, omit_defaults=True):
     generation: int
     attempt: int = 0
     offset: int = 0
+
+
+class Watcher(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A session that is shown what others of its user ask in a conversation: where, and until when.
+
+    `number`: of the frame that said so. Of one session the one with the highest `order` holds, also if that is `off`.
+    `attempt` and `offset`: what it has of the request in whose record it stands.
+    """
+
+    session_id: str
+    connection_id: str
+    generation: int
+    number: int
+    off: bool = False
+    until_ms: int = 0
+    attempt: int = 0
+    offset: int = 0
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Later frames of the session have a higher one: its connections rise, and numbers within a connection."""
+        return self.generation, self.number
 
 
 class Ending(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -95,7 +126,8 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"tar
     `conversation_id` is where the turn is kept. `standalone`: the request named no conversation, so the model gets no
     context. `owner` and `lease_until_ms` name the worker that runs `attempt`. `target` is stored as `wish`. `parts`:
     the kinds of parts that the client takes beside text; None: it takes no signs of life either. `traceparent`: the
-    span that asked. `hold`: what it holds of budgets until it ends.
+    span that asked. `hold`: what it holds of budgets until it ends. `watchers`: sessions that began to watch while it
+    was unfinished. `cancelled_by`: the session that cancelled it, if that is another than asked.
     """
 
     user_id: str
@@ -120,6 +152,8 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"tar
     parts: tuple[str, ...] | None = None
     traceparent: str | None = None
     hold: Hold | None = None
+    watchers: tuple[Watcher, ...] = ()
+    cancelled_by: str | None = None
 
     @property
     def schema(self) -> int:
@@ -128,7 +162,15 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"tar
         A program that does not know a field would erase it with its next write. So it must refuse such records, and
         only such records: while a deployment rolls, it works on all others.
         """
-        return 1 if self.parts is None and self.traceparent is None and self.hold is None else 2
+        is_plain = self.parts is None and self.traceparent is None and self.hold is None
+        return 1 if is_plain and not self.watchers and self.cancelled_by is None else 2
+
+    def lowered(self, schema: int) -> "Record":
+        """The record as a program can read it that knows versions up to `schema`, without what came later."""
+        if self.schema <= schema:
+            return self
+        later = [name for version, names in _SINCE.items() if version > schema for name in names]
+        return replace(self, **dict.fromkeys(later))
 
     @property
     def key(self) -> RequestKey:
@@ -149,10 +191,6 @@ class Policy:
     max_attempts: int = 3
     answer_timeouts_ms: Mapping[str, int] = field(default_factory=dict)
     """Of the models that have one of their own, by name."""
-
-    def answer_ms(self, model: str) -> int:
-        """How long an answer of this model may take, from its first start on."""
-        return self.answer_timeouts_ms.get(model, self.answer_timeout_ms)
 
     @property
     def renew_every_s(self) -> float:
@@ -237,6 +275,7 @@ class Facts(NamedTuple):
     attempt: int = 0
     session_id: str = ""
     generation: int = 0
+    number: int = 0
     policy: Policy | None = None
     leapt: LeaptSince = no_leaps
 
@@ -249,7 +288,7 @@ def _owns_attempt(record: Record, facts: Facts) -> bool:
 def _is_late(record: Record, facts: Facts) -> bool:
     if facts.policy is None:
         raise ValueError("a claim needs the policy: without it a late request would run")
-    return deadline_passed(record, now_ms=facts.now_ms, policy=facts.policy, leapt=facts.leapt)
+    return facts.now_ms >= deadline_ms(record, policy=facts.policy, leapt=facts.leapt)
 
 
 def _attempts_are_spent(record: Record, facts: Facts) -> bool:
@@ -258,6 +297,12 @@ def _attempts_are_spent(record: Record, facts: Facts) -> bool:
 
 def _is_older(record: Record, facts: Facts) -> bool:
     return record.target is not None and facts.generation < record.target.generation
+
+
+def _watched_later(record: Record, facts: Facts) -> bool:
+    # Each session has its own order: compared across sessions, one that connects would bar the others.
+    order = facts.generation, facts.number
+    return any(one.session_id == facts.session_id and one.order >= order for one in record.watchers)
 
 
 _GUARDS: Final[Mapping[Guard, Callable[[Record, Facts], bool]]] = {
@@ -269,6 +314,7 @@ _GUARDS: Final[Mapping[Guard, Callable[[Record, Facts], bool]]] = {
     Guard.ATTEMPTS_ARE_SPENT: _attempts_are_spent,
     Guard.ASKED_IT: lambda record, facts: record.session_id == facts.session_id,
     Guard.IS_OLDER: _is_older,
+    Guard.WATCHED_LATER: _watched_later,
 }
 
 
@@ -394,6 +440,26 @@ def retarget(
             return _unchanged(record, Event.RETARGET, effect)
 
 
+def watch(
+    record: Record | None, *, conversation_id: str, watcher: Watcher
+) -> Step[Pending | Ended | Conflict | Unknown]:
+    """Another session of the user is shown the answer from now on, or (`off`) no longer.
+
+    It conflicts with the session that asked: that one has the record's target.
+    """
+    if record is None or not _is_of(record, conversation_id):
+        return Step(None, Unknown())
+    facts = Facts(session_id=watcher.session_id, generation=watcher.generation, number=watcher.number)
+    match _effect(record, Event.WATCH, facts):
+        case Effect.NOTE_WATCHER:
+            others = [one for one in record.watchers if one.session_id != watcher.session_id]
+            # A hint: who is left out for want of room has a place of its own among those who watch.
+            noted = replace(record, watchers=(*others[-MAX_NOTED + 1 :], watcher))
+            return Step(noted, Pending(noted))
+        case effect:
+            return _unchanged(record, Event.WATCH, effect)
+
+
 def cancel(record: Record | None, *, refusal_record: Record, now_ms: int) -> Step[Pending | Ended | Conflict]:
     """The asking session stops the request.
 
@@ -411,6 +477,20 @@ def cancel(record: Record | None, *, refusal_record: Record, now_ms: int) -> Ste
             return _end_unowned(record, now_ms=now_ms, status=Status.CANCELLED)
         case effect:
             return _unchanged(record, Event.CANCEL, effect)
+
+
+def stop(
+    record: Record | None, *, conversation_id: str, session_id: str, now_ms: int
+) -> Step[Pending | Ended | Conflict | Unknown]:
+    """Any session of the user stops a request of this conversation (rule: a stop by others leaves no trace).
+
+    What is not known is not kept as cancelled: the session heard of the question, and its frame may be faster.
+    """
+    if record is None or not _is_of(record, conversation_id):
+        return Step(None, Unknown())
+    if session_id != record.session_id and record.ending is None and not record.cancel_requested:
+        record = replace(record, cancelled_by=session_id)
+    return cancel(record, refusal_record=record, now_ms=now_ms)
 
 
 def refuse(
@@ -455,7 +535,7 @@ def expire(record: Record | None, *, now_ms: int, code: ErrorCode, grace_ms: int
 
 
 def erase(record: Record | None, *, now_ms: int) -> Step[Ended | Unknown]:
-    """The user is erased: an unfinished request ends, whoever runs it, and gives back what it holds of a budget."""
+    """The user is erased: an unfinished request ends, even one that runs, and gives back what it holds of a budget."""
     if record is None:
         return Step(None, Unknown())
     match _effect(record, Event.ERASE, Facts()):
@@ -479,7 +559,13 @@ def recover(record: Record | None, *, keeps_target: bool = False) -> Step[None]:
     """
     if record is None or _effect(record, Event.RECOVER, Facts()) is not Effect.RESET:
         return Step(None, None)
-    return Step(replace(record, lease_until_ms=0, target=record.target if keeps_target else None), None)
+    target = record.target if keeps_target else None
+    return Step(replace(record, lease_until_ms=0, target=target, watchers=()), None)
+
+
+def _is_of(record: Record, conversation_id: str) -> bool:
+    """Whether it was asked in this conversation. What was cancelled before it was asked has none."""
+    return bool(record.model) and normal_id(record.conversation_id) == conversation_id
 
 
 def not_begun(record: Record) -> Record:
@@ -496,12 +582,14 @@ def aged(record: Record, *, now_ms: int) -> Record:
     return replace(record, ending=replace(ending, retry_after_ms=left_ms))
 
 
-def deadline_passed(record: Record, *, now_ms: int, policy: Policy, leapt: LeaptSince = no_leaps) -> bool:
-    """Whether an unfinished request is past its absolute deadline: in the queue, or since its first start."""
-    since_ms, timeout_ms = record.started_at_ms, policy.answer_ms(record.model)
-    if since_ms is None:
+def deadline_ms(record: Record, *, policy: Policy, leapt: LeaptSince = no_leaps) -> int:
+    """When an unfinished request is late: after its time in the queue, or after its answer's since the first start."""
+    if record.started_at_ms is None:
         since_ms, timeout_ms = record.accepted_at_ms, policy.queue_timeout_ms
-    return now_ms - leapt(since_ms) >= since_ms + timeout_ms
+    else:
+        since_ms = record.started_at_ms
+        timeout_ms = policy.answer_timeouts_ms.get(record.model, policy.answer_timeout_ms)
+    return since_ms + timeout_ms + leapt(since_ms)
 
 
 Change: TypeAlias = Callable[[Record | None], Step[T_co]]

@@ -13,8 +13,9 @@ it. It knows nothing of the record: the guards are names, and their conditions s
      | refuse, cancel | cancel, expire, erase  | erase                        |
      +----------------+------------------------+------------------------------+
 
-A claim ends the request instead of running it if it was cancelled, is late, or has had its last attempt. A running
-request that is cancelled goes on until its worker, or the next claim, sees the note.
+A claim ends a request that is late instead of running it, and one that ran before also if it was cancelled or has had
+its last attempt. A running request that is cancelled goes on until its worker, or the next claim, sees the note. One
+that waits ends at once, so it never has that note.
 """
 
 from collections.abc import Mapping
@@ -50,6 +51,7 @@ class Event(StrEnum):
     POLL = "poll"
     FINISH = "finish"
     RETARGET = "retarget"
+    WATCH = "watch"
     CANCEL = "cancel"
     REFUSE = "refuse"
     EXPIRE = "expire"
@@ -69,6 +71,7 @@ class Effect(StrEnum):
     END_EXHAUSTED = "end as failed after the last attempt, raising the attempt"
     END_EXPIRED = "end as failed with the caller's code, raising the attempt"
     SET_TARGET = "set the target"
+    NOTE_WATCHER = "note the watcher"
     NOTE_CANCEL = "note the cancellation"
     NOTE_QUEUED = "note the queue number"
     RESET = "void the lease and the target"
@@ -93,6 +96,7 @@ class Guard(StrEnum):
     ATTEMPTS_ARE_SPENT = "attempts are spent"
     ASKED_IT = "asked it"
     IS_OLDER = "is older"
+    WATCHED_LATER = "watched later"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +110,13 @@ class If:
 
 Cell: TypeAlias = Effect | If
 
-_RUN: Final = If(
+_RUN_AGAIN: Final = If(
     Guard.IS_CANCELLED,
     Effect.END_CANCELLED,
     If(Guard.IS_LATE, Effect.END_TIMED_OUT, If(Guard.ATTEMPTS_ARE_SPENT, Effect.END_EXHAUSTED, Effect.RUN)),
 )
-_EXPIRE: Final = If(Guard.IS_CANCELLED, Effect.END_CANCELLED, Effect.END_EXPIRED)
 _RETARGET: Final = If(Guard.ASKED_IT, If(Guard.IS_OLDER, Effect.PENDING, Effect.SET_TARGET), Effect.CONFLICT)
+_WATCH: Final = If(Guard.ASKED_IT, Effect.CONFLICT, If(Guard.WATCHED_LATER, Effect.PENDING, Effect.NOTE_WATCHER))
 _WHEN_ENDED: Final[Mapping[Event, Cell]] = MappingProxyType(
     {
         Event.CLAIM: Effect.ENDED,
@@ -120,6 +124,7 @@ _WHEN_ENDED: Final[Mapping[Event, Cell]] = MappingProxyType(
         Event.POLL: Effect.FENCED,
         Event.FINISH: If(Guard.OWNS_ATTEMPT, Effect.ENDED, Effect.FENCED),
         Event.RETARGET: If(Guard.ASKED_IT, Effect.ENDED, Effect.CONFLICT),
+        Event.WATCH: If(Guard.ASKED_IT, Effect.CONFLICT, Effect.ENDED),
         Event.CANCEL: If(Guard.ASKED_IT, Effect.ENDED, Effect.CONFLICT),
         Event.REFUSE: Effect.ENDED,
         Event.EXPIRE: Effect.ENDED,
@@ -132,14 +137,15 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, Cell]]] = MappingProxyType(
     {
         State.ACCEPTED: MappingProxyType(
             {
-                Event.CLAIM: _RUN,
+                Event.CLAIM: If(Guard.IS_LATE, Effect.END_TIMED_OUT, Effect.RUN),
                 Event.RENEW: Effect.FENCED,
                 Event.POLL: Effect.FENCED,
                 Event.FINISH: Effect.FENCED,
                 Event.RETARGET: _RETARGET,
+                Event.WATCH: _WATCH,
                 Event.CANCEL: If(Guard.ASKED_IT, Effect.END_CANCELLED, Effect.CONFLICT),
                 Event.REFUSE: Effect.PENDING,
-                Event.EXPIRE: _EXPIRE,
+                Event.EXPIRE: Effect.END_EXPIRED,
                 Event.QUEUED: Effect.NOTE_QUEUED,
                 Event.RECOVER: Effect.RESET,
                 Event.ERASE: Effect.END_CANCELLED,
@@ -147,16 +153,19 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, Cell]]] = MappingProxyType(
         ),
         State.RUNNING: MappingProxyType(
             {
-                Event.CLAIM: If(Guard.OWNS_LEASE, Effect.OWNED, If(Guard.LEASE_IS_OVER, _RUN, Effect.BUSY)),
+                Event.CLAIM: If(Guard.OWNS_LEASE, Effect.OWNED, If(Guard.LEASE_IS_OVER, _RUN_AGAIN, Effect.BUSY)),
                 Event.RENEW: If(Guard.OWNS_ATTEMPT, Effect.EXTEND, Effect.FENCED),
                 Event.POLL: If(Guard.OWNS_ATTEMPT, Effect.OWNED, Effect.FENCED),
                 Event.FINISH: If(Guard.OWNS_ATTEMPT, Effect.FINISH, Effect.FENCED),
                 Event.RETARGET: _RETARGET,
+                Event.WATCH: _WATCH,
                 Event.CANCEL: If(
                     Guard.ASKED_IT, If(Guard.IS_CANCELLED, Effect.PENDING, Effect.NOTE_CANCEL), Effect.CONFLICT
                 ),
                 Event.REFUSE: Effect.PENDING,
-                Event.EXPIRE: If(Guard.LEASE_IS_OVER, _EXPIRE, Effect.BUSY),
+                Event.EXPIRE: If(
+                    Guard.LEASE_IS_OVER, If(Guard.IS_CANCELLED, Effect.END_CANCELLED, Effect.END_EXPIRED), Effect.BUSY
+                ),
                 Event.QUEUED: Effect.IGNORED,
                 Event.RECOVER: Effect.RESET,
                 Event.ERASE: Effect.END_CANCELLED,

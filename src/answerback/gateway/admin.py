@@ -17,7 +17,7 @@ from aiohttp import WSCloseCode, web
 
 import answerback
 from answerback.core import defaults
-from answerback.core.budget import Budget, Period, Unit, team_holder
+from answerback.core.budget import Budget, Period, Unit, shown, team_holder
 from answerback.core.handshake import Hosts
 from answerback.core.instants import iso
 from answerback.core.keys import normal_id
@@ -509,7 +509,8 @@ class Admin:
             ) from None
         budget = None if body.budget is None else Budget(body.budget.limit, body.budget.unit, body.period)
         await self._users.set_budget(holder, body.period, budget, now_ms=self._clock())
-        _note(request, f"the budget of a {body.period} was set to {body.budget}", holder=holder)
+        told = "none" if budget is None else shown(budget.limit, budget.unit)
+        _note(request, f"the budget of a {body.period} was set to {told}", holder=holder)
         return await self._get_budgets(request, holder)
 
     async def _get_budgets(self, _: web.BaseRequest, holder: str) -> web.Response:

@@ -30,14 +30,15 @@ def load_key(path: Path) -> str:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        return _read(path)
+        return read_key(path)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         key = secrets.token_urlsafe(32)
         file.write(key + "\n")
     return key
 
 
-def _read(path: Path) -> str:
+def read_key(path: Path) -> str:
+    """The key in the file. Raises: SettingsError: it is damaged or others may read it. OSError: it cannot be read."""
     if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise SettingsError(f"Others may read {path}. Delete the file, a new key is made at the next start.")
     key = path.read_text(encoding="ascii", errors="replace").strip()

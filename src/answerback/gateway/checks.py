@@ -43,8 +43,6 @@ def check_settings(settings: GatewaySettings) -> None:
 def _check_node(settings: GatewaySettings) -> None:
     if settings.database is None:
         raise SettingsError("--node is for several gateways on one PostgreSQL: name it with --database.")
-    if settings.standby:
-        raise SettingsError("--standby waits for a gateway that is alone, and --node is one of several: leave one out.")
     if settings.node == AUTO_NODE and settings.port == 0:
         raise SettingsError("--node auto takes the name of the port: give a --port, or another name.")
     if not _NODE.fullmatch(node_name(settings) or ""):

@@ -7,13 +7,16 @@ import sys
 from typing import Any, Final, Literal, TextIO, TypeAlias
 
 from answerback.core.instants import iso
+from answerback.texts import escaped
 
 LogFormat: TypeAlias = Literal["text", "json"]
 
 _PLAIN: Final = re.compile(r"[!#-<>-\[\]-~]*")
 """Visible ASCII, but for the quote, the equals sign and the backslash."""
 
-FIELDS: Final = ("requestId", "connectionId", "userId", "attempt", "proxy", "remote", "client")
+FIELDS: Final = (
+    *("requestId", "connectionId", "userId", "conversationId", "holder", "attempt", "proxy", "remote", "client"),
+)
 """The `extra` fields that a formatter shows."""
 
 
@@ -21,11 +24,12 @@ class TextFormatter(logging.Formatter):
     """`2026-01-01T00:00:00.000Z INFO answerback.front text requestId=...`"""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, and the traceback under it if there is one."""
+        """One line, and the traceback under it, indented, if there is one: no text of an error is a line of its own."""
         facts = "".join(f" {name}={quoted(value)}" for name, value in _facts(record).items())
-        line = f"{_time(record)} {record.levelname} {record.name} {record.getMessage()}{facts}"
+        text = escaped(record.getMessage()).replace("\n", "\\n")
+        line = f"{_time(record)} {record.levelname} {record.name} {text}{facts}"
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            line += escaped("\n" + self.formatException(record.exc_info)).replace("\n", "\n  ")
         return line
 
 
@@ -42,7 +46,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False, default=str)
+        return escaped(json.dumps(entry, ensure_ascii=False, default=str))
 
 
 def configure_logging(

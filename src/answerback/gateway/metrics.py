@@ -27,7 +27,7 @@ log = logging.getLogger("answerback.requests")
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
-NODE_STATES: Final = ("serving", "draining", "gone", "dead")
+NODE_STATES: Final = ("serving", "standby", "draining", "gone", "dead")
 
 
 class Durations:

@@ -17,7 +17,7 @@ busy key cannot crowd out a quiet one.
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -52,6 +52,11 @@ class InProcessQueue:
     def depth(self) -> int:
         """Requests that wait: behind others, for a slot, or for a retry."""
         return len(self._scheduler) - self._scheduler.running
+
+    @property
+    def blocked(self) -> int:
+        """Requests that had their turn and are tried again: as a rule, because another gateway has one before them."""
+        return len(self._timers)
 
     @property
     def running(self) -> int:
@@ -187,18 +192,16 @@ UNKNOWN_MODEL_SLOTS: Final = 4
 """Slots of a model that is not configured (any more): its requests end at once, but not all in one moment."""
 
 
+@dataclass(slots=True, eq=False)
 class _OrderedQueue:
     """The requests of one ordering key, each with its model. The head is ready, running or blocked.
 
     `rank`: the places of some that came from elsewhere, and of those that were here then; others are behind them.
     """
 
-    __slots__ = ("items", "ordering_key", "rank")
-
-    def __init__(self, ordering_key: str) -> None:
-        self.ordering_key = ordering_key
-        self.items: deque[tuple[RequestKey, str]] = deque()
-        self.rank: dict[RequestKey, int] = {}
+    ordering_key: str
+    items: deque[tuple[RequestKey, str]] = field(default_factory=deque)
+    rank: dict[RequestKey, int] = field(default_factory=dict)
 
     def sort(self) -> None:
         if rank := self.rank:

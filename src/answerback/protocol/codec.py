@@ -47,6 +47,8 @@ _RULES: Final = {
     "system": "a string",
     "stream": "true or false",
     "deleted": "true or false",
+    "off": "true or false",
+    "number": _NUMBER_RULE,
     "maxTokens": "a whole number, 1 or more",
     "limit": f"a whole number from 1 to {MAX_PAGE}",
     "title": f"a string of 1 to {MAX_TITLE_LENGTH} characters",

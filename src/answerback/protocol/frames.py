@@ -143,9 +143,27 @@ class SendMessage(_Frame, frozen=True, kw_only=True, tag="sendMessage"):
 
 
 class CancelMessage(_Frame, frozen=True, kw_only=True, tag="cancelMessage"):
-    """Stop a request; answered by its `messageResponse`, whatever the ending turned out to be."""
+    """Stop a request; answered by its `messageResponse`, whatever the ending turned out to be.
+
+    `conversation_id`: of a request that another session has asked and that this one watches.
+    """
 
     request_id: Id
+    conversation_id: Id | None = None
+
+
+class Watch(_Frame, frozen=True, kw_only=True, tag="watch"):
+    """From now on show every answer of a conversation; without one, changes of the list. Answered by `watching`.
+
+    `number`: higher than that of each earlier one in this connection. `off`: no longer. `resume`: unfinished requests
+    of the conversation that the client was shown before, and what it has of each.
+    """
+
+    request_id: Id
+    conversation_id: Id | None = None
+    number: Count
+    off: bool = False
+    resume: Annotated[tuple[ResumePoint, ...], Meta(max_length=MAX_RESUME_POINTS)] = ()
 
 
 class ListConversations(_Frame, frozen=True, kw_only=True, tag="listConversations"):
@@ -206,6 +224,15 @@ class PutPiece(_Frame, frozen=True, kw_only=True, tag="putPiece"):
     data: Annotated[bytes, Meta(max_length=PIECE_BYTES)] = b""
 
 
+class GetAttachment(_Frame, frozen=True, kw_only=True, tag="getAttachment"):
+    """Ask for a file of the user, from byte `offset` on; answered by `attachment`, as often as it is asked."""
+
+    request_id: Id
+    sha256: Sha256
+    size: FileSize = field(name="bytes")
+    offset: Count = 0
+
+
 class Ping(_Frame, frozen=True, kw_only=True, tag="ping"):
     """Sign of life from the app; refreshes `lastActivity`."""
 
@@ -214,10 +241,12 @@ ClientFrame: TypeAlias = (
     Hello
     | SendMessage
     | CancelMessage
+    | Watch
     | ListConversations
     | GetHistory
     | UpdateConversation
     | PutPiece
+    | GetAttachment
     | RenewToken
     | GetBudget
     | Ping
@@ -402,6 +431,40 @@ class MessageResponse(_Frame, frozen=True, kw_only=True, tag="messageResponse"):
     cost: Cost | None = None
 
 
+class Watching(_Frame, frozen=True, kw_only=True, tag="watching"):
+    """Answer to `watch`: it holds. `turn`: the request of the newest turn in the conversation's history."""
+
+    request_id: str
+    conversation_id: str | None = None
+    number: Count
+    turn: str | None = None
+
+
+class MessageAsked(_Frame, frozen=True, kw_only=True, tag="messageAsked"):
+    """Another session has asked this in a conversation that this one watches. The frames of the answer follow.
+
+    `question_length`: code points of the whole question, if `question` is only its beginning.
+    """
+
+    request_id: str
+    conversation_id: str
+    question: str
+    question_length: Count | None = None
+    model: str
+    replaces: str | None = None
+    accepted_at: str
+
+
+class ConversationChanged(_Frame, frozen=True, kw_only=True, tag="conversationChanged"):
+    """A conversation of the user is new, or not as it was. A hint that is not stored and may be lost."""
+
+    conversation_id: str
+    title: str | None = None
+    turns: Count | None = None
+    updated_at: str
+    deleted: bool = False
+
+
 class ConversationSummary(_Object, frozen=True, kw_only=True):
     """One conversation in a list. Times are ISO 8601, UTC."""
 
@@ -476,7 +539,7 @@ class Conversation(_Frame, frozen=True, kw_only=True, tag="conversation"):
 class UploadState(_Frame, frozen=True, kw_only=True, tag="uploadState"):
     """Answer to `putPiece`: the first byte that is missing of the upload, and whether the file is there, whole.
 
-    A client that knew another `upload` begins anew at `offset`: what it brought before is gone.
+    A client that knew another `upload` begins again at `offset`: what it brought before is gone.
     """
 
     request_id: str
@@ -485,6 +548,16 @@ class UploadState(_Frame, frozen=True, kw_only=True, tag="uploadState"):
     upload: str
     offset: Count
     complete: bool
+
+
+class AttachmentPiece(_Frame, frozen=True, kw_only=True, tag="attachment"):
+    """Answer to `getAttachment`: bytes of the file from `offset` on, in base64, as many as a frame takes."""
+
+    request_id: str
+    sha256: str
+    size: Count = field(name="bytes")
+    offset: Count
+    data: bytes
 
 
 class TokenRenewed(_Frame, frozen=True, kw_only=True, tag="tokenRenewed"):
@@ -521,10 +594,14 @@ ServerFrame: TypeAlias = (
     | MessageProgress
     | MessageDelta
     | MessageResponse
+    | Watching
+    | MessageAsked
+    | ConversationChanged
     | Conversations
     | History
     | Conversation
     | UploadState
+    | AttachmentPiece
     | TokenRenewed
     | Budget
     | Pong

@@ -11,6 +11,9 @@ MAX_MESSAGE_BYTES: Final = 128 * 1024
 MAX_FRAME_BYTES: Final = 32 * 1024
 """One frame to a client, and one fragment from it (API Gateway: 32 KB, also the metering unit of a post)."""
 
+MAX_ASKED_BYTES: Final = 16 * 1024
+"""A question as those are shown it who watch; the history has all of it."""
+
 MAX_ANSWER_BYTES: Final = 256 * 1024
 """One answer's text inside a JSON string. Below DynamoDB's 400 KB item, above what a model says in one answer."""
 
@@ -38,6 +41,9 @@ MAX_SCHEMA_DEPTH: Final = 64
 
 PIECE_BYTES: Final = 64 * 1024
 """A piece of an attachment: in base64 three fragments of a message. Each but the last one has just this size."""
+
+RETURNED_BYTES: Final = 24_000
+"""Of an attachment that is read back, in one frame: 32,000 in base64, and room for the longest request id."""
 
 MAX_ATTACHMENT_BYTES: Final = 4 * 1024 * 1024
 """One attachment."""

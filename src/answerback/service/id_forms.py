@@ -62,6 +62,10 @@ class RequestsInBothForms:
     async def read(self, key: RequestKey) -> Record | None:
         return await self._stored.read(await self._key(key))
 
+    async def unfinished_in(self, user_id: str, conversation_id: str) -> Sequence[Record]:
+        found = await _of_each(_pairs(user_id, conversation_id), lambda pair: self._stored.unfinished_in(*pair))
+        return [record for records in found for record in records]
+
     async def change(self, key: RequestKey, change: Change[T]) -> T:
         return await self._stored.change(await self._key(key), change)
 

@@ -24,6 +24,10 @@ LOST_AFTER_MS: Final = 60_000
 """A running request past its deadline whose lease is over for this long ends as `timeout`. Until then the queue's
 redelivery is expected to bring it to its end."""
 
+SETTLED_AFTER_MS: Final = 3_600_000
+"""After the clock has leapt ahead nothing is deleted for so long: a clock that is wrong is set right in that time, and
+what was deleted would not come back."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JanitorSettings:
@@ -123,7 +127,7 @@ class Janitor:
             now_ms = self._clock()
             if record.state is State.RUNNING and not self._settings.policy.lease_ms:
                 await self._queue_again(record)
-            elif changes.deadline_passed(record, now_ms=now_ms, policy=self._settings.policy, leapt=self._leapt):
+            elif now_ms >= changes.deadline_ms(record, policy=self._settings.policy, leapt=self._leapt):
                 await self._expire(record, now_ms)
             elif record.state is State.ACCEPTED and self._may_not_be_queued(record, now_ms):
                 await self._requeue(record)
@@ -158,13 +162,13 @@ class Janitor:
 
     async def _forget_old(self) -> None:
         now_ms = self._clock()
-        if self._expired_at_ms is None or now_ms - self._expired_at_ms >= self._settings.expire_every_ms:
+        if self._leapt(now_ms - SETTLED_AFTER_MS) > self._leapt(now_ms):
+            return
+        if self._expired_at_ms is None or abs(now_ms - self._expired_at_ms) >= self._settings.expire_every_ms:
             await self._history.delete_expired(now_ms=now_ms, keep_days=self._settings.keep_days)
             self._expired_at_ms = now_ms
-        before_ms = self._clock() - self._settings.retention_ms
-        await self._requests.purge(
-            ended_before_ms=before_ms, refused_before_ms=self._clock() - defaults.REFUSAL_RETENTION_MS
-        )
+        before_ms = now_ms - self._settings.retention_ms
+        await self._requests.purge(ended_before_ms=before_ms, refused_before_ms=now_ms - defaults.REFUSAL_RETENTION_MS)
         await self._history.purge_deleted(before_ms=before_ms)
         if self._files is not None:
-            await self._files.purge_files(now_ms=self._clock())
+            await self._files.purge_files(now_ms=now_ms)

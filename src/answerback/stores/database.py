@@ -6,7 +6,7 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, Protocol, TypeAlias, TypeVar
 
 from answerback.ports import Unavailable
 from answerback.stores.statements import Params, Row
@@ -14,8 +14,16 @@ from answerback.stores.statements import Params, Row
 T = TypeVar("T")
 
 
+class StoreError(Exception):
+    """The store cannot be opened, or holds what this program cannot read. The text says what the operator has to do."""
+
+
+class StoreInUse(StoreError):
+    """Another process has the store; it alone may write."""
+
+
 class Undone(Unavailable):
-    """The connection was lost, and the work certainly had no effect. It may be tried once more."""
+    """The server ended the connection or the transaction: the work certainly had no effect, and may be tried again."""
 
 
 class Cursor(Protocol):
@@ -31,15 +39,16 @@ class Cursor(Protocol):
 class Database(Protocol):
     """One connection."""
 
-    def execute(self, sql: str, params: Params | None = None, /) -> Cursor: ...
+    BEGIN: ClassVar[str]
+    """The statement that begins a transaction to write in."""
+
+    def execute(self, sql: str, params: Params = ..., /) -> Cursor: ...
 
     def executemany(self, sql: str, rows: Sequence[Row], /) -> Cursor:
         """Run a statement with `?` for each row."""
 
     def together(self) -> AbstractContextManager[Any]:
         """What is run inside may be sent at once; the counts of rows are there after it."""
-
-    def begin(self) -> None: ...
 
     def commit(self) -> None: ...
 
@@ -52,8 +61,8 @@ class Database(Protocol):
     def cause_of(self, error: BaseException) -> str | None:
         """What happened, for the operator; None if the error is not one of the database's environment."""
 
-    def is_lost(self, error: BaseException) -> bool:
-        """Whether the server has ended the connection. What was not committed then had no effect."""
+    def is_undone(self, error: BaseException) -> bool:
+        """Whether the server has ended the connection, or this transaction so that others go on: it had no effect."""
 
 
 class Connector(Protocol):
@@ -154,7 +163,7 @@ def in_our_terms(function: Callable[[Database], T], database: Database) -> T:
     except Exception as exc:
         if (why := database.cause_of(exc)) is None:
             raise
-        raise (Undone if database.is_lost(exc) else Unavailable)(why) from exc
+        raise (Undone if database.is_undone(exc) else Unavailable)(why) from exc
 
 
 async def once_more(attempt: Callable[[], Awaitable[T]]) -> T:

@@ -11,29 +11,176 @@ is read again.
 
 import asyncio
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from operator import attrgetter
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
-from answerback.core.request import RequestKey
+from answerback.core.budget import Entry
+from answerback.core.parts import Content
+from answerback.core.request import Ending, Question, RequestKey
+from answerback.core.transitions import State
 from answerback.ports import Unavailable
 from answerback.stores import statements as sql
+from answerback.stores import writes
+from answerback.stores.budgets import rows_of
 from answerback.stores.database import Connection, Database, Undone, in_our_terms, once_more
+from answerback.stores.encoding import encode_attachments, encode_marks, encode_options
 from answerback.stores.writer_state import Tracked, WriterState
-from answerback.stores.writes import Call, Rows
 
 T = TypeVar("T")
 
+_ACCEPTED: Final = attrgetter("user_id", "request_id", "accepted_at_ms", "schema")
 
+
+class Rows:
+    """The three kinds of write about requests: each kind is one statement that is run for many rows.
+
+    Accepts come first and endings last. Nothing else about a request is written between its own.
+    """
+
+    ACCEPT: ClassVar = sql.ACCEPT
+    more: ClassVar[Callable[[Any, Database], None] | None] = None
+    """What a kind of store sends with them. No bound method is kept: it would be a cycle for each batch."""
+
+    def __init__(self) -> None:
+        self._users: list[tuple[str, int]] = []
+        self._accepted: list[Tracked] = []
+        self._accepts: list[sql.Row] = []
+        self._notes: dict[int, sql.Row] = {}
+        self._finishes: list[sql.Row] = []
+        self._ended: list[Tracked] = []
+        self._touches: dict[tuple[str, str], tuple[str, str, str, int, int]] = {}
+        self._charges: list[tuple[Entry, Tracked | None]] = []
+
+    def add_user(self, user_id: str, now_ms: int) -> None:
+        """A user who may be new."""
+        self._users.append((user_id, now_ms))
+
+    def accept(self, tracked: Tracked, question: Question, text: str) -> None:
+        """A new request. `text`: its record."""
+        self._accepted.append(tracked)
+        texts = (tracked.record.conversation_id, encode_options(question), question.system, question.message)
+        files = encode_attachments(question.attachments) if question.attachments else None
+        self._accepts.append((tracked.n, *_ACCEPTED(tracked.record), text, None, *texts, files))
+
+    def refuse(self, tracked: Tracked, ending: Ending, text: str) -> None:
+        """A refusal or an early cancellation: it ends where it begins, and has no question."""
+        self._accepted.append(tracked)
+        row = (*_ACCEPTED(tracked.record), text, ending.ended_at_ms)
+        self._accepts.append((tracked.n, *row, None, None, None, None, None))
+
+    def note(self, tracked: Tracked, text: str) -> None:
+        """Another record of an unfinished request."""
+        self._notes[tracked.n] = (tracked.record.schema, text, tracked.n)
+
+    def finish(self, tracked: Tracked, ending: Ending, record_text: str, content: Content) -> None:
+        """The ending of a request, its answer, and the conversation that it belongs to."""
+        self._ended.append(tracked)
+        code = ending.error_code and ending.error_code.value
+        how = (ending.ended_at_ms, tracked.replaces, ending.status.value, ending.model, code)
+        used = (ending.input_tokens, ending.output_tokens)
+        answer = (content.text, encode_marks(content.marks))
+        self._finishes.append((*how, *used, tracked.record.schema, record_text, *answer, tracked.n))
+        pair, at_ms = _pair(tracked), ending.ended_at_ms
+        _, _, title, created_at_ms, last_ms = self._touches.get(
+            pair, (*pair, tracked.title, tracked.record.accepted_at_ms, at_ms)
+        )
+        self._touches[pair] = (*pair, title, created_at_ms, max(last_ms, at_ms))
+
+    def charge(self, entries: Iterable[Entry], tracked: Tracked | None = None) -> None:
+        """Change counters of budgets. `tracked`: only if this new request is stored."""
+        self._charges += [(entry, tracked) for entry in entries]
+
+    @property
+    def has_taken(self) -> bool:
+        """Whether an id, or a number, turned out to be taken."""
+        return any(tracked.is_taken for tracked in self._accepted)
+
+    def run(self, database: Database) -> None:
+        with database.together():
+            if self._users:
+                database.executemany(sql.INSERT_USER, self._users)
+            if self._accepts:
+                accepted = database.executemany(self.ACCEPT, self._accepts)
+            if self._notes:
+                database.executemany(sql.NOTE, list(self._notes.values()))
+            if self._finishes:
+                database.executemany(sql.FINISH, self._finishes)
+                touched = database.executemany(sql.TOUCH, list(self._touches.values()))
+            if self.more is not None:
+                self.more(database)
+        if self._accepts and accepted.rowcount != len(self._accepts):
+            for tracked in self._accepted:
+                tracked.is_taken = not database.execute(sql.SELECT_NUMBER, {"n": tracked.n}).fetchall()
+        if self._charges:
+            stored = [entry for entry, new in self._charges if new is None or not new.is_taken]
+            database.executemany(sql.CHARGE, rows_of(stored))
+        if self._finishes:
+            if touched.rowcount != len(self._touches):
+                self._end_in_deleted(database)
+            for tracked in self._ended:
+                if tracked.replaces is not None and tracked.record.state is State.COMPLETED:
+                    where = {**writes.conversation_named(*_pair(tracked)), "request_id": tracked.record.request_id}
+                    database.execute(sql.SUPERSEDE, {**where, "replaces": tracked.replaces, "n": tracked.n})
+
+    def _end_in_deleted(self, database: Database) -> None:
+        """Some of the conversations are deleted: what was asked before that is not kept in them.
+
+        What was asked after it starts the conversation again.
+        """
+        deleted = {}
+        for pair in self._touches:
+            rows = database.execute(sql.SELECT_DELETED_AT, writes.conversation_named(*pair)).fetchall()
+            if rows and rows[0][0] is not None:
+                deleted[pair] = rows[0][0]
+        for tracked in self._ended:
+            if tracked.record.accepted_at_ms <= deleted.get(_pair(tracked), -1):
+                database.execute(sql.UNLINK, {"n": tracked.n})
+        for pair, at_ms in deleted.items():
+            new = [one for one in self._ended if _pair(one) == pair and one.record.accepted_at_ms > at_ms]
+            if new:
+                writes.erase(database, *pair, deleted_at_ms=at_ms)
+                row = (*pair, new[0].title, new[0].record.accepted_at_ms, self._touches[pair][-1])
+                database.executemany(sql.TOUCH, [row])
+
+
+class Call(Generic[T]):
+    """A rare write: a function, with the effect of all or nothing. Its error is its caller's alone."""
+
+    def __init__(self, function: Callable[[Database], T]) -> None:
+        self._function = function
+        self._value: T | None = None
+        self._error: Exception | None = None
+
+    def run(self, database: Database) -> None:
+        database.execute("SAVEPOINT rare")
+        try:
+            self._value = self._function(database)
+        except Exception as exc:
+            if database.cause_of(exc) is not None:
+                raise
+            self._error = exc
+            database.execute("ROLLBACK TO SAVEPOINT rare")
+        database.execute("RELEASE SAVEPOINT rare")
+
+    def result(self) -> T:
+        """What the function returned. Raises what it raised."""
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value] # it has run
+
+
+@dataclass(slots=True, eq=False)
 class Batch:
     """What gathers for one transaction, and those who wait for its COMMIT."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.waiting: list[asyncio.Future[None]] = []
-        self.accepted: list[Tracked] = []
-        self.ended: list[Tracked] = []
-        self._steps: list[Rows | Call[Any]] = []
+    number: int
+    waiting: list[asyncio.Future[None]] = field(default_factory=list)
+    accepted: list[Tracked] = field(default_factory=list)
+    ended: list[Tracked] = field(default_factory=list)
+    _steps: list[Rows | Call[Any]] = field(default_factory=list)
 
     def rows(self) -> Rows:
         """Where rows are put that come now: behind every rare write so far."""
@@ -51,12 +198,12 @@ class Batch:
         """Write everything in order and commit. Raises: Undone: it has no effect. Unavailable: nobody knows."""
         try:
             if self._steps:
-                database.begin()
+                database.execute(database.BEGIN)
                 for step in self._steps:
                     step.run(database)
         except Exception as exc:
             why = database.cause_of(exc) or "the store failed"
-            raise (Undone if database.is_lost(exc) else Unavailable)(why) from exc
+            raise (Undone if database.is_undone(exc) else Unavailable)(why) from exc
         try:
             database.commit()
         except Exception as exc:  # whether it took effect, and what a failing disk has kept, is not known
@@ -121,7 +268,7 @@ class GroupCommit:
             loading = self._loading = asyncio.get_running_loop().create_future()
             connection.submit(partial(in_our_terms, _load), partial(self._loaded, loading))
         if not loading.done():
-            await asyncio.wait([loading])  # whoever is cancelled here stops nobody else
+            await asyncio.wait([loading])  # a caller that is cancelled here stops nobody else
         return loading.result()
 
     def _loaded(
@@ -167,7 +314,8 @@ class GroupCommit:
 
         The future raises Unavailable: it may be on the disk or not. Undone: it is not.
         """
-        loop, connection = asyncio.get_running_loop(), self._opened()
+        loop, connection = asyncio.get_running_loop(), self._connection
+        assert connection is not None, "what is committed was decided upon a state"
         future: asyncio.Future[None] = loop.create_future()
         self.batch.waiting.append(future)
         if connection.is_inline:
@@ -179,7 +327,8 @@ class GroupCommit:
     def _send(self) -> None:
         batch, self.batch = self.batch, Batch(self.batch.number + 1)
         self._is_busy = True
-        self._opened().submit(batch.write, partial(self._sent, batch))
+        assert self._connection is not None, "it is closed behind what is gathered"
+        self._connection.submit(batch.write, partial(self._sent, batch))
 
     def _sent(self, batch: Batch, _: None, error: Exception | None) -> None:
         """A batch is on the disk, or has failed. Wake its callers, and go on with the next one."""
@@ -188,14 +337,16 @@ class GroupCommit:
         if error is None:
             self._written = batch.number
             self._settle(batch)
-            _notify(batch, None)
+            for future in batch.waiting:
+                if not future.done():  # its caller was cancelled; what it asked for happened all the same
+                    future.set_result(None)
             if self.batch.waiting:  # callers that wake now may have more for it
                 asyncio.get_running_loop().call_soon(self._send)
             return
         self._state = None
         gathered, self.batch = self.batch, Batch(self.batch.number + 1)
-        _notify(batch, error)
-        _notify(gathered, Undone(str(error)))
+        _fail(batch, error)
+        _fail(gathered, Undone(str(error)))
 
     def _settle(self, batch: Batch) -> None:
         state = self._state
@@ -204,7 +355,7 @@ class GroupCommit:
             tracked.is_stored = True
             if tracked.is_taken:
                 state.forget(tracked)
-                state.book.take_back(tracked.record)
+                state.budgets.take_back(tracked.record)
                 if tracked.counted_at_ms is not None:
                     state.count(tracked.record.user_id, tracked.counted_at_ms, -1)
         for tracked in batch.ended:
@@ -216,13 +367,9 @@ def _load(database: Database) -> WriterState:
     return WriterState.load(database)
 
 
-def _notify(batch: Batch, error: Exception | None) -> None:
+def _fail(batch: Batch, error: Exception) -> None:
     for future in batch.waiting:
-        if future.done():  # its caller was cancelled; what it asked for happened all the same
-            continue
-        if error is None:
-            future.set_result(None)
-        else:
+        if not future.done():
             future.set_exception(own(error))
 
 
@@ -231,3 +378,7 @@ def own(error: Exception) -> Unavailable:
     mine = (Undone if isinstance(error, Undone) else Unavailable)(str(error))
     mine.__cause__ = error
     return mine
+
+
+def _pair(tracked: Tracked) -> tuple[str, str]:
+    return tracked.record.user_id, tracked.record.conversation_id

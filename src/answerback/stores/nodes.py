@@ -3,7 +3,7 @@
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median_low
@@ -13,6 +13,7 @@ import psycopg
 
 from answerback.clock import epoch_ms
 from answerback.ports import Unavailable
+from answerback.stores import statements as sql
 from answerback.stores.database import Connection as Thread
 from answerback.stores.database import Database
 from answerback.stores.migrations import lock_key
@@ -39,8 +40,15 @@ ON CONFLICT (node) DO UPDATE SET beat_at_ms = excluded.beat_at_ms, state = exclu
     ELSE excluded.started_at_ms END, incarnation = excluded.incarnation
 RETURNING beat_at_ms"""  # noqa: S608 - a constant
 
+_AGREED: Final = "record_schema"
+_READS_LESS: Final = f"""
+SELECT 1 FROM nodes WHERE reads_schema < :schema AND state <> 'gone'
+  AND (beat_at_ms > {_NOW} - {STALE_MS} OR NOT node = ANY(CAST(:dead AS text[])))"""  # noqa: S608
+
 _NODES: Final = f"""
-SELECT n.node, n.state, {_NOW} - n.beat_at_ms, n.version, n.facts, n.started_at_ms FROM nodes n ORDER BY n.node"""  # noqa: S608
+SELECT n.node, n.state, {_NOW} - n.beat_at_ms, n.version, n.facts, n.started_at_ms, n.beat_at_ms, EXISTS (
+    SELECT 1 FROM leases l WHERE l.name = 'janitor' AND l.holder = n.node AND l.until_ms > {_NOW}
+  ) FROM nodes n ORDER BY n.node"""  # noqa: S608
 
 _LOCKED: Final = """
 SELECT (CAST(classid AS bigint) << 32) + CAST(objid AS bigint) FROM pg_locks
@@ -60,7 +68,7 @@ WHERE leases.holder = excluded.holder OR leases.until_ms < {_NOW} RETURNING 1"""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A gateway of the fleet, as its last beat and its lock show it. `age_ms`: of the beat."""
+    """A gateway of the fleet, as its last beat and its lock show it. `age_ms`: of the beat. `janitor`: it cleans up."""
 
     name: str
     state: str
@@ -68,7 +76,9 @@ class Node:
     has_lock: bool
     version: str
     started_at_ms: int
+    beat_at_ms: int = 0
     facts: Mapping[str, int]
+    janitor: bool = False
 
     @property
     def is_dead(self) -> bool:
@@ -125,6 +135,13 @@ class Nodes:
         self.offset_ms = median_low(self._offsets)
         return [node for node in nodes if node.name != self._node]
 
+    async def agree(self, schema: int, *, dead: Collection[str]) -> int:
+        """The version of the record's form that may be written: `schema`, once all read it that are not `dead`.
+
+        It never falls: what was written stays. So an older program cannot come back. Raises: Unavailable.
+        """
+        return await self._run(partial(_agree, schema=schema, dead=list(dead)))
+
     async def lead(self, name: str, *, for_s: float) -> bool:
         """Whether this gateway holds the lease of that name now. Raises: Unavailable."""
         row: dict[str, Any] = {"name": name, "holder": self._node, "for_ms": int(for_s * 1000)}
@@ -165,10 +182,29 @@ def list_nodes(database: Database, schema: str) -> list[Node]:
             has_lock=lock_key(f"{schema} node {name}") in locked,
             version=version,
             started_at_ms=started_at_ms,
+            beat_at_ms=beat_at_ms,
             facts=json.loads(facts),
+            janitor=bool(janitor),
         )
-        for name, state, age_ms, version, facts, started_at_ms in database.execute(_NODES).fetchall()
+        for name, state, age_ms, version, facts, started_at_ms, beat_at_ms, janitor in database.execute(
+            _NODES
+        ).fetchall()
     ]
+
+
+def _agree(database: Database, *, schema: int, dead: list[str]) -> int:
+    agreed = read_agreed(database)
+    reads_less: Any = {"schema": schema, "dead": dead}
+    if agreed >= schema or database.execute(_READS_LESS, reads_less).fetchall():
+        return agreed
+    database.execute(sql.PUT_MARK, {"name": _AGREED, "value": str(schema)})
+    return schema
+
+
+def read_agreed(database: Database) -> int:
+    """The newest version of the record's form that a gateway of the fleet may have written."""
+    found = database.execute(sql.SELECT_MARK, {"name": _AGREED}).fetchall()
+    return int(found[0][0]) if found else 1
 
 
 def _beat(

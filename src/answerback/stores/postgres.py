@@ -8,12 +8,13 @@ rows of a batch are sent together, in pipeline mode: they cost a network round t
 """
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 import psycopg
 from psycopg import errors
@@ -22,12 +23,13 @@ from psycopg.types.numeric import Int8Dumper
 
 from answerback.clock import epoch_ms
 from answerback.ports import Unavailable
-from answerback.stores.database import Database
-from answerback.stores.errors import StoreError, StoreInUse
+from answerback.stores.database import Database, StoreError, StoreInUse
 from answerback.stores.migrations import Migration, apply, lock_key, shipped
 from answerback.stores.statements import CREATE_COLLATION, Params, Row, to_psycopg
 from answerback.stores.store import SqlStore
 from answerback.stores.user_data import FLEET_DATA, USER_DATA, Part
+
+log = logging.getLogger("answerback.store")
 
 Connection: TypeAlias = psycopg.Connection[Row]
 
@@ -61,6 +63,11 @@ server, whose default is two hours: a machine that lost its power would hold the
 _TAKE_ALONE: Final = "SELECT pg_try_advisory_lock(%s)"
 _SHARE: Final = "SELECT pg_try_advisory_lock_shared(%s)"
 _STATEMENT_TIMEOUT_MS: Final = 10_000
+LOCK_WAIT_S: Final = 2
+"""How long a migration waits for a table."""
+_UPGRADE_S: Final = 60.0
+_THERE: Final = """
+SELECT k.name FROM unnest(CAST(:tables AS text[])) AS k(name) WHERE to_regclass(k.name) IS NOT NULL"""
 _POOLER_TRIES: Final = 3
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
@@ -85,6 +92,7 @@ class PostgresDatabase:
     """A connection, as the stores use it."""
 
     cause_of = staticmethod(cause_of)
+    BEGIN: ClassVar = "BEGIN"
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -100,9 +108,6 @@ class PostgresDatabase:
     def together(self) -> AbstractContextManager[Any]:
         return self._connection.pipeline()
 
-    def begin(self) -> None:
-        self._connection.execute("BEGIN")
-
     def commit(self) -> None:
         self._connection.commit()
 
@@ -116,9 +121,10 @@ class PostgresDatabase:
                 self._connection.execute("SELECT pg_advisory_unlock_all()")
         self._connection.close()
 
-    def is_lost(self, error: BaseException) -> bool:
+    def is_undone(self, error: BaseException) -> bool:
         # Of a session that was ended the error comes first, and the end of the connection after it.
-        return self._connection.closed or isinstance(error, errors.AdminShutdown | errors.CrashShutdown)
+        ends = errors.AdminShutdown | errors.CrashShutdown | errors.DeadlockDetected
+        return self._connection.closed or isinstance(error, ends)
 
 
 class _Server:
@@ -175,7 +181,8 @@ class _Server:
             except (psycopg.Error, Unavailable) as exc:
                 may_pass = isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError | Unavailable)
                 if not may_pass or isinstance(exc, Pooled) or time.monotonic() + pause_s > deadline:
-                    raise Unavailable(str(exc)) from exc
+                    is_standby = isinstance(exc, errors.ReadOnlySqlTransaction)
+                    raise Unavailable(CAUSES[errors.ReadOnlySqlTransaction] if is_standby else str(exc)) from exc
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
@@ -204,13 +211,13 @@ class PostgresStore(SqlStore):
         try:
             await super().open()
         except Unavailable as exc:
-            if isinstance(exc.__cause__, Pooled):
+            if _is_by(exc, Pooled):
                 raise StoreError(
                     "The database is reached through a pooler that lends one session to many, so the lock of a gateway "
                     "would exclude nobody. Name the server itself in --database, or pool by session (PgBouncer: "
                     "pool_mode = session)."
                 ) from exc
-            if isinstance(exc.__cause__, _LockHeld):
+            if _is_by(exc, _LockHeld):
                 raise StoreInUse(
                     f"Another gateway uses this database (schema {self._schema}). Stop it, or use another database."
                 ) from exc
@@ -220,8 +227,16 @@ class PostgresStore(SqlStore):
             raise StoreError(f"The database cannot be used: {why}. Check --database and the server.") from exc
 
     async def _user_data(self) -> Sequence[Part]:
-        ((has_fleet,),) = await self._rows("SELECT to_regclass('sessions') IS NOT NULL")
-        return (*USER_DATA, *FLEET_DATA) if has_fleet else USER_DATA
+        fleet: Any = {"tables": [part.table for part in FLEET_DATA]}
+        there = {name for (name,) in await self._rows(_THERE, fleet)}
+        return (*USER_DATA, *(part for part in FLEET_DATA if part.table in there))
+
+
+def _is_by(error: BaseException | None, kind: type[Unavailable]) -> bool:
+    """Whether that is why it is unavailable. Whoever passes an error on may make one of their own of it."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__
+    return error is not None
 
 
 def connect(url: str, schema: str) -> Connection:
@@ -252,7 +267,7 @@ def connect(url: str, schema: str) -> Connection:
 def check_session(connection: Connection, other: Connection) -> None:
     """Check that the connection has a session of the server to itself, for the lock belongs to the session.
 
-    A pooler by transaction lends an idle session to whoever asks next: the one that was used last, so that another
+    A pooler by transaction lends an idle session to the next that asks: the one that was used last, so that another
     connection gets it, or one after the other, so that this connection gets several. Raises: Pooled.
     """
     mine, others = ({_session(one) for _ in range(_POOLER_TRIES)} for one in (connection, other))
@@ -274,10 +289,34 @@ def apply_migrations(
     now_ms: int,
     prepare: Callable[[Database], None] | None = None,
 ) -> int:
-    """Apply what is missing; of several processes that do so at once, one does and the others wait for it."""
+    """Apply what is missing; of several processes that do so at once, one does and the others wait for it.
+
+    Gateways of an older version may use the tables meanwhile. Who waits for a table keeps all others from it, so a
+    migration waits for a moment only, and then begins again. Raises: psycopg.Error.
+    """
+    until = time.monotonic() + _UPGRADE_S
+    while True:
+        try:
+            return _apply_once(connection, schema, migrations, now_ms=now_ms, prepare=prepare)
+        except (errors.LockNotAvailable, errors.DeadlockDetected):
+            if time.monotonic() > until:
+                raise
+            log.warning("the tables are in use, and cannot be upgraded now; it is tried again")
+        time.sleep(_LONGEST_PAUSE_S)
+
+
+def _apply_once(
+    connection: Connection,
+    schema: str,
+    migrations: Sequence[Migration],
+    *,
+    now_ms: int,
+    prepare: Callable[[Database], None] | None,
+) -> int:
     with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", [lock_key(f"migrations of {schema}")])
         connection.execute("SET LOCAL statement_timeout = 0")  # of a large database a migration takes its time
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [lock_key(f"migrations of {schema}")])
+        connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{LOCK_WAIT_S}s"])
         connection.execute(psycopg.sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(psycopg.sql.Identifier(schema)))
         connection.execute(CREATE_COLLATION)
         database = PostgresDatabase(connection)

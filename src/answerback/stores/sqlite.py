@@ -6,21 +6,21 @@ import os
 import sqlite3
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, ClassVar, Final, TypeVar
 
 from answerback.clock import epoch_ms
 from answerback.core.parts import Content
 from answerback.core.request import Record, RequestKey
 from answerback.ports import Unavailable
+from answerback.stores.database import StoreError, StoreInUse
 from answerback.stores.encoding import content_of, decode_record
-from answerback.stores.errors import StoreError, StoreInUse
 from answerback.stores.migrations import Migration, apply, shipped
-from answerback.stores.statements import Params, Row
 from answerback.stores.store import SqlStore
+
+D = TypeVar("D", bound="SqliteDatabase")
 
 CAUSES: Final[Mapping[int, str]] = MappingProxyType(
     {
@@ -46,30 +46,12 @@ def cause_of(error: BaseException) -> str | None:
     return CAUSES.get(code & 0xFF)
 
 
-class SqliteDatabase:
-    """A connection, as the stores use it. `is_kept`: it is all that there is of the database, and is never closed."""
+class SqliteDatabase(sqlite3.Connection):
+    """A connection, as the stores use it."""
 
     cause_of = staticmethod(cause_of)
-
-    def __init__(self, connection: sqlite3.Connection, *, is_kept: bool = False) -> None:
-        self._connection = connection
-        self._is_kept = is_kept
-
-    def execute(self, sql: str, params: Params | None = None, /) -> sqlite3.Cursor:
-        return self._connection.execute(sql, params or ())
-
-    def executemany(self, sql: str, rows: Sequence[Row]) -> sqlite3.Cursor:
-        return self._connection.executemany(sql, rows)
-
-    def together(self) -> AbstractContextManager[None]:
-        return contextlib.nullcontext()
-
-    def begin(self) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
-
-    def commit(self) -> None:
-        if self._connection.in_transaction:
-            self._connection.execute("COMMIT")
+    together = contextlib.nullcontext
+    BEGIN: ClassVar = "BEGIN IMMEDIATE"
 
     def clear_log(self) -> bool:
         ((waits_ms,),) = self.execute("PRAGMA busy_timeout").fetchall()
@@ -80,15 +62,22 @@ class SqliteDatabase:
             self.execute(f"PRAGMA busy_timeout = {waits_ms}")
         return not is_busy
 
-    def is_lost(self, _: BaseException) -> bool:
+    def is_undone(self, _: BaseException) -> bool:
         return False
 
     def close(self) -> None:
         with contextlib.suppress(sqlite3.Error):
-            if not self._is_kept:
-                self._connection.close()  # SQLite then writes the log back into the file
-            elif self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+            super().close()  # SQLite then writes the log back into the file
+
+
+class MemoryDatabase(SqliteDatabase):
+    """A connection that is all there is of its database. It lives as long as somebody holds it."""
+
+    def close(self) -> None:
+        self.rollback()
+
+    def __del__(self) -> None:
+        super().close()  # Python 3.13 warns of one that nobody closes
 
 
 class _File:
@@ -105,7 +94,7 @@ class _File:
     def connect_reader(self) -> SqliteDatabase:
         return self._connected(lambda connection: connection.execute("PRAGMA query_only = 1"))
 
-    def _connected(self, prepare: Callable[[sqlite3.Connection], object]) -> SqliteDatabase:
+    def _connected(self, prepare: Callable[[SqliteDatabase], object]) -> SqliteDatabase:
         try:
             connection = connect(self._path, busy_timeout_s=self._busy_timeout_s)
             try:
@@ -115,9 +104,9 @@ class _File:
                 raise
         except sqlite3.Error as exc:
             raise Unavailable(cause_of(exc) or str(exc)) from exc
-        return SqliteDatabase(connection)
+        return connection
 
-    def _migrate(self, connection: sqlite3.Connection) -> None:
+    def _migrate(self, connection: SqliteDatabase) -> None:
         if not self._is_migrated:
             apply_migrations(connection, shipped(), now_ms=epoch_ms())
             self._is_migrated = True
@@ -165,7 +154,7 @@ class SqliteStore(SqlStore):
                 raise TimeoutError from exc
 
     def _check_whole(self) -> None:
-        """Raises: StoreError: the file is gone, and its log is there. SQLite would begin anew without a word."""
+        """Raises: StoreError: the file is gone, and its log is there. SQLite would begin again without a word."""
         log = Path(f"{self._path}-wal")
         has_log = log.exists() and log.stat().st_size > 0
         if has_log and not (self._path.exists() and self._path.stat().st_size > 0):
@@ -188,24 +177,21 @@ class SqliteStore(SqlStore):
 class _Memory:
     """The connector to a database in memory, which has one connection."""
 
-    def __init__(self) -> None:
-        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, cached_statements=128)
-        _empty().backup(connection)
-        self.database = SqliteDatabase(connection, is_kept=True)
+    def __init__(self, database: MemoryDatabase) -> None:
+        self._database = database
 
-    def connect_writer(self) -> SqliteDatabase:
-        return self.database
+    def connect_writer(self) -> MemoryDatabase:
+        return self._database
 
-    def connect_reader(self) -> SqliteDatabase:
-        return self.database
+    connect_reader = connect_writer
 
 
 @lru_cache(maxsize=1)
-def _empty() -> sqlite3.Connection:
+def _empty() -> SqliteDatabase:
     """A database with the tables of this version, to be copied: to make them takes longer."""
-    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    apply_migrations(connection, shipped(), now_ms=0)
-    return connection
+    database = _connect(":memory:", MemoryDatabase)
+    apply_migrations(database, shipped(), now_ms=0)
+    return database
 
 
 class MemoryStore(SqlStore):
@@ -214,10 +200,10 @@ class MemoryStore(SqlStore):
     `records` and `answers` are there to be looked at.
     """
 
-    def __init__(self) -> None:
-        memory = _Memory()
-        super().__init__(memory)
-        self._database = memory.database
+    def __init__(self, kind: type[MemoryDatabase] = MemoryDatabase) -> None:
+        self._database = _connect(":memory:", kind)
+        _empty().backup(self._database)
+        super().__init__(_Memory(self._database))
         self._start()
 
     async def open(self) -> None:
@@ -253,14 +239,12 @@ def _cannot_open(path: Path, error: BaseException) -> BaseException:
     return error
 
 
-def connect(path: Path, *, busy_timeout_s: float) -> sqlite3.Connection:
+def connect(path: Path, *, busy_timeout_s: float) -> SqliteDatabase:
     """A connection in the mode that all of this relies on: every commit is on the disk when it returns.
 
     What is deleted is overwritten, so that an erased text is nowhere in the file.
     """
-    connection = sqlite3.connect(
-        path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False, cached_statements=128
-    )
+    connection = _connect(path, SqliteDatabase, timeout=busy_timeout_s)
     try:
         for setting in (
             "journal_mode = WAL",
@@ -276,15 +260,21 @@ def connect(path: Path, *, busy_timeout_s: float) -> sqlite3.Connection:
     return connection
 
 
-def apply_migrations(connection: sqlite3.Connection, migrations: Sequence[Migration], *, now_ms: int) -> int:
+def _connect(path: Path | str, kind: type[D], **options: Any) -> D:
+    """A connection without a transaction of its own accord, that any thread may use."""
+    return sqlite3.connect(
+        path, factory=kind, isolation_level=None, check_same_thread=False, cached_statements=128, **options
+    )
+
+
+def apply_migrations(database: SqliteDatabase, migrations: Sequence[Migration], *, now_ms: int) -> int:
     """Apply what is missing; of several processes that do so at once, one does and the others wait for it."""
-    connection.execute("BEGIN IMMEDIATE")
+    database.execute(database.BEGIN)
     try:
-        applied = apply(SqliteDatabase(connection), migrations, now_ms=now_ms, dialect=_dialect)
-        connection.execute("COMMIT")
+        applied = apply(database, migrations, now_ms=now_ms, dialect=_dialect)
+        database.commit()
     except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+        database.rollback()
         raise
     return applied
 

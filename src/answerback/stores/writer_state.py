@@ -15,7 +15,7 @@ from answerback.core.budget import Entry
 from answerback.core.context import title_of
 from answerback.core.request import Question, Record, RequestKey, erase
 from answerback.stores import statements as sql
-from answerback.stores.book import Book
+from answerback.stores.budgets import Budgets
 from answerback.stores.database import Database
 from answerback.stores.encoding import decode_question, decode_record, width_of
 
@@ -26,22 +26,24 @@ _MAX_CHARACTERS: Final = 8_000_000
 _PAGE: Final = 1_000
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Tracked:
     """A request in memory: unfinished, or with an ending that is being written.
 
-    `n`: its row. `title`: of a conversation that begins with it. `width`: see encoding.width_of. `counted_at_ms`: in
-    which minute it counts. `is_stored`: its row is on the disk; before, its id may turn out to be taken (`is_taken`).
-    `written_in`: the number of the batch that has its newest record.
+    `n`: its row. `question`: None, and it is read when it is asked for. `characters`: of its question. `title`: of a
+    conversation that begins with it. `width`: see encoding.width_of. `counted_at_ms`: in which minute it counts.
+    `is_stored`: its row is on the disk; before, its id may turn out to be taken (`is_taken`). `written_in`: the number
+    of the batch that has its newest record.
     """
 
     key: RequestKey
     record: Record
     n: int
-    question: Question | None
-    title: str
-    replaces: str | None
-    width: int
+    question: Question | None = None
+    characters: int = 0
+    title: str = ""
+    replaces: str | None = None
+    width: int = 0
     counted_at_ms: int | None = None
     written_in: int = 0
     is_stored: bool = False
@@ -55,7 +57,7 @@ class WriterState:
         self.tracked: dict[RequestKey, Tracked] = {}
         self.limits: dict[str, int] = {}
         """Users with a limit of their own a minute, as it is stored."""
-        self.book = Book()
+        self.budgets = Budgets()
         self._known: dict[str, None] = {}
         self._queues: dict[str, dict[int, None]] = {}
         self._pending: Counter[str] = Counter()
@@ -85,7 +87,7 @@ class WriterState:
         state.limits = dict(database.execute(sql.SELECT_LIMITS.format(users=users), params).fetchall())
         state._known = dict.fromkeys(state.limits)
         if user_ids is None:
-            state.book = Book.load(database)
+            state.budgets = Budgets.load(database)
         # Only the newest minute can still be counted in; the one before it is for calls that arrive late.
         select, before, since_ms = sql.SELECT_ACCEPTED.format(users=users), last + 1, None
         while rows := database.execute(select, {**params, "before": before, "limit": _PAGE}).fetchall():
@@ -100,11 +102,6 @@ class WriterState:
 
     # --- requests
 
-    def next_n(self) -> int:
-        """A number above every one that was given out."""
-        self.last_n += 1
-        return self.last_n
-
     def track(
         self,
         key: RequestKey,
@@ -116,19 +113,30 @@ class WriterState:
         counted_at_ms: int | None = None,
     ) -> Tracked:
         """Add an unfinished request. `n`: its number, if it has one."""
-        n = self.next_n() if n is None else n
-        title, replaces = title_of(question.message), question.replaces
-        tracked = self.tracked[key] = Tracked(key, record, n, question, title, replaces, width, counted_at_ms)
+        if n is None:
+            n = self.last_n = self.last_n + 1
+        tracked = self.tracked[key] = Tracked(
+            key=key,
+            record=record,
+            n=n,
+            question=question,
+            characters=len(question.message) + len(question.system or ""),
+            title=title_of(question.message),
+            replaces=question.replaces,
+            width=width,
+            counted_at_ms=counted_at_ms,
+        )
         self._queues.setdefault(record.ordering_key, {})[n] = None
         self._pending[record.user_id] += 1
-        self._characters += _size(question)
+        self._characters += tracked.characters
         if self._characters > _MAX_CHARACTERS:
             self._drop_question(tracked)
         return tracked
 
     def track_refusal(self, key: RequestKey, record: Record) -> Tracked:
         """Add a request that ended before it was accepted, until it is on the disk."""
-        tracked = self.tracked[key] = Tracked(key, record, self.next_n(), None, "", None, 0)
+        self.last_n += 1
+        tracked = self.tracked[key] = Tracked(key=key, record=record, n=self.last_n)
         return tracked
 
     def release(self, tracked: Tracked) -> None:
@@ -147,7 +155,7 @@ class WriterState:
 
     def _drop_question(self, tracked: Tracked) -> None:
         if tracked.question is not None:
-            self._characters -= _size(tracked.question)
+            self._characters -= tracked.characters
             tracked.question = None
 
     def forget(self, tracked: Tracked) -> None:
@@ -163,7 +171,7 @@ class WriterState:
     def admit(self, record: Record, question: Question, quota: Quota, now_ms: int) -> Admission:
         """Decide about a request whose id is new."""
         user_id, window = record.user_id, self._windows.get(window_of(now_ms))
-        book = self.book
+        budgets = self.budgets
         return admit(
             existing=None,
             position=len(self._queues.get(record.ordering_key, ())),
@@ -172,9 +180,9 @@ class WriterState:
             own_limit=self.limits.get(user_id),
             quota=quota,
             now_ms=now_ms,
-            hold=book.hold(record, question, quota, now_ms) if book.budgets else None,
+            hold=budgets.hold(record, question, quota, now_ms) if budgets.by_holder else None,
             user_id=user_id,
-            counters=book.counters,
+            counters=budgets.counters,
         )
 
     # --- limits
@@ -226,20 +234,16 @@ class WriterState:
         entries: list[Entry] = []
         for key, tracked in self.tracked.items():
             if key.user_id == user_id and tracked.record.hold is not None:
-                entries += self.book.charged(erase(tracked.record, now_ms=0)).charge
+                entries += self.budgets.charged(erase(tracked.record, now_ms=0)).charge
         return entries
 
     def forget_user(self, user_id: str) -> None:
         """The user is erased. One who is locked out stays so."""
         for tracked in [tracked for key, tracked in self.tracked.items() if key.user_id == user_id]:
             self.forget(tracked)
-        self.book.forget_user(user_id, keeps_budgets=self.is_blocked(user_id))
+        self.budgets.forget_user(user_id, keeps_budgets=self.is_blocked(user_id))
         if not self.is_blocked(user_id):
             self.limits.pop(user_id, None)
         self._known.pop(user_id, None)
         for window in self._windows.values():
             window.pop(user_id, None)
-
-
-def _size(question: Question) -> int:
-    return len(question.message) + len(question.system or "")

@@ -1,38 +1,25 @@
-"""What a batch of writes does in the database, in one transaction, on the writer's thread."""
+"""Rare writes: functions that run in a batch, in their place between its rows, on the writer's thread."""
 
-from collections.abc import Callable, Iterable, Sequence
-from operator import attrgetter
-from typing import Any, ClassVar, Final, Generic, TypeAlias, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeVar
 
-from answerback.core.budget import Entry
 from answerback.core.instants import day_of
-from answerback.core.parts import Content
-from answerback.core.request import Change, Ending, Question, RequestKey
-from answerback.core.transitions import State
+from answerback.core.request import Change, RequestKey
 from answerback.core.uploads import (
     DAY_MS,
-    MAX_DAILY_BYTES,
-    MAX_OPEN,
     SWEEP_MARGIN_MS,
     UNFINISHED_MS,
     YOUNG_MS,
     FileKey,
+    NoRoom,
     Upload,
+    giving_way,
 )
 from answerback.ports import StoredConversation
 from answerback.stores import statements as sql
-from answerback.stores.book import rows_of
 from answerback.stores.database import Database
-from answerback.stores.encoding import (
-    conversation_of,
-    decode_record,
-    encode_attachments,
-    encode_marks,
-    encode_options,
-    encode_record,
-)
+from answerback.stores.encoding import conversation_of, decode_record, encode_record
 from answerback.stores.user_data import Part
-from answerback.stores.writer_state import Tracked
 
 T = TypeVar("T")
 
@@ -41,161 +28,16 @@ STEP: Final = 200
 
 _DAY_MS: Final = 86_400_000
 
-_ACCEPTED: Final = attrgetter("user_id", "request_id", "accepted_at_ms", "schema")
-
-Function: TypeAlias = Callable[[Database], T]
-
-
-class Rows:
-    """The three kinds of write about requests: each kind is one statement that is run for many rows.
-
-    Accepts come first and endings last. Nothing else about a request is written between its own.
-    """
-
-    ACCEPT: ClassVar = sql.ACCEPT
-    more: ClassVar[Callable[[Any, Database], None] | None] = None
-    """What a kind of store sends with them. No bound method is kept: it would be a cycle for each batch."""
-
-    def __init__(self) -> None:
-        self._users: list[tuple[str, int]] = []
-        self._accepted: list[Tracked] = []
-        self._accepts: list[sql.Row] = []
-        self._notes: dict[int, sql.Row] = {}
-        self._finishes: list[sql.Row] = []
-        self._ended: list[Tracked] = []
-        self._touches: dict[tuple[str, str], tuple[str, str, str, int, int]] = {}
-        self._charges: list[tuple[Entry, Tracked | None]] = []
-
-    def add_user(self, user_id: str, now_ms: int) -> None:
-        """A user who may be new."""
-        self._users.append((user_id, now_ms))
-
-    def accept(self, tracked: Tracked, question: Question, text: str) -> None:
-        """A new request. `text`: its record."""
-        self._accepted.append(tracked)
-        texts = (tracked.record.conversation_id, encode_options(question), question.system, question.message)
-        files = encode_attachments(question.attachments) if question.attachments else None
-        self._accepts.append((tracked.n, *_ACCEPTED(tracked.record), text, None, *texts, files))
-
-    def refuse(self, tracked: Tracked, ending: Ending, text: str) -> None:
-        """A refusal or an early cancellation: it ends where it begins, and has no question."""
-        self._accepted.append(tracked)
-        row = (*_ACCEPTED(tracked.record), text, ending.ended_at_ms)
-        self._accepts.append((tracked.n, *row, None, None, None, None, None))
-
-    def note(self, tracked: Tracked, text: str) -> None:
-        """Another record of an unfinished request."""
-        self._notes[tracked.n] = (tracked.record.schema, text, tracked.n)
-
-    def finish(self, tracked: Tracked, ending: Ending, record_text: str, content: Content) -> None:
-        """The ending of a request, its answer, and the conversation that it belongs to."""
-        self._ended.append(tracked)
-        code = ending.error_code and ending.error_code.value
-        how = (ending.ended_at_ms, tracked.replaces, ending.status.value, ending.model, code)
-        used = (ending.input_tokens, ending.output_tokens)
-        answer = (content.text, encode_marks(content.marks))
-        self._finishes.append((*how, *used, tracked.record.schema, record_text, *answer, tracked.n))
-        pair, at_ms = _pair(tracked), ending.ended_at_ms
-        _, _, title, created_at_ms, last_ms = self._touches.get(
-            pair, (*pair, tracked.title, tracked.record.accepted_at_ms, at_ms)
-        )
-        self._touches[pair] = (*pair, title, created_at_ms, max(last_ms, at_ms))
-
-    def charge(self, entries: Iterable[Entry], tracked: Tracked | None = None) -> None:
-        """Change counters of budgets. `tracked`: only if this new request is stored."""
-        self._charges += [(entry, tracked) for entry in entries]
-
-    @property
-    def has_taken(self) -> bool:
-        """Whether an id, or a number, turned out to be taken."""
-        return any(tracked.is_taken for tracked in self._accepted)
-
-    def run(self, database: Database) -> None:
-        with database.together():
-            if self._users:
-                database.executemany(sql.INSERT_USER, self._users)
-            if self._accepts:
-                accepted = database.executemany(self.ACCEPT, self._accepts)
-            if self._notes:
-                database.executemany(sql.NOTE, list(self._notes.values()))
-            if self._finishes:
-                database.executemany(sql.FINISH, self._finishes)
-                touched = database.executemany(sql.TOUCH, list(self._touches.values()))
-            if self.more is not None:
-                self.more(database)
-        if self._accepts and accepted.rowcount != len(self._accepts):
-            for tracked in self._accepted:
-                tracked.is_taken = not database.execute(sql.SELECT_NUMBER, {"n": tracked.n}).fetchall()
-        if self._charges:
-            stored = [entry for entry, new in self._charges if new is None or not new.is_taken]
-            database.executemany(sql.CHARGE, rows_of(stored))
-        if self._finishes:
-            if touched.rowcount != len(self._touches):
-                self._end_in_deleted(database)
-            for tracked in self._ended:
-                if tracked.replaces is not None and tracked.record.state is State.COMPLETED:
-                    where = {**_conversation(*_pair(tracked)), "request_id": tracked.record.request_id}
-                    database.execute(sql.SUPERSEDE, {**where, "replaces": tracked.replaces, "n": tracked.n})
-
-    def _end_in_deleted(self, database: Database) -> None:
-        """Some of the conversations are deleted: what was asked before that is not kept in them.
-
-        What was asked after it starts the conversation again.
-        """
-        deleted = {}
-        for pair in self._touches:
-            rows = database.execute(sql.SELECT_DELETED_AT, _conversation(*pair)).fetchall()
-            if rows and rows[0][0] is not None:
-                deleted[pair] = rows[0][0]
-        for tracked in self._ended:
-            if tracked.record.accepted_at_ms <= deleted.get(_pair(tracked), -1):
-                database.execute(sql.UNLINK, {"n": tracked.n})
-        for pair, at_ms in deleted.items():
-            new = [one for one in self._ended if _pair(one) == pair and one.record.accepted_at_ms > at_ms]
-            if new:
-                erase(database, *pair, deleted_at_ms=at_ms)
-                row = (*pair, new[0].title, new[0].record.accepted_at_ms, self._touches[pair][-1])
-                database.executemany(sql.TOUCH, [row])
-
-
-class Call(Generic[T]):
-    """A rare write: a function, with the effect of all or nothing. Its error is its caller's alone."""
-
-    def __init__(self, function: Function[T]) -> None:
-        self._function = function
-        self._value: T | None = None
-        self._error: Exception | None = None
-
-    def run(self, database: Database) -> None:
-        database.execute("SAVEPOINT rare")
-        try:
-            self._value = self._function(database)
-        except Exception as exc:
-            if database.cause_of(exc) is not None:
-                raise
-            self._error = exc
-            database.execute("ROLLBACK TO SAVEPOINT rare")
-        database.execute("RELEASE SAVEPOINT rare")
-
-    def result(self) -> T:
-        """What the function returned. Raises what it raised."""
-        if self._error is not None:
-            raise self._error
-        return self._value  # type: ignore[return-value] # it has run
-
-
-# --- rare writes ------------------------------------------------------------------------------------------------
-
 
 def change(database: Database, key: RequestKey, step_of: Change[T]) -> tuple[T] | None:
     """Change the record of a request that has ended. Returns None if its row is gone, else the outcome."""
-    found = database.execute(sql.SELECT_RECORD, _id(key)).fetchall()
+    found = database.execute(sql.SELECT_RECORD, key._asdict()).fetchall()
     if not found:
         return None
     step = step_of(decode_record(*found[0]))
     if (record := step.record) is not None:
         row: dict[str, sql.Value] = {"record": encode_record(record), "record_schema": record.schema}
-        database.execute(sql.UPDATE_RECORD, {**_id(key), **row})
+        database.execute(sql.UPDATE_RECORD, {**key._asdict(), **row})
     return (step.outcome,)
 
 
@@ -237,14 +79,14 @@ def purge_deleted(database: Database, *, before_ms: int) -> int:
 def erase(database: Database, user_id: str, conversation_id: str, *, deleted_at_ms: int) -> None:
     """Erase a conversation as it was when it was deleted."""
     for statement in sql.ERASE_CONVERSATION:
-        database.execute(statement, {**_conversation(user_id, conversation_id), "deleted_at_ms": deleted_at_ms})
+        database.execute(statement, {**conversation_named(user_id, conversation_id), "deleted_at_ms": deleted_at_ms})
 
 
 def update_conversation(
     database: Database, user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
 ) -> StoredConversation | None:
     """Rename a conversation, delete or restore it."""
-    where = _conversation(user_id, conversation_id)
+    where = conversation_named(user_id, conversation_id)
     if deleted is not None:
         database.execute(sql.DELETE_CONVERSATION, {**where, "deleted_at_ms": now_ms if deleted else None})
     if title is not None:
@@ -283,26 +125,42 @@ def upload(database: Database, key: FileKey) -> Upload | None:
     )
 
 
-def begin_upload(database: Database, key: FileKey, name: str, now_ms: int) -> Upload | None:
+def begin_upload(database: Database, key: FileKey, name: str, now_ms: int) -> Upload | NoRoom:
     """Begin an upload, if there is none and the user may."""
     known = upload(database, key)
     if known is not None:
         return known
-    since: sql.Params = {"user_id": key.user_id, "since_ms": now_ms - DAY_MS}
-    ((begun_bytes, unfinished),) = database.execute(sql.SELECT_BEGUN, since).fetchall()
-    if unfinished >= MAX_OPEN or begun_bytes + key.size > MAX_DAILY_BYTES:
-        return None
+    today: dict[str, sql.Value] = {"user_id": key.user_id, "day": now_ms // DAY_MS, "bytes": key.size}
+    touched: dict[str, int] = dict(database.execute(sql.SELECT_OPEN_UPLOADS, {"user_id": key.user_id}).fetchall())
+    begun_bytes = sum(count for (count,) in database.execute(sql.SELECT_BEGUN, today).fetchall())
+    leaving = giving_way(touched, begun_bytes=begun_bytes, size=key.size, now_ms=now_ms)
+    if isinstance(leaving, NoRoom):
+        return leaving
+    if leaving is not None:
+        forget_upload(database, key.user_id, leaving)
+    database.execute(sql.COUNT_BEGUN, today)
     database.execute(sql.BEGIN_UPLOAD, {**file_named(key), "upload": name, "begun_at_ms": now_ms})
-    return upload(database, key)
+    return upload(database, key) or Upload(name=name, begun_at_ms=now_ms)
 
 
-def forget_uploads(database: Database, *, name: str = "", now_ms: int = 0) -> int:
-    """Delete the unfinished upload with this name, and by `now_ms` all that is too old. Returns how many."""
-    completed_before_ms = now_ms - YOUNG_MS - SWEEP_MARGIN_MS
+def put_piece(database: Database, piece: Mapping[str, Any]) -> None:
+    """Keep a piece, and note that the upload is alive."""
+    database.execute(sql.PUT_PIECE, piece)
+    database.execute(sql.TOUCH_UPLOAD, piece)
+
+
+def forget_upload(database: Database, user_id: str, name: str) -> None:
+    """Delete an unfinished upload of the user, with its pieces."""
+    named: sql.Params = {"user_id": user_id, "upload": name}
+    if database.execute(sql.FORGET_UPLOAD, named).rowcount:
+        database.execute(sql.FORGET_ITS_PIECES, named)
+
+
+def forget_uploads(database: Database, now_ms: int) -> int:
+    """Delete all that is too old. Returns how many."""
     old: sql.Params = {
-        "upload": name,
         "begun_before_ms": now_ms - UNFINISHED_MS,
-        "completed_before_ms": completed_before_ms,
+        "completed_before_ms": now_ms - YOUNG_MS - SWEEP_MARGIN_MS,
     }
     count = database.execute(sql.FORGET_UPLOADS, old).rowcount
     database.execute(sql.FORGET_PIECES)
@@ -319,13 +177,6 @@ def day_named(number: str) -> str:
     return day_of(int(number) * _DAY_MS)
 
 
-def _id(key: RequestKey) -> dict[str, sql.Value]:
-    return {"user_id": key.user_id, "request_id": key.request_id}
-
-
-def _conversation(user_id: str, conversation_id: str) -> dict[str, sql.Value]:
+def conversation_named(user_id: str, conversation_id: str) -> dict[str, sql.Value]:
+    """The columns that name a conversation."""
     return {"user_id": user_id, "conversation_id": conversation_id}
-
-
-def _pair(tracked: Tracked) -> tuple[str, str]:
-    return tracked.record.user_id, tracked.record.conversation_id

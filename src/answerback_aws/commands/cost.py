@@ -29,6 +29,7 @@ def cost(
         float, typer.Option(min=0.0, max=1.0, help="Share of the questions' tokens that is read from Bedrock's cache.")
     ] = 0.0,
     files: Annotated[float, typer.Option(min=0.0, help="New files that a question comes with, on average.")] = 0.0,
+    reads: Annotated[float, typer.Option(min=0.0, help="Files read back for a question, on average.")] = 0.0,
     file_kb: Annotated[int, typer.Option(min=1, max=4096, help="Size of a file.")] = 500,
     model: Annotated[str, typer.Option(help="A Bedrock model id; `none` leaves the tokens out.")] = DEFAULT_MODEL,
     region: Annotated[str, typer.Option(help="us-east-1 or ap-northeast-2.")] = "us-east-1",
@@ -61,6 +62,7 @@ def cost(
         cached=cached,
         budgets=budgets,
         files=files,
+        reads=reads,
         file_kb=file_kb,
     )
     try:

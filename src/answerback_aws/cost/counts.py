@@ -30,6 +30,7 @@ class UnitCounts:
     minute: Section
     piece: Section
     file: Section
+    returned: Section
     cold: Section
 
 

@@ -35,6 +35,9 @@ METERED_BYTES: Final = 32 * 1024
 PIECE_KB: Final = 64
 """Files are sent in pieces of this size."""
 
+RETURNED_KB: Final = 24_000 / 1024
+"""And read back in frames of this size."""
+
 FILE_DAYS: Final = 98
 """How long a file is kept after it was used last, by the bucket's lifecycle."""
 
@@ -48,7 +51,8 @@ class Workload:
 
     Tokens are of one question (with its context) and one answer. `first_token_s`: the model's wait before it speaks.
     `cached`: the share of a question's tokens that Bedrock reads from its cache of prompts. `budgets`: how many an
-    answer is counted in. `files`: how many new files a question comes with, of `file_kb` each.
+    answer is counted in. `files`: how many new files a question comes with, of `file_kb` each. `reads`: how many
+    files of that size are read back for each question, as on another device.
     """
 
     apps: int = 1000
@@ -63,6 +67,7 @@ class Workload:
     cached: float = 0.0
     budgets: int = 0
     files: float = 0.0
+    reads: float = 0.0
     file_kb: int = 500
 
     @property
@@ -211,8 +216,10 @@ def use(workload: Workload, design: Design, counts: UnitCounts) -> Usage:
     files = answers * workload.files
     pieces = files * math.ceil(workload.file_kb / PIECE_KB)
 
+    returned = answers * workload.reads * math.ceil(workload.file_kb / RETURNED_KB)
+
     def of_files(kind: str) -> float:
-        return files * counts.file[kind] + pieces * counts.piece[kind]
+        return files * counts.file[kind] + pieces * counts.piece[kind] + returned * counts.returned[kind]
 
     def each(kind: str) -> float:
         return opened * counts.connection[kind] + pings * counts.ping[kind] + of_files(kind)

@@ -14,7 +14,9 @@ from answerback import __version__
 from answerback.client import (
     AnswerbackError,
     Attachment,
+    AttachmentMissing,
     Client,
+    Closed,
     Connected,
     ConnectionState,
     File,
@@ -36,6 +38,7 @@ from answerback_desktop.engine.events import (
     DraftReturned,
     Event,
     Exported,
+    FileFetched,
     NoticeCode,
     NoticeRaised,
     RoundTripMeasured,
@@ -51,7 +54,7 @@ from answerback_desktop.engine.sync import Sync
 from answerback_desktop.records import Account, Traits, Turn
 from answerback_desktop.settings import Settings
 from answerback_desktop.store.accounts import AccountFiles, keep_copy
-from answerback_desktop.store.copies import FileCopies
+from answerback_desktop.store.copies import FileCopies, FileGone
 from answerback_desktop.store.history import HistoryStore, TurnMerge
 from answerback_desktop.store.schema import Database, StoreError
 from answerback_desktop.store.store import PAGE, AccountStore, Page
@@ -445,6 +448,32 @@ class AccountEngine:
             title = f"answerback {day}" if is_all else kept[0].conversation.title
             text = exported(kept, form, is_all=is_all)
             self._emit(Exported(conversation_id=conversation_id, text=text, file_name=file_name(title, form)))
+
+    def fetch_file(self, named: Attachment) -> None:
+        """A file of an earlier question: the copy here, or the server's, of which a copy is kept."""
+        try:
+            (file,) = self._copies.keep([named])
+        except FileGone:
+            self._tasks.start(self._fetch_file(named), name="file")
+        else:
+            self._emit(FileFetched(file))
+
+    async def _fetch_file(self, named: Attachment) -> None:
+        try:
+            if self._client is None:
+                raise Closed
+            file = await self._client.attachment(named)
+        except AttachmentMissing:
+            self._notice(NoticeCode.FILE_LOST, name=named.name)
+            return
+        except AnswerbackError:
+            self._notice(NoticeCode.FILE_UNREACHABLE, name=named.name)
+            return
+        self._emit(FileFetched(file))
+        try:
+            self._copies.keep([file])
+        except StoreError as exc:
+            self.store_failed(exc)
 
     def import_text(self, text: str, name: str) -> None:
         """Add what is not here of an export; what is here stays as it is."""

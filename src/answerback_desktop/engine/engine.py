@@ -141,6 +141,10 @@ class Engine:
         """`Exported` follows. None: all conversations, with the earlier versions of their turns."""
         self._on_account(lambda account: account.export(conversation_id, form))
 
+    def fetch_file(self, named: Attachment) -> None:
+        """`FileFetched` follows, from this computer or from the server; a notice says why not."""
+        self._on_account(lambda account: account.fetch_file(named))
+
     def import_file(self, path: Path) -> None:
         """Add what an export has and this account has not. A notice says what became of it."""
         self._do(lambda controller: controller.import_file(path))

@@ -86,6 +86,10 @@ class NoticeCode(StrEnum):
     """size_bytes, limit_bytes: the question was not sent and is back in the draft."""
     FILE_GONE = "file-gone"
     """name: the same, because a file that an earlier question went with is not on this computer."""
+    FILE_LOST = "file-lost"
+    """name: the server does not keep that file of an earlier question any more."""
+    FILE_UNREACHABLE = "file-unreachable"
+    """name: it could not be fetched from the server now."""
     CONVERSATION_GONE = "conversation-gone"
     """conversation_id: the server has no such conversation any more."""
     OTHER_STORE = "other-store"
@@ -287,6 +291,13 @@ class Exported:
 
 
 @dataclass(frozen=True, slots=True)
+class FileFetched:
+    """Answer to `fetch_file`: a file of an earlier question."""
+
+    file: File
+
+
+@dataclass(frozen=True, slots=True)
 class SettingsChanged:
     """The settings that hold now. `locked`: names of those that the administrator decides; `models`: all he offers."""
 
@@ -348,6 +359,7 @@ Event: TypeAlias = (
     | DraftReturned
     | SearchFound
     | Exported
+    | FileFetched
     | SettingsChanged
     | SignInChanged
     | GatewayChanged

@@ -1,20 +1,27 @@
 """What a model says besides its answer, as Markdown around it: thoughts and calls are folded, sources are listed."""
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Final
 
 from answerback.client import AnswerPart, PartStarted, PartText, Text
 
-WANTED: Final = ("citation", "reasoning", "result", "tool")
+WANTED: Final = ("citation", "reasoning", "result", "status", "tool")
 """The kinds that this app asks for."""
 
 _BEGIN: Final = {
     "reasoning": "<think>\n",
-    "tool": "<details><summary>{name}</summary>\n\n```json\n",
-    "result": "<details><summary>{name} →</summary>\n\n```\n",
+    "tool": "<details part><summary>{name}</summary>\n\n```json\n",
+    "result": "<details part><summary>{name} →</summary>\n\n```\n",
+    "status": "<details part><summary>",
 }
-_END: Final = {"reasoning": "\n</think>\n\n", "tool": "\n```\n\n</details>\n\n", "result": "\n```\n\n</details>\n\n"}
+_END: Final = {
+    "reasoning": "\n</think>\n\n",
+    "tool": "\n```\n\n</details>\n\n",
+    "result": "\n```\n\n</details>\n\n",
+    "status": "</summary></details>\n\n",
+}
 
 
 class Writer:
@@ -24,6 +31,7 @@ class Writer:
         self._pieces: list[str] = []
         self._kind = "text"
         self.length = 0
+        self._end = ""
 
     @property
     def text(self) -> str:
@@ -50,7 +58,8 @@ class Writer:
                 is_line_open = self.length > 0 and self._kind == "text"
                 written += ("\n\n" if is_line_open else "") + _BEGIN[kind].format(name=_plain(name or kind))
             self._kind = kind
-        written += delta if kind == "text" else _harmless(kind, delta)
+        written += delta if kind == "text" else _harmless(kind, written[-2:] if written else self._end, delta)
+        self._end = (self._end + written)[-2:]
         self._pieces.append(written)
         self.length += len(written)
         return written
@@ -69,9 +78,13 @@ def written(parts: Iterable[AnswerPart]) -> str:
     return f"{writer.text}\n{listed}\n" if listed else writer.text
 
 
-def _harmless(kind: str, text: str) -> str:
-    """Text that does not end its fold."""
-    return text.replace("</", "<\u200b/") if kind == "reasoning" else text.replace("```", "`\u200b``")
+def _harmless(kind: str, before: str, text: str) -> str:
+    """Text that does not end its fold, behind what was written `before`."""
+    if kind == "status":  # a line of letters
+        return re.sub(r"[\s<>]", " ", text)
+    ending, mark = (r"</", "<\u200b/") if kind == "reasoning" else (r"``(?=`)", "``\u200b")
+    before = before[-len(mark) + 2 :] if before.endswith(("<", "`")) else ""
+    return re.sub(ending, mark, before + text)[len(before) :]
 
 
 def _plain(name: str) -> str:
@@ -82,7 +95,7 @@ def _source(text: str) -> str:
     """A source as a link or a quotation, '' if nothing can be read."""
     try:
         told = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     if not isinstance(told, dict):
         return ""

@@ -89,6 +89,8 @@ class WindowTexts:
     exported: str
     export_failed: str
     export_title: str
+    saved: str
+    save_title: str
     markdown_files: str
     json_files: str
     show_file: str
@@ -317,6 +319,7 @@ class ChatTexts:
     attach_beside: str
     let_file_go: str
     files_name: str
+    save_hint: str
     refusals: Mapping[Refusal, str]
     # The empty and the loading state
     empty_title: str

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
+from answerback.client import Attachment
 from answerback_desktop.engine.events import (
     AccountClosed,
     AccountOpened,
@@ -18,6 +19,7 @@ from answerback_desktop.engine.events import (
     EngineStopped,
     Event,
     Exported,
+    FileFetched,
     GatewayChanged,
     GatewayStatus,
     LocalModelsFound,
@@ -75,7 +77,7 @@ class AppViewModel:
         self.current: ConversationViewModel | None = None
         self.search_query = ""
         self.search_result: SearchFound | None = None
-        self.exported: Exported | None = None
+        self.exported: Exported | FileFetched | None = None
 
     # --- conversations
 
@@ -196,6 +198,10 @@ class AppViewModel:
         """`exported` follows."""
         self._commands.export(None, form)
 
+    def fetch_file(self, named: Attachment) -> None:
+        """`exported` follows with the file."""
+        self._commands.fetch_file(named)
+
     def import_file(self, path: Path) -> None:
         """Add what it has; a notice follows."""
         self._commands.import_file(path)
@@ -299,7 +305,7 @@ class AppViewModel:
                 if event.query == self.search_query:
                     self.search_result = event
                     changes.flags.add("search")
-            case Exported():
+            case Exported() | FileFetched():
                 self.exported = event
                 changes.flags.add("exported")
             case NoticeRaised():

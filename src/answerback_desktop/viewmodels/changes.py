@@ -29,7 +29,7 @@ class Changes:
         appended: answers that only grew. A turn is never in both.
         drafts: ids of conversations whose draft was changed by the engine: show it in the input box.
         ended: ids of requests that just ended, for notifications.
-        exported: a text for the person to save is in `AppViewModel.exported`.
+        exported: a text or a file for the person to save is in `AppViewModel.exported`.
         stopped: the engine has ended; the app may close.
     """
 

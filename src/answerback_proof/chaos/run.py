@@ -51,6 +51,7 @@ _NODES: Final = "abcdefgh"
 _ERROR: Final = re.compile(r"^\S+ (ERROR|CRITICAL) (?P<what>.*)$", re.MULTILINE)
 _MISBEHAVED: Final = (
     "its code raised an exception",
+    "the model has counted more tokens than a budget has reserved for it",
     "the model does not stop when it is asked to",
     "task frame does not stop when it is asked to",  # a gateway that stops finds the same of a frame that runs a model
 )

@@ -5,11 +5,15 @@ A task that is cancelled cleans up after itself; a process that is killed does n
 """
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, TypeVar
+
+from aiohttp import web_protocol
 
 T = TypeVar("T")
 
@@ -18,8 +22,19 @@ _UNWIND_STEPS = 100
 
 
 def install(loop: asyncio.AbstractEventLoop) -> None:
-    """Let the tasks of `loop` belong to the process that makes them."""
+    """Let the tasks of `loop` belong to the process that makes them.
+
+    From Python 3.12 on aiohttp's server starts its tasks at once, and passes by the loop's factory. Here it must not:
+    such a task would outlive its process.
+    """
     loop.set_task_factory(_make_task)
+    if sys.version_info >= (3, 12):
+        asked_of_the_loop = SimpleNamespace(**{**vars(asyncio), "Task": _through_the_loop})
+        web_protocol.asyncio = asked_of_the_loop  # type: ignore[attr-defined]
+
+
+def _through_the_loop(coroutine: Any, *, loop: asyncio.AbstractEventLoop, eager_start: bool) -> "asyncio.Task[Any]":
+    return loop.create_task(coroutine)
 
 
 def spawn_outside(coroutine: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":

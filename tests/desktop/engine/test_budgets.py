@@ -3,16 +3,20 @@
 from answerback.core.budget import Budget, Period, Unit
 from answerback_desktop.records import FailureCode, TurnStatus
 from budgeted import give
+from wall import set_clock
 
 ONE_QUESTION = Budget(17_480, Unit.TOKENS, Period.MONTH)
 """What a short question reserves, and a little more."""
 
 
-async def test_what_is_left_follows_the_questions_until_one_has_no_room(start_gateway, open_app, tmp_path, model):
+async def test_what_is_left_follows_the_questions_until_one_has_no_room(
+    start_gateway, open_app, tmp_path, model, monkeypatch
+):
+    clock = set_clock(monkeypatch)
     await give(tmp_path / "with-budget", "ada", ONE_QUESTION)
     gateway = await start_gateway(data_dir=tmp_path / "with-budget")
-    app = await open_app(url=gateway.url)
-    other = await open_app("two", url=gateway.url, user="bob")
+    app = await open_app(url=gateway.url, clock=clock)
+    other = await open_app("two", url=gateway.url, user="bob", clock=clock)
     connection = app.model.connection
     await app.until(lambda: connection.budget is not None)
     assert (connection.budget.limit, connection.budget.used, connection.budget.reserved) == (17_480, 0, 0)

@@ -2,6 +2,7 @@
 
 import shutil
 
+import msgspec
 import pytest
 
 from answerback.client import File
@@ -112,6 +113,51 @@ async def test_another_device_sees_the_names_and_says_that_it_has_no_file(open_a
         (NoticeCode.FILE_GONE, {"name": "plan.pdf"})
     ]
     assert conversation.draft == "What is it?"
+
+
+async def fetched(app, named):
+    app.model.exported = None
+    app.model.fetch_file(named)
+    await app.until(lambda: app.model.exported or app.model.notices)
+    return app.model.exported
+
+
+async def test_another_device_fetches_a_file_and_then_has_it_too(open_app, model, network):
+    app = await open_app()
+    model.end("What is it?", "one")
+    turn = await ask(app, "What is it?", pdf("계획.pdf"))
+    await app.until(lambda: turn.status is TurnStatus.COMPLETED)
+    other = await open_app("two")
+    await other.until(lambda: other.model.conversations)
+    conversation = other.model.open(other.model.conversations[0].conversation_id)
+    await other.until(lambda: conversation.messages)
+    (named,) = conversation.messages[0].attachments
+    file = (await fetched(other, named)).file
+    assert (file.name, file.media_type, file.data) == ("계획.pdf", "application/pdf", PDF)
+    network.cut()
+    assert (await fetched(other, named)).file.data == PDF
+    network.repair()
+    await other.online()
+    model.end("What is it?", "two")
+    conversation.regenerate(turn.request_id)
+    await other.until(lambda: conversation.messages[-1].answer == "two")
+    gone = msgspec.structs.replace(named, sha256="0" * 64)
+    assert await fetched(other, gone) is None
+    assert [(one.code, dict(one.facts)) for one in other.model.notices] == [
+        (NoticeCode.FILE_LOST, {"name": "계획.pdf"})
+    ]
+
+
+async def test_a_file_that_cannot_be_fetched_now_is_told(open_app, model):
+    app = await open_app()
+    model.end("What is it?", "one")
+    turn = await ask(app, "What is it?", pdf())
+    await app.until(lambda: turn.status is TurnStatus.COMPLETED)
+    for folder in app.profile.accounts_folder.glob("*.files"):
+        shutil.rmtree(folder)
+    app.engine._controller._account._client = None
+    assert await fetched(app, turn.attachments[0]) is None
+    assert [one.code for one in app.model.notices] == [NoticeCode.FILE_UNREACHABLE]
 
 
 async def test_what_the_model_does_not_take_fails_and_the_copy_stays_for_the_next_try(open_app):

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from answerback.core import defaults
 from answerback.core.admission import Accepted, Admission, Quota, admit, hold_of
 from answerback.core.budget import Counters, Entry, Hold, OverBudget, reserved, team_holder
+from answerback.core.keys import ordering_key
 from answerback.core.parts import NOTHING, Content
 from answerback.core.request import Change, Ending, Question, Record, RequestKey, Step
 from answerback.core.transitions import State
@@ -363,7 +364,16 @@ class DynamoRequests:
 
     async def unfinished(self) -> Sequence[Record]:
         """Reads the sparse index whole, which holds only what is unfinished, and those records."""
-        index = await self._database.scan(self._table, IndexName=UNFINISHED)
+        return await self._unfinished_at(await self._database.scan(self._table, IndexName=UNFINISHED))
+
+    async def unfinished_in(self, user_id: str, conversation_id: str) -> Sequence[Record]:
+        """As the index shows them, which may be a moment late."""
+        index = await self._database.query(self._table, "userId = :u", {":u": user_id}, IndexName=UNFINISHED)
+        keys = {ordering_key(user_id, conversation_id), ordering_key(user_id, None)}
+        found = await self._unfinished_at([item for item in index if item["orderingKey"]["S"] in keys])
+        return [record for record in found if record.conversation_id == conversation_id]
+
+    async def _unfinished_at(self, index: Sequence[Item]) -> Sequence[Record]:
         keys = [{"userId": item["userId"]["S"], "requestId": item["requestId"]["S"]} for item in index]
         items = [item for item in await self._database.get_many(self._table, keys) if UNFINISHED in item]
         items.sort(key=lambda item: (int(item[UNFINISHED]["N"]), item["requestId"]["S"]))

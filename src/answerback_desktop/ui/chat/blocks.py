@@ -78,6 +78,7 @@ class BlockSignals(QObject):
     edit_changed = Signal(str, object, bool)  # request id, the text so far or None, whether the editor is open
     version = Signal(str, int)  # request id, 1 for the later one, -1 for the earlier one
     link = Signal(str, str)
+    file_wanted = Signal(object)  # the attachment
     folded = Signal(str, int)  # request id, where the fold begins in the answer
 
 

@@ -10,7 +10,7 @@ from PySide6.QtWidgets import QLabel, QPushButton, QToolButton, QWidget
 
 from answerback_desktop.ui.chat.blocks import Appearance, Block, BlockSignals, BlockView
 from answerback_desktop.ui.chat.state_line import StateLine, Tone, state_line
-from answerback_desktop.ui.markdown import Segment, neutralised
+from answerback_desktop.ui.markdown import Segment, answer_of
 from answerback_desktop.ui.theme import Icon, Theme, icon, pixmap
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
@@ -39,7 +39,7 @@ class FooterView(BlockView):
         self.cut_label = QLabel(self)
         self.cut_label.setProperty("variant", "warning")
         self.cut_label.setToolTip(texts.cut_hint)
-        self.copy_button = CopyButton(lambda: neutralised(turn.answer), appearance, self)
+        self.copy_button = CopyButton(lambda: answer_of(turn.answer), appearance, self)
         self.again_button = QuietButton(Icon.REGENERATE, texts.regenerate, theme, self)
         self.retry_button = QPushButton(self)
         self.stop_button = QToolButton(self)

@@ -12,8 +12,8 @@ from PySide6.QtGui import QColor, QDragEnterEvent, QDropEvent, QGuiApplication, 
 from PySide6.QtWidgets import QFileDialog, QStackedWidget, QToolButton, QVBoxLayout, QWidget
 
 from answerback.client import File
+from answerback.texts import language_is_known, unknown_language
 from answerback.texts.korean import with_particles
-from answerback.texts.languages import language_is_known, unknown_language
 from answerback_desktop.attachments import ChosenFile, read_file, within
 from answerback_desktop.engine.events import GatewayStatus
 from answerback_desktop.settings import Language
@@ -26,6 +26,7 @@ from answerback_desktop.ui.chat.input_box import attachments_in
 from answerback_desktop.ui.chat.links import LinkDialog, is_openable
 from answerback_desktop.ui.chat.states import EmptyState, LanguageBar, OfflineBanner
 from answerback_desktop.ui.chat.transcript import Transcript, column_in
+from answerback_desktop.ui.markdown import answer_of
 from answerback_desktop.ui.theme import Icon, icon
 from answerback_desktop.viewmodels.app import AppViewModel
 from answerback_desktop.viewmodels.changes import Changes
@@ -265,6 +266,7 @@ class ChatPane(QWidget):
         signals.version.connect(self._show_version)
         self.transcript.edit_of = self._edit_of
         signals.link.connect(self._ask_link)
+        signals.file_wanted.connect(self._app.fetch_file)
         self.transcript.near_start.connect(self._load_more)
         self.transcript.pinned_changed.connect(self._pinned)
         self.composer.sent.connect(self._ask)
@@ -358,7 +360,7 @@ class ChatPane(QWidget):
         messages = [] if self._shown is None else self._shown.messages
         answer = next((turn.answer for turn in reversed(messages) if turn.length), "")
         if answer:
-            QGuiApplication.clipboard().setText(answer)
+            QGuiApplication.clipboard().setText(answer_of(answer))
         return bool(answer)
 
     def step_question(self, step: int) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from PySide6.QtCore import QPointF, QSize, Qt
-from PySide6.QtGui import QFont, QFontMetricsF, QPainter, QPaintEvent, QTextOption, QWheelEvent
+from PySide6.QtGui import QFont, QFontMetricsF, QIcon, QPainter, QPaintEvent, QTextOption, QWheelEvent
 from PySide6.QtWidgets import QTextBrowser, QToolButton, QWidget
 
 from answerback_desktop.ui.chat.blocks import Appearance, BlockSignals, BlockView
@@ -125,7 +125,12 @@ class TableView(BlockView):
 
 
 class FoldView(BlockView):
-    """The line that stands for what is folded: a model's thoughts, or details. A click shows what is in it."""
+    """The line that stands for what is folded: a model's thoughts, or details. A click shows what is in it.
+
+    What a model says of its doing is such a line with nothing in it.
+    """
+
+    _is_line = False
 
     def __init__(self, turn: TurnViewModel, appearance: Appearance, signals: BlockSignals, parent: QWidget) -> None:
         super().__init__(turn, appearance, signals, parent)
@@ -136,7 +141,7 @@ class FoldView(BlockView):
 
     @property
     def tab_stops(self) -> Sequence[QWidget]:
-        return [self.button]
+        return [] if self._is_line else [self.button]
 
     def take(self, segment: Segment | None) -> None:
         if segment is None:
@@ -148,6 +153,8 @@ class FoldView(BlockView):
         details = (segment.title or texts.details) + (" …" if is_growing else "")
         self.button.setText(thoughts if segment.title == "think" else details)
         self.button.setAccessibleName(self.button.text())
+        self._is_line = segment.title != "think" and not segment.text.strip()
+        self.button.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents, self._is_line)
         self.set_open(is_open=self.is_open)
         self.button.setIconSize(QSize(theme.body_px, theme.body_px))
 
@@ -155,7 +162,8 @@ class FoldView(BlockView):
         """Whether what is in it is shown below."""
         theme, self.is_open = self.appearance.theme, is_open
         drawing = Icon.CHEVRON_DOWN if is_open else Icon.CHEVRON_RIGHT
-        self.button.setIcon(icon(drawing, theme.colour("text_muted"), theme.body_px))
+        shown = QIcon() if self._is_line else icon(drawing, theme.colour("text_muted"), theme.body_px)
+        self.button.setIcon(shown)
 
     def arrange(self, width: int) -> int:
         gap, left = self.appearance.theme.space(2), indent_of(self.path, self.appearance.theme)

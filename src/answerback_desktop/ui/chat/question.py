@@ -1,6 +1,7 @@
 """The view of a question: a bubble at the right, and an editor in its place."""
 
 from collections.abc import Sequence
+from html import escape
 from typing import Final
 
 from PySide6.QtCore import QRectF, Qt
@@ -17,6 +18,7 @@ from answerback_desktop.ui.markdown import Segment
 from answerback_desktop.ui.theme import Icon
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
+_BY_KEYBOARD: Final = Qt.TextInteractionFlag.LinksAccessibleByKeyboard
 SHORT_LINES: Final = 14
 SHORT_CHARACTERS: Final = 1_200
 
@@ -38,7 +40,10 @@ class QuestionView(BlockView):
         self.copy_button = CopyButton(lambda: turn.question, appearance, self)
         self.edit_button = QuietButton(Icon.EDIT, texts.edit, theme, self)
         self.files_label = QLabel(self)
-        self.files_label.setTextFormat(Qt.TextFormat.PlainText)
+        self.files_label.setTextFormat(Qt.TextFormat.RichText)
+        self.files_label.setTextInteractionFlags(Qt.TextInteractionFlag.LinksAccessibleByMouse | _BY_KEYBOARD)
+        self.files_label.setToolTip(texts.save_hint)
+        self.files_label.linkActivated.connect(lambda at: signals.file_wanted.emit(turn.attachments[int(at)]))
         self.files_label.setAlignment(Qt.AlignmentFlag.AlignRight)
         self.files_label.setWordWrap(True)
         self.files_label.setProperty("variant", "muted")
@@ -64,7 +69,8 @@ class QuestionView(BlockView):
         if self.editor is not None:
             return [self.editor, *(part for part in self._edit_parts if isinstance(part, QPushButton))]
         edit = [] if self.appearance.is_read_only else [self.edit_button]
-        return [self.copy_button, *edit, *([self.fold_button] if self._is_long else [])]
+        fold = [self.fold_button] if self._is_long else []
+        return [self.copy_button, *edit, *fold, *([self.files_label] if self.turn.attachments else [])]
 
     def take(self, segment: Segment | None) -> None:
         """A question does not change."""
@@ -86,7 +92,13 @@ class QuestionView(BlockView):
         show_plain(self.text.document(), question, self.appearance.theme)
         self.text.setAccessibleName(self.appearance.texts.question_name.format(text=question))
         names = " · ".join(printable(one.name) for one in self.turn.attachments)
-        self.files_label.setText(names)
+        colour = self.appearance.theme.colour("text_muted").name()
+        self.files_label.setText(
+            " · ".join(
+                f'<a style="color:{colour}" href="{place}">{escape(printable(one.name))}</a>'
+                for place, one in enumerate(self.turn.attachments)
+            )
+        )
         self.files_label.setAccessibleName(self.appearance.texts.files_name.format(names=names))
         self.files_label.setVisible(bool(names))
         self.fold_button.setVisible(self._is_long)

@@ -6,11 +6,12 @@ from PySide6.QtCore import QObject, QStandardPaths, QUrl, Signal
 from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import QFileDialog, QWidget
 
-from answerback_desktop.engine.events import Exported
+from answerback.client.uploads import disk_name
+from answerback_desktop.engine.events import Exported, FileFetched
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.dialogs.about import AboutDialog, HelpDialog
 from answerback_desktop.ui.dialogs.conversation_dialog import ConversationDialog
-from answerback_desktop.ui.dialogs.settings_dialog import SettingsDialog
+from answerback_desktop.ui.dialogs.settings import SettingsDialog
 from answerback_desktop.ui.theme import Theme
 from answerback_desktop.ui.tray import Tray
 from answerback_desktop.ui.window.toast import Toast
@@ -75,7 +76,10 @@ class Dialogs(QObject):
 
 
 class Exporter(QObject):
-    """Exports a conversation to a file that the person chooses. Signals: `reported(Toast)`: how it went."""
+    """Writes a conversation, or a file of a question, where the person chooses.
+
+    Signals: `reported(Toast)`: how it went.
+    """
 
     reported = Signal(object)
 
@@ -88,25 +92,31 @@ class Exporter(QObject):
     def set_texts(self, texts: Texts) -> None:
         self._texts = texts
 
-    def save(self, exported: Exported) -> None:
+    def save(self, exported: Exported | FileFetched) -> None:
         words = self._texts.window
-        is_json = exported.file_name.endswith(".json")
+        match exported:
+            case Exported(file_name=name, text=text):
+                title, told, data = words.export_title, words.exported, text.encode()
+            case FileFetched(file):
+                title, told, name, data = words.save_title, words.saved, disk_name(file.name), file.data
         folder = QStandardPaths.writableLocation(QStandardPaths.StandardLocation.DocumentsLocation)
-        dialog = QFileDialog(self._window, words.export_title, str(Path(folder) / exported.file_name))
+        dialog = QFileDialog(self._window, title, str(Path(folder) / name))
         dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
-        dialog.setNameFilter(words.json_files if is_json else words.markdown_files)
-        dialog.setDefaultSuffix("json" if is_json else "md")
-        dialog.fileSelected.connect(lambda path: self.write(Path(path), exported.text))
+        if isinstance(exported, Exported):
+            is_json = name.endswith(".json")
+            dialog.setNameFilter(words.json_files if is_json else words.markdown_files)
+            dialog.setDefaultSuffix("json" if is_json else "md")
+        dialog.fileSelected.connect(lambda path: self.write(Path(path), data, told))
         dialog.finished.connect(dialog.deleteLater)
         self.dialog = dialog
         dialog.open()
 
-    def write(self, path: Path, text: str) -> None:
+    def write(self, path: Path, data: bytes, told: str) -> None:
         words = self._texts.window
         try:
-            path.write_text(text, encoding="utf-8", newline="\n")
+            path.write_bytes(data)
         except OSError:
             self.reported.emit(Toast(text=words.export_failed))
             return
         show = lambda: QDesktopServices.openUrl(QUrl.fromLocalFile(str(path.parent)))  # noqa: E731
-        self.reported.emit(Toast(text=words.exported.format(file=path.name), action=words.show_file, act=show))
+        self.reported.emit(Toast(text=told.format(file=path.name), action=words.show_file, act=show))

@@ -11,6 +11,9 @@ from answerback_desktop.ui.markdown.rules import STYLES, parser
 from answerback_desktop.ui.markdown.segments import BIDI, BREAK, SegmentKind, Span
 from answerback_desktop.ui.markdown.splitter import split
 
+_BESIDE: Final = re.compile(r"\s*<(?:think|thinking|reasoning|reflection|details part)\b", re.IGNORECASE)
+"""How a fold begins that is not the answer; folds of the answer's own are `details` alone."""
+_FOLD_END: Final = re.compile(r"</\w+\s*>[ \t]*\n*")
 _MARKS: Final = (("italic", "*"), ("bold", "**"), ("strike", "~~"))
 _TAGS: Final = {"sub": "sub", "sup": "sup", "kbd": "kbd", "mark": "mark", "underline": "u"}
 
@@ -52,6 +55,17 @@ def neutralised(markdown: str) -> str:
             pieces += [BIDI.sub("", markdown[at : segment.start]), markdown[segment.start : segment.end]]
             at = segment.end
     return "".join((*pieces, BIDI.sub("", markdown[at:])))
+
+
+def answer_of(markdown: str) -> str:
+    """An answer as it is copied: without thoughts, calls of tools and what the model said of its doing."""
+    pieces, at = [], 0
+    for segment in split(markdown):
+        if segment.kind is SegmentKind.FOLD and _BESIDE.match(markdown, segment.start):
+            pieces.append(markdown[at : segment.start])
+            end = _FOLD_END.match(markdown, segment.inner + len(segment.text)) if segment.is_closed else None
+            at = end.end() if end else segment.end
+    return neutralised("".join((*pieces, markdown[at:]))).strip("\n")
 
 
 def html_of(markdown: str) -> str:

@@ -44,7 +44,7 @@ _NO_MATH: Final = re.compile(
 _MATH_BLOCK: Final = re.compile(r"\$\$|\\\[|\\begin\{((?:align|gather|equation|alignat|multline|eqnarray)\*?)\}")
 _FOLD: Final = re.compile(r"<(think|thinking|reasoning|reflection|details)(?:\s[^<>\n]*)?>", re.IGNORECASE)
 _FOLD_END: Final = re.compile(r"</(?:think|thinking|reasoning|reflection)>\s*\Z", re.IGNORECASE)
-_SUMMARY: Final = re.compile(r"\s*<summary[^<>]*>(.*?)</summary>", re.IGNORECASE | re.DOTALL)
+_SUMMARY: Final = re.compile(r"\s*<summary[^<>]*>(.*?)(?:</summary>|\Z)", re.IGNORECASE | re.DOTALL)
 _NEXT_ITEM: Final = re.compile(r"(?:[-*+]|\d{1,9}[.)])[ \t]")
 
 
@@ -469,7 +469,7 @@ def _note(state: StateBlock, start: int, end: int, silent: bool) -> bool:
 
 
 def parser() -> MarkdownIt:
-    """What is read is text: no HTML, and links as they are written. They are judged where they are shown."""
+    """What is read is text: no HTML, and links as they are written. Where they are shown they are checked."""
     md = MarkdownIt("commonmark", {"html": False, "maxNesting": 40, "tasklists": True, "alerts": True})
     md.enable(["table", "strikethrough"])
     ends: RuleOptionsType = {"alt": ["paragraph", "reference", "blockquote", "list"]}

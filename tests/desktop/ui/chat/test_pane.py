@@ -10,7 +10,7 @@ from PySide6.QtGui import QDropEvent, QImage
 from PySide6.QtWidgets import QApplication, QLabel, QPushButton
 from pytestqt.qtbot import QtBot
 
-from answerback.client import File, ModelInfo
+from answerback.client import Attachment, File, ModelInfo
 from answerback_desktop.engine.events import (
     AccountClosed,
     ConversationsChanged,
@@ -72,6 +72,17 @@ def test_asking_with_no_conversation_open_begins_one(opened: Opened, qtbot: QtBo
         pane.composer.sent.emit("Hello?")
     assert app.current is not None
     assert recorder.named("ask")[0][0] == app.current.conversation_id
+
+
+def test_a_click_on_the_name_of_a_file_wants_it(opened: Opened) -> None:
+    files = tuple(
+        Attachment(sha256=letter * 64, size=5, media_type="text/plain", name=f"<b>{letter}</b>.txt") for letter in "ab"
+    )
+    pane, _, recorder = opened(turn("r1", "q", "a", attachments=files))
+    label = pane.transcript.views[0].files_label
+    assert "&lt;b&gt;a&lt;/b&gt;.txt" in label.text()
+    label.linkActivated.emit("1")
+    assert recorder.named("fetch_file") == [(files[1],)]
 
 
 def test_drafts_belong_to_their_conversation(opened: Opened, qtbot: QtBot) -> None:

@@ -8,6 +8,7 @@ import pytest
 from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
+from answerback.clock import epoch_ms
 from answerback_desktop.app import DesktopApp
 from answerback_desktop.engine import Engine, Environment
 from answerback_desktop.profile import Profile
@@ -83,7 +84,7 @@ def open_app(qapp: QApplication, qtbot: QtBot, tmp_path: Path, monkeypatch) -> I
     monkeypatch.setattr(qapp, "quit", lambda: None)  # the application is the test run's
     people: list[Person] = []
 
-    def open_app(name: str = "one", **settings: object) -> Person:
+    def open_app(name: str = "one", *, clock: Callable[[], int] = epoch_ms, **settings: object) -> Person:
         profile = Profile.named(name, root=tmp_path / "profiles")
         if not profile.settings_path.exists():
             profile.folder.mkdir(parents=True)
@@ -93,6 +94,7 @@ def open_app(qapp: QApplication, qtbot: QtBot, tmp_path: Path, monkeypatch) -> I
             profile=profile,
             vault=MemoryVault(),
             timing=QUICK,
+            clock=clock,
             gateway_command=(sys.executable, "-m", "answerback"),
             gateway_arguments=("--model", "echo"),
         )

@@ -22,9 +22,10 @@ from answerback_desktop.ui.sidebar.conversation_model import Role
 from answerback_desktop.ui.theme.tokens import Scheme
 from answerback_desktop.ui.window.connection import ConnectionDetails
 from answerback_desktop.ui.window.welcome import Screen
-from answerback_desktop.viewmodels.countdown import local_time
+from answerback_desktop.viewmodels.connection import local_time
 from budgeted import give
 from gateway_thread import GatewayThread
+from wall import set_clock
 
 
 def test_three_conversations_stream_at_once_each_in_its_place(open_app, gateway):
@@ -69,11 +70,12 @@ def test_answers_elsewhere_are_marked_unread_until_they_are_looked_at(open_app, 
         (Language.KOREAN, "토큰 17,480개 중 토큰 17,480개 남음, 20"),
     ],
 )
-def test_what_is_left_of_a_budget_and_when_it_opens(open_app, tmp_path, language, left):
+def test_what_is_left_of_a_budget_and_when_it_opens(open_app, tmp_path, monkeypatch, language, left):
+    clock = set_clock(monkeypatch)
     asyncio.run(give(tmp_path / "gateway", "ada", Budget(17_480, Unit.TOKENS, Period.MONTH)))
     texts = texts_of(language, system_locale="")
     with GatewayThread(tmp_path / "gateway") as gateway:
-        person = open_app(url=gateway.url, language=language)
+        person = open_app(url=gateway.url, clock=clock, language=language)
         header = person.window.header
         person.until(lambda: left in header.model_button.toolTip())
         turn = None
@@ -206,10 +208,10 @@ def test_export_writes_what_was_said(open_app, gateway, tmp_path: Path):
         conversation.export(form)
         person.until(lambda: person.window.exporter.dialog is not None)
         person.window.exporter.dialog.reject()
-        person.window.exporter.write(tmp_path / name, person.model.exported.text)
+        person.window.exporter.write(tmp_path / name, person.model.exported.text.encode(), "{file}")
     assert "hi, 안녕" in (tmp_path / "chat.md").read_text(encoding="utf-8")
     assert "hi, 안녕" in json.dumps(json.loads((tmp_path / "chat.json").read_text("utf-8")), ensure_ascii=False)
-    person.window.exporter.write(tmp_path / "no such folder" / "x.md", "x")
+    person.window.exporter.write(tmp_path / "no such folder" / "x.md", b"x", "{file}")
     assert person.toasts()[-1].startswith("The file could not be written.")
 
 

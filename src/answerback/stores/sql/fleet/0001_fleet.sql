@@ -25,7 +25,7 @@ CREATE TABLE sessions (
   PRIMARY KEY (user_id, session_id)
 );
 
--- `state`: serving, draining or gone. Times are the database's.
+-- `state`: serving, standby, draining or gone. Times are the database's.
 CREATE TABLE nodes (
   node text COLLATE "binary" NOT NULL,
   incarnation text NOT NULL,

@@ -1,0 +1,559 @@
+"""The session's transcripts of what it watches: when it asks, what it shows of others' answers, and when it stops."""
+
+import pytest
+
+from answerback.client.effects import ReplyFailed, Show, WatchFailed, WatchHeld
+from answerback.client.errors import Closed, ProtocolViolation, RequestCancelled, RequestFailed, RequestTimeout
+from answerback.client.events import (
+    Asked,
+    ChangesMissed,
+    Done,
+    Failed,
+    PartStarted,
+    PartText,
+    Restarted,
+    Started,
+    Text,
+    Thinking,
+    TurnsMissed,
+)
+from answerback.protocol.errors import ErrorCode
+from answerback.protocol.frames import (
+    ConversationChanged,
+    GetHistory,
+    History,
+    MessageAsked,
+    MessageDelta,
+    Status,
+    Turn,
+    TurnPart,
+    Usage,
+    Watching,
+)
+from session_script import STREAM, Script, accepted, connected, delta, end, error, hellos, sent, sign, watched
+
+FEATURES = ("watch",)
+CHANGE = ConversationChanged(conversation_id="c", title="T", turns=1, updated_at="u")
+
+
+def asked(rid, conversation="c", **more):
+    return MessageAsked(
+        request_id=rid, conversation_id=conversation, question="Q?", model="m", accepted_at="then", **more
+    )
+
+
+def watching(number, turn=None, conversation="c"):
+    return Watching(request_id=f"watch-{number}", conversation_id=conversation, number=number, turn=turn)
+
+
+def turn(rid, answer="yes", status=Status.COMPLETED, **more):
+    times = {"asked_at": "then", "answered_at": "later"}
+    return Turn(request_id=rid, question="Q?", answer=answer, status=status, **times, **more)
+
+
+def watch(script, conversation="c", **how):
+    return script.session.watch(conversation, now=script.now, **how)
+
+
+def begun(conversation="c", newest=None):
+    """A script in which a conversation is watched."""
+    script = connected(features=FEATURES)
+    watch(script, conversation)
+    script.hear(watching(1, newest, conversation))
+    return script
+
+
+def page(script, *turns, more=None):
+    """Answer the page of the history that was asked for last, oldest turn first."""
+    number = script.session._watches._numbers
+    return script.hear(History(request_id=f"turns-{number}", conversation_id="c", turns=turns, next=more))
+
+
+def kinds(effects):
+    """What is shown of whom, in short."""
+    return [f"{type(item.event).__name__} {item.request_id}" for item in watched(effects)]
+
+
+# --- asking for it
+
+
+def test_a_watch_is_sent_held_and_renewed_every_four_minutes():
+    script = connected(features=FEATURES)
+    assert sent(watch(script)) == ["watch c 1"]
+    assert sent(watch(script)) == []
+    assert script.hear(watching(1)) == [WatchHeld("c", is_live=True)]
+    assert sent(script.wait(239)) == []
+    assert sent(script.wait(240)) == ["watch c 2"]
+    script.hear(watching(2))
+    assert sent(script.wait(480)) == ["watch c 3"]
+
+
+def test_it_waits_for_a_connection_and_for_the_greeting():
+    script = Script()
+    assert sent(watch(script)) == []
+    (hello,) = hellos(script.connect())
+    assert sent(script.welcome(hello, features=FEATURES)) == ["watch c 1"]
+
+
+def test_a_watch_without_an_answer_is_repeated_with_growing_pauses():
+    script = connected(features=FEATURES, probe_max_s=60.0)
+    watch(script)
+    assert sent(script.wait(9.9)) == []
+    assert sent(script.wait(10)) == ["watch c 2"]
+    assert sent(script.wait(29.9)) == []
+    assert sent(script.wait(30)) == ["watch c 3"]
+    assert script.hear(watching(1), watching(2)) == []
+    assert script.hear(watching(3)) == [WatchHeld("c", is_live=True)]
+    assert script.hear(watching(3)) == []
+
+
+def test_a_server_without_it_is_told_apart_at_once_and_when_it_comes():
+    with pytest.raises(RequestFailed, match="does not show answers to other devices"):
+        watch(connected())
+    with pytest.raises(RequestFailed, match="does not show answers to other devices"):
+        connected().session.cancel("a", "c", now=0)
+    script = Script()
+    watch(script)
+    (hello,) = hellos(script.connect())
+    (failed,) = [effect for effect in script.welcome(hello) if isinstance(effect, WatchFailed)]
+    assert (failed.conversation_id, failed.error.code, failed.error.retryable) == ("c", "forbidden", False)
+    assert "c" not in script.session._watches
+
+
+def test_each_connection_is_told_what_is_watched_and_what_is_held():
+    script = begun()
+    script.hear(asked("a"), delta("a", 0, "one "))
+    script.lose()
+    (hello,) = hellos(script.connect())
+    assert sent(script.welcome(hello, features=FEATURES)) == ["watch c 2 a@1:4"]
+    script.hear(watching(2))
+    page(script)
+    assert kinds(script.hear(delta("a", 4, "two"), end("a", 7))) == ["Text a", "Done a"]
+
+
+def test_what_is_not_watched_any_more_leaves_nothing():
+    script = begun()
+    script.hear(asked("a"), delta("a", 0, "one "))
+    assert sent(script.session.unwatch("c")) == ["unwatch c 2"]
+    assert script.hear(watching(2), delta("a", 4, "two"), asked("b"), end("a", 7)) == []
+    assert script.session.unwatch("c") == []
+    assert sent(script.wait(260)) == []
+    watches = script.session._watches
+    assert not watches._watches
+    assert not watches._answers
+    assert sent(watch(script)) == ["watch c 3"]
+
+
+def test_off_and_on_again_at_once_is_watched():
+    script = begun()
+    script.session.unwatch("c")
+    watch(script)
+    assert script.hear(watching(2)) == []
+    assert script.hear(watching(3)) == [WatchHeld("c", is_live=True)]
+
+
+# --- what is shown
+
+
+def test_an_answer_of_another_session():
+    script = begun()
+    effects = script.hear(asked("a", replaces="z"), delta("a", 0, "one "), delta("a", 4, "two"), end("a", 7))
+    assert kinds(effects) == ["Asked a", "Started a", "Text a", "Text a", "Done a"]
+    question, *_, done = (item.event for item in watched(effects))
+    assert question == Asked(
+        request_id="a", conversation_id="c", question="Q?", model="m", replaces="z", accepted_at="then"
+    )
+    assert (done.answer.text, done.answer.conversation_id) == ("one two", "c")
+    assert script.hear(asked("a"), delta("a", 0, "one "), end("a", 7)) == []
+
+
+def test_a_question_that_is_cut_says_so():
+    (shown,) = watched(begun().hear(asked("a", question_length=99_999)))
+    assert shown.event.is_cut
+
+
+def test_an_answer_that_is_whole_in_one_frame_and_one_that_failed_or_was_stopped():
+    script = begun()
+    assert kinds(script.hear(asked("a"), end("a", text="yes"))) == ["Asked a", "Text a", "Done a"]
+    effects = script.hear(asked("b"), end("b", status=Status.FAILED, code=ErrorCode.MODEL_FAILED))
+    assert isinstance(watched(effects)[-1].event, Failed)
+    assert watched(effects)[-1].event.error.code == "model_failed"
+    effects = script.hear(asked("d"), delta("d", 0, "half"), end("d", 4, status=Status.CANCELLED))
+    stopped = watched(effects)[-1].event.error
+    assert isinstance(stopped, RequestCancelled)
+    assert stopped.answer.text == "half"
+
+
+def test_a_new_attempt_voids_the_text():
+    script = begun()
+    effects = script.hear(asked("a"), delta("a", 0, "one"), delta("a", 0, "uno", attempt=2), end("a", 3, attempt=2))
+    assert kinds(effects) == ["Asked a", "Started a", "Text a", "Restarted a", "Text a", "Done a"]
+
+
+def test_parts_and_signs_of_life():
+    script = begun()
+    thought = MessageDelta(request_id="a", attempt=1, offset=0, delta="hm", part=0, kind="reasoning")
+    said = MessageDelta(request_id="a", attempt=1, offset=2, delta="yes", part=1)
+    effects = script.hear(asked("a"), sign("a", attempt=0), sign("a"), thought, sign("a"), said, end("a", 5))
+    assert [type(item.event) for item in watched(effects)] == [
+        *(Asked, Thinking, Started, PartStarted, PartText, Thinking, Text, Done)
+    ]
+    assert [part.kind for part in watched(effects)[-1].event.answer.parts] == ["reasoning", "text"]
+
+
+def test_nothing_opens_an_answer_but_a_question_in_what_is_watched_now_on_the_present_connection():
+    script = begun()
+    assert script.hear(delta("a", 0, "one"), end("a", 3), sign("a")) == []
+    assert script.hear(asked("a", "elsewhere")) == []
+    script.connect()
+    assert script.hear(asked("a"), link=1) == []
+
+
+def test_what_was_there_before_is_not_shown_however_late_its_frames_come():
+    script = begun(newest="old")
+    assert script.hear(asked("old"), delta("old", 0, "x"), end("old", 1)) == []
+
+
+def test_the_sessions_own_questions_come_by_themselves():
+    script = begun()
+    script.ask("mine", STREAM, conversation="c")
+    script.ask("free", STREAM)
+    effects = script.hear(asked("mine"), accepted("mine"), accepted("free"), delta("mine", 0, "x"), end("mine", 1))
+    assert watched(effects) == []
+    assert watched(script.hear(end("free", text="y"))) == []
+    script.wait(240)
+    assert sent(script.hear(watching(2, "free"))) == ["GetHistory"]
+    assert watched(page(script, turn("mine"), turn("free"), turn("theirs")))[0].request_id == "theirs"
+
+
+def test_questions_asked_before_the_watch_are_own_ones_too():
+    script = connected(features=FEATURES)
+    script.ask("mine", STREAM, conversation="c")
+    watch(script)
+    script.hear(watching(1), accepted("mine"), end("mine", text="x"))
+    script.wait(240)
+    script.hear(watching(2, "mine"))
+    assert watched(page(script, turn("mine"))) == []
+
+
+def test_a_question_in_two_conversations_is_shown_in_the_first():
+    script = begun()
+    watch(script, "d")
+    script.hear(watching(2, conversation="d"))
+    assert kinds(script.hear(asked("a"), asked("a", "d"), end("a", text="x"))) == ["Asked a", "Text a", "Done a"]
+    script.session.unwatch("c")
+    script.session.unwatch("d")
+
+
+def test_an_own_question_that_the_history_has_before_it_was_accepted_is_no_news():
+    script = begun(newest="old")
+    script.ask("mine", STREAM)
+    script.wait(240)
+    script.hear(watching(script.session._watches._watches["c"].number, "mine"))
+    assert watched(page(script, turn("old"), turn("mine"))) == []
+
+
+# --- what is missing
+
+
+def test_missing_text_is_asked_for_at_once_and_then_with_growing_pauses():
+    script = begun()
+    assert sent(script.hear(asked("a"), delta("a", 5, "two"))) == ["watch c 2 a@1:0"]
+    assert sent(script.hear(delta("a", 9, "three"))) == []  # the answer of that one may bring it
+    script.hear(watching(2))
+    assert sent(script.wait(0.24)) == []
+    assert sent(script.wait(0.25)) == ["watch c 3 a@1:0"]
+    script.hear(delta("a", 0, "one: "), watching(3))
+    assert sent(script.wait(5)) == []
+    assert sent(script.hear(delta("a", 20, "x"))) == ["watch c 4 a@1:5"]
+
+
+def test_an_ending_without_its_text_sends_to_the_history():
+    script = begun()
+    assert sent(script.hear(asked("a"), end("a", 4, status=Status.CANCELLED))) == ["GetHistory"]
+    effects = page(script, turn("a", "half", Status.CANCELLED))
+    assert kinds(effects) == ["Started a", "Text a", "Failed a"]
+    assert watched(effects)[-1].event.error.answer.text == "half"
+
+
+def test_a_silent_answer_is_asked_for_and_in_the_end_given_up():
+    script = begun()
+    script.hear(asked("a"))
+    probes, shown = [], []
+    for until in range(1, 752):
+        effects = script.wait(until)
+        shown += watched(effects)
+        for _ in [frame for frame in sent(effects) if frame.startswith("watch")]:
+            probes.append(until)
+            script.hear(watching(script.session._watches._watches["c"].number))
+    assert probes[:4] == [10, 30, 70, 130]
+    assert len(probes) == 14
+    (ending,) = [item.event for item in shown]
+    assert isinstance(ending.error, RequestTimeout)
+    assert script.hear(delta("a", 0, "late")) == []
+
+
+def test_signs_of_life_put_the_next_look_off():
+    script = connected(progress_ms=8_000, features=FEATURES)
+    watch(script)
+    script.hear(watching(1), asked("a"))
+    for second in range(8, 80, 8):
+        assert sent(script.wait(second)) == []
+        script.hear(sign("a"))
+    assert sent(script.wait(72 + 11.9)) == []
+    assert sent(script.wait(72 + 12)) == ["watch c 2 a@0:0"]
+
+
+def test_frames_that_keep_coming_do_not_put_the_renewal_off():
+    script = begun()
+    renewals = []
+    for second in range(1, 500):
+        if sent(script.wait(second)):
+            renewals.append(second)
+            script.hear(watching(script.session._watches._watches["c"].number))
+        script.hear(asked("long"), delta("long", second - 1, "x"))
+        script.hear(asked(f"r{second}"), end(f"r{second}", text="x"))
+    assert renewals == [240, 480]
+
+
+# --- the history
+
+
+def test_a_turn_that_ended_while_the_session_was_away_is_in_the_history():
+    script = begun(newest="old")
+    script.hear(asked("a"), delta("a", 0, "one "))
+    script.lose()
+    (hello,) = hellos(script.connect())
+    script.welcome(hello, features=FEATURES)
+    effects = script.hear(watching(2, "b"))
+    (asks,) = [effect.frame for effect in effects if hasattr(effect, "frame")]
+    assert asks == GetHistory(request_id="turns-3", conversation_id="c", limit=10, superseded=True, parts=True)
+    effects = page(
+        script,
+        turn("older"),
+        turn("old"),
+        turn("a", "one two"),
+        turn("b", usage=Usage(input_tokens=1, output_tokens=2)),
+    )
+    assert kinds(effects) == ["Text a", "Done a", "Asked b", "Started b", "Text b", "Done b"]
+    done = watched(effects)[-1].event.answer
+    assert (done.text, done.usage) == ("yes", Usage(input_tokens=1, output_tokens=2))
+    assert script.hear(asked("b"), delta("b", 0, "yes"), end("b", 3), end("a", 7)) == []
+
+
+def test_after_a_lost_connection_an_older_turn_may_have_ended_behind_one_that_is_known():
+    script = begun(newest="old")
+    script.wait(240)
+    script.hear(watching(2, "cancelled-while-it-waited"))
+    page(script, turn("old"), turn("cancelled-while-it-waited", status=Status.CANCELLED))
+    script.lose()
+    (hello,) = hellos(script.connect())
+    script.welcome(hello, features=FEATURES)
+    assert sent(script.hear(watching(4, "cancelled-while-it-waited"))) == ["GetHistory"]
+    effects = page(script, turn("old"), turn("a"), turn("cancelled-while-it-waited", status=Status.CANCELLED))
+    assert kinds(effects) == ["Asked a", "Started a", "Text a", "Done a"]
+
+
+def test_a_turn_with_other_words_and_parts_restarts_the_answer():
+    script = begun()
+    script.hear(asked("a"), delta("a", 0, "one "))
+    script.wait(240)
+    script.hear(watching(script.session._watches._watches["c"].number, "a"))
+    labels = (TurnPart(part=0, kind="reasoning", start=0, end=2), TurnPart(part=1, kind="text", start=2, end=5))
+    effects = page(script, turn("a", "hmyes", parts=labels))
+    assert [type(item.event) for item in watched(effects)] == [Restarted, PartStarted, PartText, Text, Done]
+    assert watched(effects)[-1].event.answer.text == "yes"
+
+
+def test_turns_that_failed_or_were_stopped_and_one_without_a_word():
+    script = begun()
+    script.wait(240)
+    script.hear(watching(2, "d"))
+    effects = page(
+        script,
+        turn("a", "half", Status.CANCELLED),
+        turn("b", "", Status.FAILED, error_code=ErrorCode.TIMEOUT),
+        turn("d", ""),
+    )
+    endings = [item.event for item in watched(effects) if isinstance(item.event, Done | Failed)]
+    assert endings[0].error.answer.text == "half"
+    assert endings[1].error.code == "timeout"
+    assert endings[2].answer.text == ""
+
+
+def test_the_history_is_read_page_by_page_and_at_most_so_far():
+    script = begun(newest="old")
+    script.lose()
+    (hello,) = hellos(script.connect())
+    script.welcome(hello, features=FEATURES)
+    script.hear(watching(2, "t99"))
+    for last in range(99, 59, -10):
+        effects = page(script, *(turn(f"t{number}") for number in range(last - 9, last + 1)), more=f"p{last}")
+    assert sent(effects) == []
+    first, *others = watched(effects)
+    assert first == ("t68", TurnsMissed())
+    assert [item.request_id for item in others if isinstance(item.event, Asked)] == [f"t{n}" for n in range(68, 100)]
+
+
+def test_a_new_connection_reads_the_history_anew():
+    script = begun(newest="old")
+    script.lose()
+    (hello,) = hellos(script.connect())
+    script.welcome(hello, features=FEATURES)
+    script.hear(watching(2, "b"))
+    late = script.session._watches._numbers
+    script.lose()
+    (hello,) = hellos(script.connect())
+    assert sent(script.welcome(hello, features=FEATURES)) == ["watch c 4"]
+    assert script.hear(History(request_id=f"turns-{late}", conversation_id="c", turns=(turn("b"),))) == []
+    assert sent(script.hear(watching(4, "b"))) == ["GetHistory"]
+    assert kinds(page(script, turn("old"), turn("b")))[-1] == "Done b"
+
+
+def test_a_history_that_cannot_be_read_is_read_at_the_next_renewal():
+    script = begun(newest="old")
+    script.wait(240)
+    script.hear(watching(2, "b"))
+    number = script.session._watches._numbers
+    assert watched(script.hear(error(ErrorCode.INTERNAL, f"turns-{number}"))) == []
+    script.wait(480)
+    script.hear(watching(script.session._watches._watches["c"].number, "b"))
+    assert watched(page(script, turn("x", "tail", answer_offset=3))) == []
+    script.wait(720)
+    script.hear(watching(script.session._watches._watches["c"].number, "b"))
+    assert kinds(page(script, turn("old"), turn("b")))[-1] == "Done b"
+
+
+def test_the_app_says_which_turn_it_has():
+    script = connected(features=FEATURES)
+    watch(script, after="old")
+    assert sent(script.hear(watching(1, "b"))) == ["GetHistory"]
+    assert kinds(page(script, turn("older"), turn("old"), turn("b"))) == ["Asked b", "Started b", "Text b", "Done b"]
+
+
+def test_an_answer_that_the_server_does_not_know_any_more_is_in_the_history_or_gone():
+    script = begun()
+    script.hear(asked("a"), asked("b"), delta("b", 0, "half"))
+    assert sent(script.hear(error(ErrorCode.UNKNOWN_REQUEST, "a"))) == ["GetHistory"]
+    script.hear(error(ErrorCode.UNKNOWN_REQUEST, "b"))
+    effects = page(script, turn("a"))
+    assert kinds(effects) == ["Started a", "Text a", "Done a", "Failed b"]
+    assert watched(effects)[-1].event.error.code == "unknown_request"
+
+
+# --- refusals
+
+
+def test_no_room_for_one_more_reads_the_history_every_minute():
+    script = connected(features=FEATURES)
+    watch(script)
+    effects = script.hear(error(ErrorCode.OVERLOADED, "watch-1"))
+    assert WatchHeld("c", is_live=False) in effects
+    assert sent(effects) == ["GetHistory"]
+    assert watched(page(script, turn("old"))) == []
+    assert sent(script.wait(59.9)) == []
+    assert sent(script.wait(60)) == ["watch c 3"]
+    script.hear(error(ErrorCode.OVERLOADED, "watch-3"))
+    assert kinds(page(script, turn("old"), turn("new")))[-1] == "Done new"
+    script.wait(120)
+    assert WatchHeld("c", is_live=True) in script.hear(watching(5, "new"))
+
+
+def test_an_error_that_passes_is_waited_for_and_another_one_ends_the_watch():
+    script = connected(features=FEATURES)
+    watch(script)
+    assert script.hear(error(ErrorCode.UNAVAILABLE, "watch-1", retry_after_ms=2_000)) == []
+    assert sent(script.wait(2)) == ["watch c 2"]
+    (failed,) = script.hear(error(ErrorCode.INVALID_FRAME, "watch-2"))
+    assert (failed.conversation_id, failed.error.code) == ("c", "invalid_frame")
+    assert "c" not in script.session._watches
+
+
+def test_frames_that_cannot_be_read_end_what_they_are_about():
+    script = begun()
+    script.hear(asked("a"))
+    (shown,) = watched(script.hear('{"action": "messageDelta", "requestId": "a", "attempt": "x"}'))
+    assert isinstance(shown.event.error, ProtocolViolation)
+    broken = MessageDelta(request_id="b", attempt=1, offset=1, delta="y", part=7)
+    script.hear(asked("b"), delta("b", 0, "x"))
+    (shown,) = watched(script.hear(broken))
+    assert isinstance(shown.event.error, ProtocolViolation)
+    script.wait(240)
+    (failed,) = script.hear('{"action": "watching", "requestId": "watch-2", "number": "x"}')
+    assert isinstance(failed, WatchFailed)
+
+
+def test_everything_ends_with_the_session():
+    script = begun()
+    script.hear(asked("a"))
+    script.wait(240)
+    script.hear(watching(2, "b"))
+    effects = script.session.stop(Closed())
+    assert [effect.conversation_id for effect in effects if isinstance(effect, WatchFailed)] == ["c"]
+    assert not [effect for effect in effects if isinstance(effect, Show | ReplyFailed)]
+    with pytest.raises(Closed):
+        watch(script)
+
+
+# --- stopping it
+
+
+def test_a_stop_is_repeated_until_the_server_has_said_how_it_ended():
+    script = begun()
+    script.hear(asked("a"), delta("a", 0, "half"))
+    (cancel,) = script.session.cancel("a", "c", now=script.now)
+    assert (cancel.frame.request_id, cancel.frame.conversation_id) == ("a", "c")
+    assert "cancel a" in sent(script.wait(10))
+    script.hear(end("a", 4, status=Status.CANCELLED))
+    assert "cancel a" not in sent(script.wait(100))
+
+
+def test_a_stop_of_what_is_not_there_is_not_repeated():
+    script = begun()
+    script.session.cancel("a", "c", now=script.now)
+    assert script.hear(error(ErrorCode.UNKNOWN_REQUEST, "a")) == []
+    assert sent(script.wait(100)) == []
+
+
+def test_a_stop_of_an_own_question_names_no_conversation():
+    script = begun()
+    script.ask("mine", STREAM, conversation="c")
+    (cancel,) = script.session.cancel("mine", "c", now=script.now)
+    assert cancel.frame.conversation_id is None
+
+
+# --- the list
+
+
+def test_the_list_is_to_be_read_when_it_is_watched_and_after_each_loss():
+    script = connected(features=FEATURES)
+    assert sent(watch(script, None)) == ["watch list 1"]
+    assert watched(script.hear(watching(1, conversation=None))) == [ChangesMissed()]
+    assert watched(script.hear(CHANGE)) == [CHANGE]
+    script.wait(240)
+    assert watched(script.hear(watching(2, conversation=None))) == []
+    script.lose()
+    (hello,) = hellos(script.connect())
+    script.welcome(hello, features=FEATURES)
+    assert watched(script.hear(watching(3, conversation=None))) == [ChangesMissed()]
+    script.session.unwatch(None)
+    assert script.hear(CHANGE) == []
+
+
+def test_the_list_without_room_is_read_every_minute():
+    script = connected(features=FEATURES)
+    watch(script, None)
+    assert watched(script.hear(error(ErrorCode.OVERLOADED, "watch-1"))) == [ChangesMissed()]
+    assert sent(script.wait(60)) == ["watch list 2"]
+    assert watched(script.hear(error(ErrorCode.OVERLOADED, "watch-2"))) == [ChangesMissed()]
+
+
+def test_another_reader_is_shown_what_there_is_so_far():
+    script = begun()
+    thought = MessageDelta(request_id="a", attempt=1, offset=0, delta="hm", part=0, kind="reasoning")
+    said = MessageDelta(request_id="a", attempt=1, offset=2, delta="one ", part=1)
+    script.hear(asked("a"), thought, said)
+    shown = [event for _, event in script.session.shown_so_far("c")]
+    assert [type(event) for event in shown] == [Asked, Started, PartStarted, PartText, Text]
+    (later,) = watched(script.hear(MessageDelta(request_id="a", attempt=1, offset=6, delta="two", part=1)))
+    assert shown[-1].joined(later.event).delta == "one two"
