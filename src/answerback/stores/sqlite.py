@@ -6,7 +6,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -39,21 +39,35 @@ CAUSES: Final[Mapping[int, str]] = MappingProxyType(
 """Primary result codes of SQLite (sqlite.org/rescode.html) that are states of the world, not mistakes of ours."""
 
 
+class FilesGone(Exception):
+    """The database or its log was removed, or another file put in its place: what is written now would be lost."""
+
+    WHAT: Final = "the database file or its log was removed or replaced; stop the gateway, and start it again"
+
+
 def cause_of(error: BaseException) -> str | None:
     """What an operator can do about it; None if the error is not one of the database's environment."""
+    if isinstance(error, FilesGone):
+        return FilesGone.WHAT
     code: int = getattr(error, "sqlite_errorcode", None) or 0
     return CAUSES.get(code & 0xFF)
 
 
 class SqliteDatabase:
-    """A connection, as the stores use it. `is_kept`: it is all that there is of the database, and is never closed."""
+    """A connection, as the stores use it. `is_kept`: it is all that there is of the database, and is never closed.
+
+    `is_there`: whether its files are where they were.
+    """
 
     cause_of = staticmethod(cause_of)
     together = contextlib.nullcontext
 
-    def __init__(self, connection: sqlite3.Connection, *, is_kept: bool = False) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, *, is_kept: bool = False, is_there: Callable[[], bool] = lambda: True
+    ) -> None:
         self._connection = connection
         self._is_kept = is_kept
+        self._is_there = is_there
 
     def execute(self, sql: str, params: Params | None = None, /) -> sqlite3.Cursor:
         return self._connection.execute(sql, params or ())
@@ -62,6 +76,9 @@ class SqliteDatabase:
         return self._connection.executemany(sql, rows)
 
     def begin(self) -> None:
+        if not self._is_there():
+            self.clear_log()  # of the log that this connection has: what was promised so far gets into the database
+            raise FilesGone
         self._connection.execute("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
@@ -95,6 +112,7 @@ class _File:
         self._path = path
         self._busy_timeout_s = busy_timeout_s
         self._is_migrated = False
+        self._is_gone = False
 
     def connect_writer(self) -> SqliteDatabase:
         return self._connected(self._migrate)
@@ -103,6 +121,8 @@ class _File:
         return self._connected(lambda connection: connection.execute("PRAGMA query_only = 1"))
 
     def _connected(self, prepare: Callable[[sqlite3.Connection], object]) -> SqliteDatabase:
+        if self._is_gone:
+            raise Unavailable(FilesGone.WHAT)
         try:
             connection = connect(self._path, busy_timeout_s=self._busy_timeout_s)
             try:
@@ -112,7 +132,25 @@ class _File:
                 raise
         except sqlite3.Error as exc:
             raise Unavailable(cause_of(exc) or str(exc)) from exc
-        return SqliteDatabase(connection)
+        return SqliteDatabase(connection, is_there=partial(self._is_there, self._files()))
+
+    def _files(self) -> list[tuple[int, int] | None]:
+        """Which files stand there. While a connection is open SQLite removes none of them."""
+        found: list[tuple[int, int] | None] = []
+        for path in (self._path, Path(f"{self._path}-wal")):
+            try:
+                about = os.stat(path)
+            except FileNotFoundError:
+                found.append(None)
+            else:
+                found.append((about.st_dev, about.st_ino))
+        return found
+
+    def _is_there(self, files: list[tuple[int, int] | None]) -> bool:
+        # Another connection would begin a log of its own, so there is none from here on.
+        now = zip(files, self._files(), strict=True)
+        self._is_gone = self._is_gone or any(was is not None and was != found for was, found in now)
+        return not self._is_gone
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         if not self._is_migrated:
