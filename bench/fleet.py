@@ -1,7 +1,7 @@
-"""Measure several gateways on one PostgreSQL, beside a single one, and replace three of them under load.
+"""Measure several gateways on one PostgreSQL, beside a single one; replace three of them under load, and kill them.
 
     .venv/bin/python bench/fleet.py                   all of it (5 minutes)
-    .venv/bin/python bench/fleet.py --only roll       the rolling upgrade alone; --only cost: the rest
+    .venv/bin/python bench/fleet.py --only roll       the rolling upgrade alone; so --only kill and --only cost
     .venv/bin/python bench/fleet.py --only roll --revision 221d3e59
                                                       the same, from an older version, whose tables have less
     .venv/bin/python bench/fleet.py --apps 200        fewer connected apps
@@ -144,19 +144,21 @@ def unpacked(folder: Path, revision: str) -> Path:
     return folder / "older"
 
 
-async def roll(folder: Path, server: PostgresServer, apps: int, revision: str | None) -> dict[str, str]:
+async def roll(
+    folder: Path, server: PostgresServer, apps: int, *, how: signal.Signals, revision: str | None = None
+) -> dict[str, str]:
     """Three gateways behind HAProxy are replaced one after the other, while all apps are connected and some ask.
 
-    `revision`: of what is replaced; None: this version.
+    `how`: how they are ended. `revision`: of what is replaced; None: this version.
     """
-    url, ports = database_of(server, "roll"), free_ports(3)
+    url, ports = database_of(server, how.name.lower()), free_ports(3)
     older = None if revision is None else {**os.environ, "PYTHONPATH": str(unpacked(folder, revision))}
 
     def command(number: int) -> list[str]:
         base = [sys.executable, "-m", "answerback", "serve", "--port", str(ports[number]), "--admin-port", "0"]
         stored = ["--database", url, "--node", "abc"[number], "--drain", f"{DRAIN_S}s", "--lb-grace", "2s"]
         quiet = ["--log-level", "warning", "--model", "echo:delay_ms=40&concurrency=100000"]
-        return [*base, "--data-dir", str(folder / f"roll{number}"), *stored, *quiet, *NO_LIMITS]
+        return [*base, "--data-dir", str(folder / f"{how.name}{number}"), *stored, *quiet, *NO_LIMITS]
 
     running = [await start_server(command(number), environment=older) for number in range(3)]
     seen, over, leaving_s = Seen(), asyncio.Event(), []
@@ -172,7 +174,7 @@ async def roll(folder: Path, server: PostgresServer, apps: int, revision: str | 
             await asyncio.sleep(4)
             for number in range(3):
                 began = time.monotonic()
-                running[number].process.send_signal(signal.SIGTERM)
+                running[number].process.send_signal(how)
                 await running[number].process.wait()
                 leaving_s.append(time.monotonic() - began)
                 running[number] = await start_server(command(number))
@@ -217,16 +219,20 @@ async def measured(arguments: argparse.Namespace) -> str:
                 lines.append(f"| {' | '.join(row)} |")
             lines.append("")
         if arguments.only in (None, "roll"):
-            found = await roll(folder, server, arguments.apps, arguments.revision)
+            found = await roll(folder, server, arguments.apps, how=signal.SIGTERM, revision=arguments.revision)
             replaced = f" from {arguments.revision}" if arguments.revision else ""
             lines += [f"| three gateways are replaced one after the other{replaced} | |", "|---|---:|"]
+            lines += [*(f"| {what} | {figure} |" for what, figure in found.items()), ""]
+        if arguments.only in (None, "kill"):
+            found = await roll(folder, server, arguments.apps, how=signal.SIGKILL)
+            lines += ["| three gateways are killed (SIGKILL) one after the other, and started again | |", "|---|---:|"]
             lines += [f"| {what} | {figure} |" for what, figure in found.items()]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("cost", "roll"))
+    parser.add_argument("--only", choices=("cost", "roll", "kill"))
     parser.add_argument("--revision", help="of the gateways that are replaced")
     parser.add_argument("--apps", type=int, default=2_000)
     parser.add_argument("--save", action="store_true")

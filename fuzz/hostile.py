@@ -1,6 +1,6 @@
 """Send hostile frames to a gateway and watch what it does.
 
-Usage: python fuzz/hostile.py [--frames 1000000] [--attackers 12] [--witnesses 3] [--seed 1] [--json]
+Usage: python fuzz/hostile.py [--frames 1000000] [--attackers 12] [--good-clients 3] [--seed 1] [--json]
 
 Starts `answerback serve --model echo` on a free port with a store of its own, and ends it. Exit code 1 if a good client
 missed an answer, the gateway logged an error or died, file descriptors stayed open, or memory grew without end.
@@ -22,14 +22,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--frames", type=int, default=1_000_000)
     parser.add_argument("--attackers", type=int, default=12, help="connections at a time")
-    parser.add_argument("--witnesses", type=int, default=3, help="good clients that ask meanwhile")
+    parser.add_argument("--good-clients", type=int, default=3, help="good clients that ask meanwhile")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     attack = besiege(
         frames=options.frames,
         attackers=options.attackers,
-        witnesses=options.witnesses,
+        good_clients=options.good_clients,
         seed=options.seed,
         on_sample=_show if sys.stderr.isatty() else _quiet,
     )

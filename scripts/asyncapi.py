@@ -195,7 +195,7 @@ def _query() -> Json:
         "properties": {
             "sessionId": {
                 **name,
-                "description": "The session to take up; without it the connection is one of its own.",
+                "description": "The session to resume; without it the connection is one of its own.",
             },
             "userId": {**name, "description": "The user, where no token is asked for."},
             "token": {"type": "string", "description": "A bearer token. The header is better."},

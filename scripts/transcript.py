@@ -13,8 +13,7 @@ from answerback.ports import Finish, Prompt
 from answerback.protocol.codec import decode_client, encode
 from answerback.protocol.frames import CancelMessage, ClientFrame, Hello, MessageDelta, ResumePoint, SendMessage
 from answerback.testing import Backend, ScriptedModel, run_virtual
-from answerback.testing.backend import Peer
-from answerback.testing.model import Line
+from answerback.testing.backend import Line, Peer
 
 ANSWER = ("A WebSocket is ", "one connection ", "that stays open, ", "for both sides to speak.")
 FIRST = "6b1f0e0a-7c0f-4b0e-9a53-0d6d7c1f2a11"

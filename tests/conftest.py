@@ -19,7 +19,7 @@ from spread import Spread, takes_longer
 os.environ["LC_ALL"] = "C.UTF-8"  # whatever the machine speaks: what is said in Korean is tested on purpose
 os.environ.pop("PYTHONUNBUFFERED", None)  # and commands write as they do for a user
 
-# Each session of boto3 reads the descriptions of the services anew, a megabyte of JSON for most clients.
+# Each session of boto3 reads the descriptions of the services again, a megabyte of JSON for most clients.
 botocore.session.create_loader = cache(botocore.loaders.create_loader)
 
 # How long an example takes says how busy the machine is. `make proof` looks for examples that nobody has seen.

@@ -138,7 +138,7 @@ def test_a_file_of_authorities_that_cannot_be_used(
     "drip", [b"", b"H", b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b"HTTP/1.1 200 OK\r\nA: "]
 )
 def test_a_server_that_drips_is_given_up_in_time(drip: bytes) -> None:
-    """A time-out of the socket alone would begin anew at every byte."""
+    """A time-out of the socket alone would begin again at every byte."""
     is_over = threading.Event()
 
     def serve(connection: socket.socket) -> None:

@@ -11,10 +11,15 @@ from typing import Any
 import pytest
 
 import answerback
+from answerback.cli.settings import SETTINGS
+from answerback.cli.talk import shortfall
+from answerback.client import Answer
 from answerback.client.failures import _MEANINGS
+from answerback.core.finish import REASONS, STOP
 from answerback.ports import ModelFault
 from answerback.protocol.codec import FrameError, decode_client
 from answerback.protocol.errors import ERRORS
+from answerback.protocol.frames import Status
 from answerback.protocol.limits import MAX_MESSAGE_BYTES
 from answerback.service.front import TOO_MANY_CONNECTIONS
 from answerback.service.questions import BLOCKED
@@ -46,6 +51,7 @@ SPEAKING = {
     "StoreError": ["answerback/stores"],
     "StoreInUse": ["answerback/stores"],
     "ModelSpecError": ["answerback/models"],
+    "ValueError": ["answerback/client/uploads.py", "answerback/client/client.py", "answerback/client/link.py"],
 }
 """Calls whose texts a person reads on the terminal, and where they count."""
 NO_SENTENCE = re.compile(r"(answerback: )?(warning: )?[{}\s—:()/\[\]yN]*")
@@ -85,6 +91,23 @@ def test_every_sentence_has_its_korean(monkeypatch: pytest.MonkeyPatch) -> None:
         assert re.search("[가-힣]", shown), f"{place}: put the Korean of {text!r} into answerback/texts/ko.toml"
         words = re.findall("[a-z]{3,}", re.sub("`[^`]*`|--[a-z-]+", "", text))
         assert sum(word in shown.split() for word in words) < 8, f"{place}: half of it is still English: {shown}"
+
+
+def test_every_shortfall_has_its_korean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "ko_KR.UTF-8")
+    for text in ("", "a"):
+        for reason in set(REASONS) - {STOP} if text else REASONS:
+            answer = Answer(text=text, request_id="r", status=Status.COMPLETED, attempt=1, finish_reason=reason)
+            said = spoken(f"answerback: {shortfall(answer)}")
+            assert set(re.findall("[a-z]{4,}", said)) <= {"answerback", "tokens"}, said
+
+
+def test_what_a_setting_must_be_is_korean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "ko_KR.UTF-8")
+    for setting in SETTINGS:
+        for where in (setting.flag, f"{setting.key} in f.toml"):
+            said = spoken(f"answerback: {where} must be {setting.kind.rule}, not 'x' — correct it")
+            assert not re.search("[a-z]+ [a-z]+", said.replace(setting.flag, "")), said
 
 
 @pytest.mark.parametrize("code", ERRORS)
@@ -163,7 +186,9 @@ def test_sentences_within_sentences_and_hints_after_them(monkeypatch: pytest.Mon
         ("책을(를)", "책을"), ("나무을(를)", "나무를"), ("`local`이(가)", "`local`이"), ("x이(가)", "x가"),
         ("8766을(를)", "8766을"), ("8765을(를)", "8765를"), ("길(으)로", "길로"), ("집(으)로", "집으로"),
         ("나무(으)로", "나무로"), ("홍길동과(와)", "홍길동과"), ("철수은(는)", "철수는"), ("정수(이)어야", "정수여야"),
-        ("말(이)어야", "말이어야"), ("“여행”이(가)", "“여행”이"),
+        ("말(이)어야", "말이어야"), ("“여행”이(가)", "“여행”이"), ("--timeout은(는)", "--timeout은"),
+        ("'limit'이(가)", "'limit'이"), ("port을(를)", "port를"), ("stack(으)로", "stack으로"),
+        ("host은(는)", "host는"),
     ],
 )  # fmt: skip
 def test_particles_follow_the_last_sound(text: str, chosen: str) -> None:
@@ -193,6 +218,8 @@ def test_a_terminal_that_has_no_hangul_is_spoken_to_in_english(monkeypatch: pyte
         assert not speaks_korean()
 
 
-@pytest.mark.parametrize("data", [b"a\0b", b"\x1f\x8b\x08\0\0\0\0\0\x02\xff\xcb\xc8", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"])
+@pytest.mark.parametrize(
+    "data", [b"a\0b", b"\x1f\x8b\x08\0\0\0\0\0\x02\xff\xcb\xc8", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\x1f\x8b\xcb\xc8"]
+)
 def test_what_is_no_text_looks_like_none(data: bytes) -> None:
     assert likely_encoding(data) is None

@@ -51,7 +51,7 @@ class Findings:
 
 
 async def besiege(
-    *, frames: int, attackers: int = 12, witnesses: int = 3, seed: int = 1, on_sample: Callable[[Sample], None]
+    *, frames: int, attackers: int = 12, good_clients: int = 3, seed: int = 1, on_sample: Callable[[Sample], None]
 ) -> Findings:
     """Start a gateway with the echo model, send it `frames` hostile frames, and watch. `on_sample`: each sample."""
     with tempfile.TemporaryDirectory(prefix="answerback-hostile-") as name:
@@ -59,7 +59,7 @@ async def besiege(
         log = folder / "log"
         options = ("--model", "echo", "--log-level", "warning", *NO_LIMITS)
         async with running(gateway_command(folder, *options), log=log) as server:
-            good = GoodClients(server.url, witnesses)
+            good = GoodClients(server.url, good_clients)
             bad = Attackers(url=server.url, frames=frames, count=attackers, seed=seed)
             watch = Watch(server.pid, folder, lambda: bad.total)
             start = watch.take_sample()

@@ -8,7 +8,7 @@ from answerback.gateway.admin_key import KEY_FILE
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
 from answerback.stores.sqlite import MemoryStore
-from answerback.testing.model import ScriptedModel, say_question
+from answerback.testing.backend import ScriptedModel, say_question
 from harness.memory import MemoryLoop, play, settle
 from harness.reading import Script, cut
 from harness.tokens import ADMIN_KEY

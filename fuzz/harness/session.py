@@ -1,8 +1,20 @@
 """Target `session`: the client's state machine between an application, a clock, and servers honest or not."""
 
-from answerback.client.effects import Effect, Emit, Fail, Reconnect, Reply, ReplyFailed, RoundTrip, Send, Stop
-from answerback.client.errors import AnswerbackError, Closed
-from answerback.client.events import Done, Restarted, Text
+from answerback.client.effects import (
+    Effect,
+    Emit,
+    Fail,
+    Reconnect,
+    Reply,
+    ReplyFailed,
+    RoundTrip,
+    Send,
+    Show,
+    Stop,
+    WatchFailed,
+)
+from answerback.client.errors import AnswerbackError, Closed, RequestFailed
+from answerback.client.events import Asked, Done, Failed, Restarted, Text, TurnsMissed, Watched
 from answerback.client.exchange import Timeouts
 from answerback.client.session import Session
 from answerback.client.timing import Timing
@@ -12,12 +24,17 @@ from answerback.protocol.frames import (
     Error,
     GetHistory,
     Hello,
+    History,
     MessageAccepted,
+    MessageAsked,
     Ping,
     Pong,
     SendMessage,
     ServerFrame,
     ServerLimits,
+    Status,
+    Turn,
+    Watching,
     Welcome,
 )
 from harness.reading import Script
@@ -45,6 +62,7 @@ def session(data: bytes) -> None:
     world.carry_out(world.session.stop(Closed()))
     assert not world.open, "a question without an ending"
     assert not world.calls, "a call without an ending"
+    assert not world.watched, "a watch without an end"
 
 
 class _Shown:
@@ -67,6 +85,9 @@ class _World:
         self.is_linked = False
         self.open: dict[str, _Shown] = {}
         self.calls: set[str] = set()
+        self.watched: set[str | None] = set()
+        self.followed: dict[str | None, dict[str, str]] = {}
+        self.pages = 0
         self.hello_id = "none"
 
     def step(self) -> None:
@@ -95,6 +116,8 @@ class _World:
                 self.carry_out(self.session.probe(now=self.now))
             case 10:
                 self._receive(self.script.block())
+            case 12:
+                self._watch()
             case 11:
                 self._receive(encode(self._gossip()))
             case _:
@@ -126,10 +149,54 @@ class _World:
         self.calls.add(request_id)
         self.carry_out(self.session.call(request_id, frame, timeout_s=30.0, now=self.now))
 
+    def _watch(self) -> None:
+        conversation_id = self.script.pick((None, "k", "l"))
+        try:
+            match self.script.byte() % 4:
+                case 0:
+                    self.watched.discard(conversation_id)
+                    self.followed.pop(conversation_id, None)
+                    self.carry_out(self.session.unwatch(conversation_id))
+                case 1:
+                    self.carry_out(self.session.cancel(self.script.pick(IDS), "k", now=self.now))
+                case _:
+                    effects = self.session.watch(conversation_id, now=self.now)
+                    self.watched.add(conversation_id)
+                    self.carry_out(effects)
+        except RequestFailed:
+            assert "watch" not in self.session.features
+
     def _gossip(self) -> ServerFrame:
         """Frames that are no answers."""
         request_id = self.script.pick((*IDS, "call-0", "call-1", None, "nobody"))
-        match self.script.byte() % 4:
+        match self.script.byte() % 7:
+            case 4:
+                return MessageAsked(
+                    request_id=self.script.pick((*IDS, "e", "f")),
+                    conversation_id=self.script.pick(("k", "l")),
+                    question="?",
+                    model="m",
+                    accepted_at="",
+                )
+            case 5:
+                number = self.script.byte() % 8
+                turn = self.script.pick((None, *IDS))
+                conversation_id = self.script.pick((None, "k", "l"))
+                return Watching(request_id=f"watch-{number}", conversation_id=conversation_id, number=number, turn=turn)
+            case 6:
+                found = self.script.pick((*IDS, "e", "f"))
+                turn_of = Turn(
+                    request_id=found,
+                    question="?",
+                    answer=truth(found, 1),
+                    status=self.script.pick((Status.COMPLETED, Status.FAILED)),
+                    asked_at="",
+                    answered_at="",
+                )
+                page_id = f"turns-{self.pages}"
+                return History(
+                    request_id=page_id, conversation_id="k", turns=(turn_of,), next=self.script.pick((None, "p"))
+                )
             case 0:
                 return MessageAccepted(request_id=request_id or "a", conversation_id="k", position=self.script.byte())
             case 1:
@@ -141,6 +208,7 @@ class _World:
                     protocol=1,
                     limits=_LIMITS,
                     models=("m",),
+                    features=self.script.pick((("watch",), ("watch",), ())),
                 )
             case 2:
                 pause_ms = self.script.pick((None, 0, 1_000, 2**53 - 1))
@@ -194,6 +262,15 @@ class _World:
                     assert decode_client(encode(frame)) == frame
                     if isinstance(frame, Hello):
                         self.hello_id = frame.hello_id
+                    elif isinstance(frame, GetHistory) and frame.request_id.startswith("turns-"):
+                        self.pages = int(frame.request_id.removeprefix("turns-"))
+                case Show(conversation_id, item):
+                    assert conversation_id in self.watched, "shown, and not watched"
+                    if isinstance(item, Watched):
+                        self._follow(self.followed.setdefault(conversation_id, {}), item)
+                case WatchFailed(conversation_id):
+                    self.watched.remove(conversation_id)
+                    self.followed.pop(conversation_id, None)
                 case Emit(request_id, event):
                     self._show(request_id, event)
                 case Fail(request_id, error):
@@ -225,6 +302,27 @@ class _World:
                 del self.open[request_id]
             case _:
                 pass
+
+    def _follow(self, followed: dict[str, str], item: Watched) -> None:
+        """One thing after the other, from the question to the one ending."""
+        request_id, event = item
+        match event:
+            case TurnsMissed():
+                pass
+            case Asked():
+                assert request_id not in followed
+                followed[request_id] = ""
+            case Restarted():
+                followed[request_id] = ""
+            case Text():
+                assert event.offset == len(followed[request_id])
+                followed[request_id] += event.delta
+            case Done(answer):
+                assert followed.pop(request_id) == answer.text
+            case Failed():
+                del followed[request_id]
+            case _:
+                assert request_id in followed
 
     def _end(self, request_id: str, error: AnswerbackError) -> None:
         assert str(error)

@@ -2,7 +2,7 @@
 
 import re
 
-from answerback.models.sse import SseDecoder, SseError
+from answerback.models.documents import SseDecoder, SseError
 from harness.reading import Script, cut
 
 _LIMIT = 40

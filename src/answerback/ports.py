@@ -15,7 +15,7 @@ from answerback.core.budget import Budget, BudgetState, OverBudget, Period, Pric
 from answerback.core.context import TOKENS_PER_BYTE, Message
 from answerback.core.parts import Content, Mark, visible
 from answerback.core.request import Change, Question, Record, RequestKey, Watcher
-from answerback.core.uploads import FileKey, Upload
+from answerback.core.uploads import FileKey, NoRoom, Upload
 from answerback.core.watching import Place
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Attachment, ServerFrame, Status
@@ -233,10 +233,13 @@ class Files(Protocol):
     async def upload(self, key: FileKey) -> Upload | None:
         """How far the file has come."""
 
-    async def begin(self, key: FileKey, name: str, *, now_ms: int) -> Upload | None:
-        """Begin an upload, or return the one that there is. None: the user has begun too much (`core.uploads`)."""
+    async def begin(self, key: FileKey, name: str, *, now_ms: int) -> Upload | NoRoom:
+        """Begin an upload, or return the one that there is.
 
-    async def put(self, key: FileKey, name: str, number: int, data: bytes) -> None:
+        `core.uploads.giving_way` decides; the upload that gives way is discarded in the same transaction.
+        """
+
+    async def put(self, key: FileKey, name: str, number: int, data: bytes, *, now_ms: int) -> None:
         """Keep a piece, if the upload has this name and is unfinished. The first data of a piece stay."""
 
     async def complete(self, key: FileKey, name: str, *, content: str, now_ms: int) -> None:
@@ -405,11 +408,12 @@ class Watching(Protocol):
     What `watch` has kept is seen by every call of `watchers` that begins later, in whatever process.
     """
 
-    watched: Container[str]
-    """Users of whom somebody may watch something: to look costs nothing, and most users have one device.
+    @property
+    def watched(self) -> Container[str]:
+        """Users of whom somebody may watch something: to look costs nothing, and most users have one device.
 
-    It has everyone for whom `watch` kept something before this process accepted or changed a request of theirs.
-    """
+        It has everyone for whom `watch` kept something before this process accepted or changed a request of theirs.
+        """
 
     async def watch(
         self, user_id: str, conversation_id: str | None, watcher: Watcher, *, now_ms: int, most: int
@@ -419,8 +423,10 @@ class Watching(Protocol):
         Where all places are taken, those of closed connections are given away.
         """
 
-    async def watchers(self, user_id: str, conversation_id: str | None, *, now_ms: int) -> Sequence[Watcher]:
-        """Those whose time is not over, and those that are `off`."""
+    async def watchers(
+        self, user_id: str, *conversations: str | None, now_ms: int
+    ) -> Mapping[str | None, Sequence[Watcher]]:
+        """Of each conversation those whose time is not over, also those that are `off`. One read for all of them."""
 
 
 # --- sending and queueing -----------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ from answerback.core.request import DeliveryTarget, Ending, Record, RequestKey
 from answerback.model_guard import Take, ask
 from answerback.ports import Finish, Model, ModelError, Piece, Prompt
 from answerback.protocol.errors import ERRORS, Fault
+from answerback.protocol.frames import MessageAsked
 from answerback.service.delivery_sender import DeliverySender, FlushResult, Stream
 from answerback.service.observer import Observer
 
@@ -280,7 +281,7 @@ class Traces(Observer):
         )
 
     def fenced(self, record: Record) -> None:
-        # Whoever took it over tells of the lost attempt.
+        # The gateway that took it over tells of the lost attempt.
         self._attempts.pop(record.key, None)
 
     # --- the model
@@ -381,9 +382,17 @@ class TracedDeliverySender(DeliverySender):
         super().__init__(**parts)
         self._traces = traces
 
-    def stream(self, record: Record, answer: Answer) -> Stream:
-        stream = super().stream(record, answer)
-        self._traces.delivering(stream)
+    def stream(
+        self,
+        record: Record,
+        answer: Answer,
+        *,
+        target: DeliveryTarget | None = None,
+        asked: MessageAsked | None = None,
+    ) -> Stream:
+        stream = super().stream(record, answer, target=target, asked=asked)
+        if asked is None:  # of the trace of the question are those who asked it
+            self._traces.delivering(stream)
         return stream
 
     async def stored(self, record: Record, target: DeliveryTarget) -> Delivery:

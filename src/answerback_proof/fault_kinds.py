@@ -35,7 +35,7 @@ class FaultKind(StrEnum):
     CANCELLATION = "cancellation"
     CANCEL_AND_RESUME = "cancel and resume at once"
     SNOOPING = "snooping"
-    HELLO_FLOOD = "hello storm"
+    HELLO_FLOOD = "hello flood"
     WRONG_PIECE = "wrong pieces of a file"
     CUT_UPLOAD = "connection cut at a piece of a file"
     TOKEN_RENEWAL = "renewal of a token"  # noqa: S105 - a name
@@ -45,7 +45,7 @@ class FaultKind(StrEnum):
     KILL_STARTING = "gateway killed while it starts"
     KILL_FROZEN = "gateway killed while frozen"
     KILL_FULL = "gateway killed while the disk is full"
-    TERMINATE = "gateway stopped in good order"
+    TERMINATE = "gateway stopped gracefully"
     FREEZE = "gateway frozen"
     WORKER_KILLED = "worker killed in mid-answer"
     WORKERS_KILLED = "all workers killed at once"

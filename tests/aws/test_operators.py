@@ -1,4 +1,4 @@
-"""What people who look after a stack type, with the rights that the manual says are enough, and with no others."""
+"""What operators of a stack type, with the rights that the manual says are enough, and with no others."""
 
 import asyncio
 import json

@@ -44,7 +44,11 @@ AURORA = {
     ("secretsmanager:GetSecretValue", "${Cluster.MasterUserSecret.SecretArn}"),
 }
 FORGET_CONNECTION = dynamodb("Connections", "DeleteItem") | dynamodb("Sessions", "UpdateItem")
-END_REQUEST = dynamodb("Requests", "GetItem UpdateItem") | dynamodb("Conversations", "GetItem Query PutItem DeleteItem")
+END_REQUEST = (
+    dynamodb("Requests", "GetItem UpdateItem")
+    | dynamodb("Conversations", "GetItem Query PutItem DeleteItem")
+    | dynamodb("Sessions", "Query")  # who watches
+)
 ARCHIVE = dynamodb("Conversations", "GetItem BatchGetItem Query PutItem UpdateItem DeleteItem BatchWriteItem") | AURORA
 
 
@@ -59,9 +63,9 @@ MAY: Mapping[str, set[tuple[str, str]]] = {
     "ConnectionsFunction": FORGET_CONNECTION | dynamodb("Connections", "PutItem"),
     "FrontFunction": FORGET_CONNECTION
     | dynamodb("Connections", "GetItem UpdateItem")
-    | dynamodb("Sessions", "GetItem")
+    | dynamodb("Sessions", "GetItem PutItem")
     | END_REQUEST
-    | dynamodb("Requests", "PutItem")
+    | dynamodb("Requests", "BatchGetItem PutItem")
     | dynamodb("Requests/index/unfinished", "Query")
     | dynamodb("RateLimits", "Query UpdateItem")
     | ARCHIVE

@@ -1,17 +1,13 @@
 """`answerback chat` against a real gateway process, in a pipe and on a terminal."""
 
-import os
-import pty
-import re
 import signal
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import forked
+from chat_terminal import terminal
 from cli_process import STOP_TIMEOUT_S, Result, Serve, start_gateway
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(60)]
@@ -133,52 +129,6 @@ def test_nobody_listens() -> None:
     result = chat("ws://127.0.0.1:9", "hello", user="nobody")
     assert (result.code, result.out) == (3, "")
     assert "answerback serve" in result.err
-
-
-class Terminal:
-    """A chat on a terminal of its own."""
-
-    def __init__(self, url: str, *arguments: str) -> None:
-        self.screen, theirs = pty.openpty()
-        streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
-        command = ["chat", "--url", url, *arguments]
-        self.process = forked.Command(command, start_new_session=True, terminal=theirs, **streams)
-        os.close(theirs)
-        self.seen = ""
-
-    def until(self, pattern: str) -> str:
-        """What is shown up to and with a match."""
-        while (found := re.search(pattern, self.seen)) is None:
-            try:
-                self.seen += os.read(self.screen, 4096).decode(errors="replace")
-            except OSError as exc:  # the chat has ended
-                raise AssertionError(f"no {pattern!r} in {self.seen!r}") from exc
-        shown, self.seen = self.seen[: found.end()], self.seen[found.end() :]
-        return shown
-
-    def prompt(self) -> None:
-        """Return when the chat waits for a line. CPython would forget a Ctrl+C that comes just before it waits."""
-        self.until("> ")
-        stat = Path(f"/proc/{self.process.pid}/stat")
-        while stat.read_text().rpartition(")")[2].split()[0] != "S":
-            os.sched_yield()
-
-    def type(self, text: str) -> None:
-        os.write(self.screen, text.encode())
-
-
-@contextmanager
-def terminal(url: str, *arguments: str) -> Iterator[Terminal]:
-    opened = Terminal(url, *arguments)
-    watchdog = threading.Timer(STOP_TIMEOUT_S, opened.process.kill)
-    watchdog.start()
-    try:
-        yield opened
-    finally:
-        watchdog.cancel()
-        opened.process.kill()
-        opened.process.wait()
-        os.close(opened.screen)
 
 
 def test_control_c_stops_the_answer_and_twice_leaves(url: str) -> None:

@@ -41,8 +41,9 @@ def test_every_setting_reaches_its_place_in_the_gateway() -> None:
         "auth_secret": "s" * 32, "jwks_url": "u",
         "jwks_file": "f", "issuer": "i", "audience": "a", "user_claim": "uid",
         "team_claim": "t", "leeway": "6s", "rate_limit": 7,
-        "max_connections": 8, "max_connections_per_user": 9, "max_pending_per_user": 10, "max_frames_per_second": 11,
-        "max_frames_burst": 12, "max_message_bytes": 2000, "write_buffer_bytes": 3000, "answer_timeout": "13s",
+        "max_connections": 8, "max_connections_per_user": 9, "max_pending_per_user": 10,
+        "max_watchers": 27, "max_frames_per_second": 11, "max_frames_burst": 12,
+        "max_message_bytes": 2000, "write_buffer_bytes": 3000, "answer_timeout": "13s",
         "queue_timeout": "14s", "lease": "15s", "max_attempts": 16, "idle_timeout": "17s", "handshake_timeout": "18s",
         "ping_interval": "19s", "write_stall_timeout": "20s", "grace": "21s", "janitor_interval": "22s",
         "coalesce_ms": 23, "log_format": "json", "log_level": "error", "ca_file": "ca",
@@ -64,7 +65,8 @@ def test_every_setting_reaches_its_place_in_the_gateway() -> None:
             team_claim="t", leeway_s=6
         ),
         caps=Caps(
-            connections=8, connections_per_user=9, pending_per_user=10, frames_per_second=11, frames_burst=12,
+            connections=8, connections_per_user=9, pending_per_user=10, watchers=27,
+            frames_per_second=11, frames_burst=12,
             message_bytes=2000, write_buffer_bytes=3000, handshake_timeout_s=18, ping_interval_s=19,
             write_stall_timeout_s=20,
         ),

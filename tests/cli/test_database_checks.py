@@ -7,14 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from answerback.cli.database_checks import Server, check_server, judge_nodes, judge_server
+from answerback.cli.database_checks import Server, check_server, node_findings, server_findings
 from answerback.cli.probe import Level
 from answerback.stores.fleet import FleetStore
 from answerback.stores.nodes import LOST_MS, Node, Nodes, connect_nodes
 from pooler import TransactionPooler
 
 GOOD = Server(
-    version="15.1", is_standby=False, is_read_only=False, connections=97, in_use=20, asynchronous=0, skew_s=0.1
+    version="15.1",
+    is_standby=False,
+    is_read_only=False,
+    connections=97,
+    in_use=20,
+    awaits=False,
+    followers=0,
+    awaited=0,
+    skew_s=0.1,
 )
 LIVES = Node(name="a", state="serving", age_ms=300, has_lock=True, version="1.2", started_at_ms=0, facts={})
 
@@ -25,7 +33,9 @@ LIVES = Node(name="a", state="serving", age_ms=300, has_lock=True, version="1.2"
         ({}, 2, "database", Level.OK, "15.1"),
         ({"is_standby": True, "is_read_only": True}, 2, "database", Level.FAIL, "standby"),
         ({"is_read_only": True}, 2, "database", Level.FAIL, "read-only"),
-        ({"asynchronous": 1}, 2, "standby", Level.WARN, "asynchronously"),
+        ({"followers": 2}, 2, "standby", Level.WARN, "wait for none of 2 standbys"),
+        ({"followers": 2, "awaits": True, "awaited": 1}, 2, "standby", Level.OK, "commits wait for 1 of 2 standbys"),
+        ({"awaits": True}, 2, "standby", Level.FAIL, "is not there"),
         ({"skew_s": -20}, 2, "clock", Level.OK, "agree"),
         ({"skew_s": 40}, 2, "clock", Level.WARN, "40 s ahead"),
         ({"skew_s": -40}, 2, "clock", Level.WARN, "40 s behind"),
@@ -36,7 +46,7 @@ LIVES = Node(name="a", state="serving", age_ms=300, has_lock=True, version="1.2"
     ],
 )
 def test_a_server_is_judged(change: dict[str, object], gateways: int, check: str, level: Level, words: str) -> None:
-    found = {one.what: one for one in judge_server(replace(GOOD, **change), gateways=gateways)}  # type: ignore[arg-type]
+    found = {one.what: one for one in server_findings(replace(GOOD, **change), gateways=gateways)}  # type: ignore[arg-type]
     assert (found[check].level, words in found[check].text) == (level, True), found[check].text
     assert {one.level for name, one in found.items() if name != check} == {Level.OK}
 
@@ -46,7 +56,7 @@ def test_gateways_are_judged() -> None:
     vanished = replace(LIVES, name="c", age_ms=LOST_MS + 1)
     stopped = replace(LIVES, name="d", state="gone", has_lock=False, age_ms=3_000, version="1.0")
     frozen = replace(LIVES, name="f", age_ms=3_000)
-    found = judge_nodes([LIVES, killed, vanished, stopped, frozen])
+    found = node_findings([LIVES, killed, vanished, stopped, frozen])
     said = [(one.level, " ".join(one.text.split()[:3])) for one in found]
     assert said == [
         (Level.OK, "a is serving,"),
@@ -54,7 +64,7 @@ def test_gateways_are_judged() -> None:
         (Level.WARN, "c is dead:"),
         (Level.WARN, "f is silent"),
     ]
-    *_, versions = judge_nodes([LIVES, replace(LIVES, name="e", state="draining", version="1.1")])
+    *_, versions = node_findings([LIVES, replace(LIVES, name="e", state="draining", version="1.1")])
     assert (versions.level, versions.text.partition(": ")[2]) == (Level.WARN, "1.1, 1.2")
 
 

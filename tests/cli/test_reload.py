@@ -29,9 +29,9 @@ OLD, NEW = "the old secret of thirty-two bytes", "the new secret of thirty-two b
 
 
 def by_signal(gateway: GatewayProcess, run: Run) -> None:
-    lines = gateway.log.read_text().count("read anew:")
+    lines = gateway.log.read_text().count("read again:")
     gateway.process.send_signal(signal.SIGHUP)
-    while gateway.log.read_text().count("read anew:") == lines:
+    while gateway.log.read_text().count("read again:") == lines:
         assert gateway.process.poll() is None
 
 

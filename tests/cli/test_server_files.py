@@ -272,7 +272,7 @@ def test_the_key_of_the_metrics_opens_nothing_else(serve: Serve) -> None:
         assert path == "nothing" or read_metrics(gateway, "admin.key", path)
     (gateway.data_dir / "metrics.key").write_text("x" * 40)
     gateway.process.send_signal(signal.SIGHUP)
-    while "read anew" not in gateway.log.read_text():
+    while "read again" not in gateway.log.read_text():
         time.sleep(0.01)
     assert read_metrics(gateway, "metrics.key") != ""
 

@@ -19,6 +19,7 @@ from websockets.asyncio.server import serve as serve_websocket
 
 import forked
 from answerback import __version__
+from answerback.cli.reading import text_file
 from cli_process import STOP_TIMEOUT_S, Run, start_gateway
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
@@ -290,6 +291,36 @@ def test_text_of_an_unknown_encoding_is_refused_and_nothing_is_asked(url: str, d
             done = ran("ask", *arguments, "--url", url, stdin=subprocess.DEVNULL)
             assert (done.returncode, done.stdout) == (2, b""), (arguments, done)
             assert b"is not text in UTF-8" in done.stderr
+
+
+def test_an_argument_of_another_encoding_is_told_by_every_command(url: str, tmp_path: Path) -> None:
+    foreign = KOREAN.encode("cp949")
+    options = ("--data-dir", str(tmp_path), "--port", "0", "--admin-port", "off")
+    for arguments in (
+        ("ask", "hi", "--url", url, "--conversation", foreign),
+        ("serve", *options, "--system", foreign),
+        ("serve", *options, "--model", foreign),
+        ("users", "show", foreign, "--data-dir", str(tmp_path)),
+        ("users", "delete", foreign, "--yes", "--data-dir", str(tmp_path)),
+    ):
+        if "users" in arguments:
+            (tmp_path / "answerback.db").touch()
+        done = ran(*arguments, stdin=subprocess.DEVNULL)
+        assert (done.returncode, done.stdout) == (2, b""), (arguments, done)
+        assert b"is not text in UTF-8 (it looks like cp949)" in done.stderr
+
+
+def test_a_text_file_is_sent_in_utf_8_or_refused(url: str, tmp_path: Path) -> None:
+    file = tmp_path / "메모.txt"
+    for encoding, named in (("utf-16", None), ("utf-8", None), ("cp949", "cp949")):
+        file.write_bytes(data := KOREAN.encode(encoding))
+        options = ("--encoding", named) if named else ()
+        assert ran("ask", "hi", "--url", url, "--attach", str(file), *options).stdout == b"hi\n"
+        assert text_file(data, "it", encoding=named).decode() == KOREAN
+    file.write_bytes(KOREAN.encode("cp949"))
+    done = ran("ask", "hi", "--url", url, "--attach", str(file))
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"is not text in UTF-8 (it looks like cp949)" in done.stderr
 
 
 def test_a_locale_without_utf_8_spoils_no_argument(url: str) -> None:

@@ -26,7 +26,7 @@ LIMITS = {
 }
 
 
-def welcome(hello: Frame, *, model_info: Frame | None = None, **limits: int) -> Frame:
+def welcome(hello: Frame, *, model_info: Frame | None = None, features: tuple[str, ...] = (), **limits: int) -> Frame:
     return {
         "action": "welcome",
         "helloId": hello["helloId"],
@@ -36,6 +36,7 @@ def welcome(hello: Frame, *, model_info: Frame | None = None, **limits: int) -> 
         "protocol": 1,
         "limits": {**LIMITS, **limits},
         "models": ["echo"],
+        "features": features,
         "modelInfo": model_info or {},
     }
 
@@ -48,6 +49,7 @@ class Peer:
     path: str
     headers: dict[str, str]
     greets: bool
+    features: tuple[str, ...] = ()
     inbox: asyncio.Queue[Frame] = field(default_factory=asyncio.Queue)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     hellos: list[Frame] = field(default_factory=list)
@@ -57,7 +59,7 @@ class Peer:
             await self.socket.send(json.dumps(frame))
 
     async def welcome(self, hello: Frame, *, model_info: Frame | None = None, **limits: int) -> None:
-        await self.send(welcome(hello, model_info=model_info, **limits))
+        await self.send(welcome(hello, model_info=model_info, features=self.features, **limits))
 
     async def cut(self) -> None:
         """Break the connection without a word."""
@@ -84,6 +86,19 @@ class Peer:
     async def end(self, request_id: str, length: int, *, attempt: int = 1, **more: Any) -> None:
         frame = {"status": "completed", "response": None, "attempt": attempt, "length": length, **more}
         await self.send({"action": "messageResponse", "requestId": request_id, **frame})
+
+    async def hold(self, number: int, conversation: str | None = "c", turn: str | None = None) -> Frame:
+        """Take the next frame, which must be a `watch`, and answer it."""
+        watch = await self.get("watch")
+        assert (watch["number"], watch.get("conversationId")) == (number, conversation)
+        about = {"requestId": watch["requestId"], "conversationId": conversation, "number": number, "turn": turn}
+        await self.send({"action": "watching", **{name: value for name, value in about.items() if value is not None}})
+        return watch
+
+    async def ask(self, request_id: str, conversation: str = "c") -> None:
+        """Show a question that another session has asked."""
+        frame = {"requestId": request_id, "conversationId": conversation, "question": f"{request_id}?"}
+        await self.send({"action": "messageAsked", **frame, "model": "echo", "acceptedAt": "2026-01-01T00:00:00Z"})
 
     async def answer(self, request_id: str, text: str, attempt: int = 1) -> None:
         """The whole of an unstreamed answer."""
@@ -113,13 +128,14 @@ class Peer:
 
 @dataclass(eq=False)
 class ScriptedGateway:
-    """`peers` gets every connection. `refuse`: HTTP statuses for the next handshakes."""
+    """`peers` gets every connection. `refuse`: HTTP statuses for the next handshakes. `features`: of `welcome`."""
 
     server: Server | None = None
     peers: asyncio.Queue[Peer] = field(default_factory=asyncio.Queue)
     refuse: list[int] = field(default_factory=list)
     handshakes: list[Request] = field(default_factory=list)
     greets: bool = True
+    features: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:
@@ -136,6 +152,7 @@ class ScriptedGateway:
             path=socket.request.path,
             headers=dict(socket.request.headers.raw_items()),
             greets=self.greets,
+            features=self.features,
         )
         await self.peers.put(peer)
         await peer.read()

@@ -115,17 +115,24 @@ async def test_the_refusals_own_sentence_is_shown_if_it_is_one() -> None:
         (http(502), "cannot reach the server (HTTP 502)", Obstacle.PROXY),
         (b"SSH-2.0-x\r\n\r\n", "does not answer as an HTTP proxy", Obstacle.PROXY),
         (None, "does not answer as an HTTP proxy", Obstacle.PROXY),
+        (b"HTTP/1.1 200 OK\r\n\r\n", "closed the connection", Obstacle.PROXY),
     ],
 )
 async def test_a_proxy_that_fails_is_named(
-    monkeypatch: pytest.MonkeyPatch, answer: bytes | None, says: str, obstacle: Obstacle
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    answer: bytes | None,
+    says: str,
+    obstacle: Obstacle,
 ) -> None:
     async with answering(answer) as port:
         monkeypatch.setenv("HTTPS_PROXY", f"http://me:secret@127.0.0.1:{port}")
         error = await why("wss://answerback.example")
     assert isinstance(error, CannotConnect)
-    assert error.reason.startswith(f"the proxy 127.0.0.1:{port} of HTTPS_PROXY {says}")
+    assert error.reason.startswith(f"the proxy 127.0.0.1:{port} of HTTPS_PROXY")
+    assert says in error.reason
     assert "secret" not in str(error)
+    assert "_Socket" not in caplog.text
     assert error.obstacle is obstacle
 
 

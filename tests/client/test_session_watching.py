@@ -236,6 +236,23 @@ def test_questions_asked_before_the_watch_are_own_ones_too():
     assert watched(page(script, turn("mine"))) == []
 
 
+def test_a_question_in_two_conversations_is_shown_in_the_first():
+    script = begun()
+    watch(script, "d")
+    script.hear(watching(2, conversation="d"))
+    assert kinds(script.hear(asked("a"), asked("a", "d"), end("a", text="x"))) == ["Asked a", "Text a", "Done a"]
+    script.session.unwatch("c")
+    script.session.unwatch("d")
+
+
+def test_an_own_question_that_the_history_has_before_it_was_accepted_is_no_news():
+    script = begun(newest="old")
+    script.ask("mine", STREAM)
+    script.wait(240)
+    script.hear(watching(script.session._watches._watches["c"].number, "mine"))
+    assert watched(page(script, turn("old"), turn("mine"))) == []
+
+
 # --- what is missing
 
 
@@ -249,6 +266,14 @@ def test_missing_text_is_asked_for_at_once_and_then_with_growing_pauses():
     script.hear(delta("a", 0, "one: "), watching(3))
     assert sent(script.wait(5)) == []
     assert sent(script.hear(delta("a", 20, "x"))) == ["watch c 4 a@1:5"]
+
+
+def test_an_ending_without_its_text_sends_to_the_history():
+    script = begun()
+    assert sent(script.hear(asked("a"), end("a", 4, status=Status.CANCELLED))) == ["GetHistory"]
+    effects = page(script, turn("a", "half", Status.CANCELLED))
+    assert kinds(effects) == ["Started a", "Text a", "Failed a"]
+    assert watched(effects)[-1].event.error.answer.text == "half"
 
 
 def test_a_silent_answer_is_asked_for_and_in_the_end_given_up():
@@ -286,6 +311,7 @@ def test_frames_that_keep_coming_do_not_put_the_renewal_off():
         if sent(script.wait(second)):
             renewals.append(second)
             script.hear(watching(script.session._watches._watches["c"].number))
+        script.hear(asked("long"), delta("long", second - 1, "x"))
         script.hear(asked(f"r{second}"), end(f"r{second}", text="x"))
     assert renewals == [240, 480]
 
@@ -313,6 +339,19 @@ def test_a_turn_that_ended_while_the_session_was_away_is_in_the_history():
     done = watched(effects)[-1].event.answer
     assert (done.text, done.usage) == ("yes", Usage(input_tokens=1, output_tokens=2))
     assert script.hear(asked("b"), delta("b", 0, "yes"), end("b", 3), end("a", 7)) == []
+
+
+def test_after_a_lost_connection_an_older_turn_may_have_ended_behind_one_that_is_known():
+    script = begun(newest="old")
+    script.wait(240)
+    script.hear(watching(2, "cancelled-while-it-waited"))
+    page(script, turn("old"), turn("cancelled-while-it-waited", status=Status.CANCELLED))
+    script.lose()
+    (hello,) = hellos(script.connect())
+    script.welcome(hello, features=FEATURES)
+    assert sent(script.hear(watching(4, "cancelled-while-it-waited"))) == ["GetHistory"]
+    effects = page(script, turn("old"), turn("a"), turn("cancelled-while-it-waited", status=Status.CANCELLED))
+    assert kinds(effects) == ["Asked a", "Started a", "Text a", "Done a"]
 
 
 def test_a_turn_with_other_words_and_parts_restarts_the_answer():

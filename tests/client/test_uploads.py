@@ -19,6 +19,7 @@ from answerback.client import (
     BlockingClient,
     Client,
     File,
+    Overloaded,
     PendingRequest,
     ProtocolViolation,
     Queued,
@@ -28,16 +29,29 @@ from answerback.client import (
     Timing,
     Uploading,
 )
-from answerback.client.effects import FilesWanted, Send
+from answerback.client.effects import Effect, Fail, FilesWanted, Send
 from answerback.client.exchange import Timeouts
 from answerback.client.session import Session
-from answerback.client.uploads import PIECES_OUT, fetch
+from answerback.client.uploads import PIECES_OUT, bring, fetch
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
+from answerback.ports import Quota
 from answerback.protocol.codec import encode
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import AttachmentPiece, CancelMessage, Error, GetAttachment, SendMessage
+from answerback.protocol.frames import (
+    AttachmentPiece,
+    CancelMessage,
+    Error,
+    GetAttachment,
+    ModelInfo,
+    PutPiece,
+    SendMessage,
+    UploadState,
+    Welcome,
+)
 from answerback.protocol.limits import MAX_ATTACHMENT_BYTES, PIECE_BYTES, RETURNED_BYTES
+from answerback.service.front_settings import FrontSettings
+from answerback.testing import run_virtual
 
 QUICK = Timing(backoff_min_s=0.001, backoff_max_s=0.002, call_timeout_s=0.3, silence_s=0.2)
 BYTES = random.Random(1).randbytes(5 * PIECE_BYTES + 17)
@@ -162,6 +176,34 @@ async def test_a_file_that_is_not_there_any_more_ends_its_question_in_words(star
         with pytest.raises(AttachmentMissing, match=r"a\.png is not there any more as it was. Attach it again"):
             await stream.answer
     assert outbox.kept == {}
+
+
+def test_a_file_waits_until_uploads_that_were_left_behind_give_way() -> None:
+    waits_ms, told, signs = [30_000, None, 20_000, None, 3_600_000], list[int](), list[int]()
+
+    async def put(frame: PutPiece) -> UploadState:
+        told.append(len(frame.data))
+        if (wait_ms := waits_ms.pop(0)) is not None:
+            raise Overloaded("overloaded", "too many", retryable=True, retry_after_ms=wait_ms)
+        return UploadState(
+            request_id=frame.request_id,
+            sha256=frame.sha256,
+            size=frame.size,
+            upload="u",
+            offset=len(frame.data),
+            complete=bool(frame.data),
+        )
+
+    async def main() -> None:
+        begun = asyncio.get_running_loop().time()
+        await bring(File(name="a", data=b"x" * 10), put, progress=signs.append)
+        assert asyncio.get_running_loop().time() - begun == 50
+        with pytest.raises(Overloaded):  # tomorrow
+            await bring(File(name="a", data=b"x" * 10), put)
+
+    run_virtual(main())
+    assert told == [0, 0, 10, 10, 0]
+    assert signs == [0, 0, 0, 10]
 
 
 async def test_cancelling_stops_an_upload(start):
@@ -345,8 +387,36 @@ async def test_a_pipe_in_place_of_a_kept_file_ends_the_question(start, tmp_path)
             await app.restored[0].answer
 
 
+def test_a_media_type_is_brought_into_the_form_of_the_wire() -> None:
+    for said in ("Text/Plain", "text/plain; charset=utf-8", " text/plain ", ""):
+        assert File(name="a.txt", data=b"x", media_type=said).media_type == "text/plain"
+    for wrong in ("text", "text/", "text/pla in", "텍스트/plain"):
+        with pytest.raises(ValueError, match="is no media type"):
+            File(name="a.txt", data=b"x", media_type=wrong)
+
+
+async def test_bytes_that_the_app_changes_are_sent_as_they_were(start):
+    gateway, data = await start(), bytearray(PNG)
+    async with Client(gateway.url) as app:
+        stream = app.stream("?", attachments=[File(name="a.png", data=data)])  # type: ignore[arg-type]
+        data[-1] ^= 1
+        assert (await stream.answer).text == told(("a.png", "image/png", PNG))
+    with pytest.raises(TypeError, match="must be bytes"):
+        File(name="a.txt", data="text")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("files", ["a.txt", Path("a.txt"), File(name="a.txt", data=b"x")])
+async def test_one_file_that_is_not_in_a_list_is_told_so(start, files):
+    gateway = await start()
+    async with Client(gateway.url) as app:
+        with pytest.raises(TypeError, match="attachments must be a list of files, such as"):
+            await app.ask("?", attachments=files)
+
+
 def test_names_are_composed_and_have_nothing_that_cannot_be_seen() -> None:
     assert File(name=unicodedata.normalize("NFD", "보고서.txt"), data=b"x").name == "보고서.txt"
+    with pytest.raises(ValueError, match="needs a name"):
+        File(name="  ", data=b"x")
     assert File(name="a\u202etxt.exe\x85\u2028\udc80", data=b"x").name == "a_txt.exe___"
     assert File(name=f"{'가' * 300}.txt", data=b"x").name == f"{'가' * 251}.txt"
 
@@ -372,11 +442,52 @@ async def test_an_accepted_question_lets_go_of_its_files(start):
                 break
 
 
+def welcome(**more: Any) -> bytes:
+    limits = FrontSettings(models=("m", "seer"), quota=Quota(per_minute=0, max_pending=9)).limits(takes_files=True)
+    info = {"m": ModelInfo(attachments=("text",)), "seer": ModelInfo(attachments=("text", "image"))}
+    said: dict[str, Any] = {"models": ("m", "seer"), "features": ("attachments",), "model_info": info, **more}
+    named = {"hello_id": "h", "connection_id": "c", "session_id": "s", "user_id": "u", "protocol": 1}
+    return encode(Welcome(limits=limits, **named, **said))
+
+
+def asked(session: Session, file: File, model: str | None = None) -> list[Effect]:
+    frame = SendMessage(request_id=file.name, message="?", model=model, attachments=(file.attachment,))
+    return session.ask(frame, Timeouts(total_s=60), now=0.0)
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_file_that_the_model_does_not_take_is_refused_before_it_is_sent(is_known: bool) -> None:
+    session, effects = Session(timing=Timing()), list[Effect]()
+    effects += session.connected(1, now=0.0)
+    if is_known:
+        effects += session.received(1, welcome(), now=0.0)
+    effects += asked(session, File(name="picture", data=PNG))
+    effects += asked(session, File(name="shown", data=PNG), "seer")
+    effects += asked(session, File(name="text", data=b"x"))
+    effects += asked(session, File(name="unknown", data=PNG), "unknown")
+    if not is_known:
+        assert not [effect for effect in effects if isinstance(effect, Fail | FilesWanted)]
+        effects += session.received(1, welcome(), now=0.0)
+    (failed,) = [effect for effect in effects if isinstance(effect, Fail)]
+    assert failed.request_id == "picture"
+    assert "This model takes no files of the type image/png. It takes: text. Choose another" in str(failed.error)
+    wanted = [effect.request_id for effect in effects if isinstance(effect, FilesWanted)]
+    assert wanted == ["shown", "text", "unknown"]
+    assert not [effect for effect in session.received(1, welcome(), now=1.0) if isinstance(effect, FilesWanted)]
+
+
+def test_a_server_that_takes_no_files_is_not_sent_any() -> None:
+    session = Session(timing=Timing())
+    session.connected(1, now=0.0)
+    session.received(1, welcome(features=()), now=0.0)
+    (failed,) = [effect for effect in asked(session, File(name="a", data=b"x")) if isinstance(effect, Fail)]
+    assert "This server takes no files" in str(failed.error)
+
+
 def test_a_cancelled_question_does_not_wait_for_its_files() -> None:
     session = Session(timing=Timing())
     frame = SendMessage(request_id="r", message="?", attachments=(File(name="a", data=b"x").attachment,))
-    wanted = session.restore(PendingRequest(frame=frame), Timeouts(total_s=60), now=0.0)
-    assert [effect for effect in wanted if isinstance(effect, FilesWanted)]
+    session.restore(PendingRequest(frame=frame), Timeouts(total_s=60), now=0.0)
     session.cancel("r", now=1.0)
     sent = [effect.frame for effect in session.connected(1, now=2.0) if isinstance(effect, Send)]
     assert CancelMessage(request_id="r") in sent

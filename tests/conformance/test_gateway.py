@@ -44,11 +44,7 @@ def test_every_case_passes_on_one_gateway_or_another(
         assert of(found, "failed") == {}
         assert code == 0
         passed |= set(of(found, "passed"))
-    assert passed == {
-        case.name
-        for case in load_cases("server")
-        if case.case.needs.deployment != "aws" and "watch" not in case.case.needs.features
-    }
+    assert passed == {case.name for case in load_cases("server") if case.case.needs.deployment != "aws"}
 
 
 def test_what_is_skipped_is_reported_and_strict_makes_it_a_failure(run: Run, gateway: GatewayProcess) -> None:

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from answerback_proof.conformance import CaseStatus, ServerRun, load_cases
-from answerback_proof.conformance.dialer import check_frame
+from answerback_proof.conformance.peer import check_frame
 from cli_process import GatewayProcess
 from shortened import shortened
 

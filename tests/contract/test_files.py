@@ -7,12 +7,14 @@ import pytest
 
 from answerback.core.uploads import (
     DAY_MS,
+    IDLE_MS,
     MAX_DAILY_BYTES,
     MAX_OPEN,
     SWEEP_MARGIN_MS,
     UNFINISHED_MS,
     YOUNG_MS,
     FileKey,
+    NoRoom,
     Upload,
 )
 from answerback.protocol.frames import Attachment
@@ -35,7 +37,7 @@ async def bring(store: Any, now_ms: int, data: bytes = DATA, *, user: str = "ann
     key = key_of(data, user)
     begun = await store.begin(key, name or f"up-{user}-{key.sha256}", now_ms=now_ms)
     for number in range(key.pieces):
-        await store.put(key, begun.name, number, piece(number, data))
+        await store.put(key, begun.name, number, piece(number, data), now_ms=now_ms)
     await store.complete(key, begun.name, content="text/plain", now_ms=now_ms)
     return await store.upload(key)
 
@@ -47,13 +49,13 @@ async def test_pieces_come_in_any_order_and_the_first_data_of_each_stay(store):
     begun = await store.begin(key, "up", now_ms=NOW_MS)
     assert begun == Upload(name="up", begun_at_ms=NOW_MS)
     assert begun.offset(key) == 0
-    await store.put(key, "up", 2, piece(2))
+    await store.put(key, "up", 2, piece(2), now_ms=NOW_MS)
     assert (await store.upload(key)).offset(key) == 0
-    await store.put(key, "up", 0, piece(0))
-    await store.put(key, "up", 0, b"x" * PIECE_BYTES)
+    await store.put(key, "up", 0, piece(0), now_ms=NOW_MS)
+    await store.put(key, "up", 0, b"x" * PIECE_BYTES, now_ms=NOW_MS)
     assert (await store.upload(key)).offset(key) == PIECE_BYTES
     assert (await store.upload(key)).have == {0, 2}
-    await store.put(key, "up", 1, piece(1))
+    await store.put(key, "up", 1, piece(1), now_ms=NOW_MS)
     assert (await store.upload(key)).offset(key) == key.size
     assert await store.read_file(key) == DATA
 
@@ -62,7 +64,7 @@ async def test_a_whole_file_is_read_from_any_byte(store):
     key = key_of()
     begun = await store.begin(key, "up", now_ms=NOW_MS)
     for number in range(key.pieces):
-        await store.put(key, begun.name, number, piece(number))
+        await store.put(key, begun.name, number, piece(number), now_ms=NOW_MS)
     assert await store.read_range(key, 0, 9) is None  # nobody has verified it
     assert await store.examine(key) is not None
     await store.complete(key, "up", content="", now_ms=NOW_MS)
@@ -77,7 +79,7 @@ async def test_an_upload_and_what_it_has_survive_a_restart(backend):
         return
     store = await backend.open()
     await store.begin(key_of(), "up", now_ms=NOW_MS)
-    await store.put(key_of(), "up", 1, piece(1))
+    await store.put(key_of(), "up", 1, piece(1), now_ms=NOW_MS)
     store = await backend.reopen()
     assert (await store.upload(key_of())).have == {1}
 
@@ -86,8 +88,8 @@ async def test_pieces_of_another_upload_and_of_another_user_are_not_kept(store):
     key = key_of()
     await store.begin(key, "up", now_ms=NOW_MS)
     assert (await store.begin(key, "again", now_ms=NOW_MS + 1_000)).name == "up"
-    await store.put(key, "again", 0, piece(0))
-    await store.put(key_of(user="bob"), "up", 0, piece(0))
+    await store.put(key, "again", 0, piece(0), now_ms=NOW_MS)
+    await store.put(key_of(user="bob"), "up", 0, piece(0), now_ms=NOW_MS)
     assert (await store.upload(key)).have == frozenset()
     assert await store.upload(key_of(user="bob")) is None
 
@@ -95,7 +97,7 @@ async def test_pieces_of_another_upload_and_of_another_user_are_not_kept(store):
 async def test_a_discarded_upload_begins_anew_and_a_whole_file_is_not_discarded(store):
     key = key_of()
     await store.begin(key, "up", now_ms=NOW_MS)
-    await store.put(key, "up", 0, piece(0))
+    await store.put(key, "up", 0, piece(0), now_ms=NOW_MS)
     await store.discard(key, "up")
     assert await store.upload(key) is None
     whole = await bring(store, NOW_MS + 1_000, name="second")
@@ -107,30 +109,49 @@ async def test_a_discarded_upload_begins_anew_and_a_whole_file_is_not_discarded(
 
 async def test_what_a_user_may_begin_is_bounded(store):
     for number in range(MAX_OPEN):
-        assert await store.begin(key_of(b"%d" % number), f"up-{number}", now_ms=NOW_MS) is not None
-    assert await store.begin(key_of(), "one more", now_ms=NOW_MS) is None
-    assert await store.begin(key_of(user="bob"), "of bob", now_ms=NOW_MS) is not None
-    assert await store.begin(key_of(b"0"), "known", now_ms=NOW_MS) is not None
-    await store.complete(key_of(b"0"), "up-0", content="", now_ms=NOW_MS)
-    assert await store.begin(key_of(), "one more", now_ms=NOW_MS) is not None
+        begun = await store.begin(key_of(b"%d" % number), f"up-{number}", now_ms=NOW_MS + number)
+        assert isinstance(begun, Upload)
+    now_ms = NOW_MS + 1_000
+    assert await store.begin(key_of(), "one more", now_ms=now_ms) == NoRoom(IDLE_MS - 1_000)
+    assert isinstance(await store.begin(key_of(user="bob"), "of bob", now_ms=now_ms), Upload)
+    assert (await store.begin(key_of(b"0"), "known", now_ms=now_ms)).name == "up-0"
+    await store.complete(key_of(b"0"), "up-0", content="", now_ms=now_ms)
+    assert isinstance(await store.begin(key_of(), "one more", now_ms=now_ms), Upload)
 
 
-async def test_what_a_user_may_begin_in_a_day_is_bounded(store):
+async def test_the_upload_that_nothing_comes_for_gives_way_and_the_time_told_is_the_truth(store):
+    for number in range(MAX_OPEN):
+        await store.begin(key_of(b"%d" % number), f"up-{number}", now_ms=NOW_MS + number)
+    await store.put(key_of(b"0"), "up-0", 0, b"0", now_ms=NOW_MS + 20_000)
+    told = await store.begin(key_of(), "more", now_ms=NOW_MS + 25_000)
+    assert told == NoRoom(IDLE_MS - 25_000 + 1)
+    assert isinstance(await store.begin(key_of(), "more", now_ms=NOW_MS + 25_000 + told.wait_ms - 1), NoRoom)
+    assert (await store.begin(key_of(), "more", now_ms=NOW_MS + 25_000 + told.wait_ms)).name == "more"
+    assert await store.upload(key_of(b"1")) is None
+    assert (await store.upload(key_of(b"0"))).have == {0}
+    await store.put(key_of(b"1"), "up-1", 0, b"1", now_ms=NOW_MS + 40_000)  # its app was only slow
+    again = await store.begin(key_of(b"1"), "again", now_ms=NOW_MS + 40_000)
+    assert (again.name, again.have) == ("again", frozenset())
+    assert await store.upload(key_of(b"2")) is None
+
+
+async def test_what_a_user_may_begin_in_a_day_is_bounded_also_if_it_is_not_finished(store):
     def large(number: int) -> FileKey:
         return FileKey("ann", f"{number:064x}", MAX_ATTACHMENT_BYTES)
 
     most, day_ms = MAX_DAILY_BYTES // MAX_ATTACHMENT_BYTES, NOW_MS // DAY_MS * DAY_MS
     for number in range(most):
-        assert await store.begin(large(number), f"up-{number}", now_ms=day_ms) is not None
-        await store.complete(large(number), f"up-{number}", content="", now_ms=day_ms)
-    assert await store.begin(large(most), "more", now_ms=day_ms + DAY_MS - 1) is None
-    assert await store.begin(large(most), "more", now_ms=day_ms + DAY_MS) is not None
+        begun = await store.begin(large(number), f"up-{number}", now_ms=day_ms + number * IDLE_MS)
+        assert isinstance(begun, Upload), number  # the oldest ones have given way
+    refused = await store.begin(large(most), "more", now_ms=day_ms + DAY_MS - 7)
+    assert refused == NoRoom(7)
+    assert isinstance(await store.begin(large(most), "more", now_ms=day_ms + DAY_MS), Upload)
 
 
 @pytest.mark.purging
 async def test_unfinished_uploads_go_after_a_day(store):
     await store.begin(key_of(), "up", now_ms=NOW_MS)
-    await store.put(key_of(), "up", 0, piece(0))
+    await store.put(key_of(), "up", 0, piece(0), now_ms=NOW_MS)
     assert await store.purge_files(now_ms=NOW_MS + UNFINISHED_MS) == 0
     assert await store.purge_files(now_ms=NOW_MS + 1 + UNFINISHED_MS) == 1
     assert await store.upload(key_of()) is None

@@ -31,7 +31,7 @@ from answerback.models.spec import BedrockSpec, OpenAISpec, parse_model_spec
 from answerback.ports import FinalModelError, Finish, Model, ModelError, ModelFault, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 from answerback.testing import ScriptedModel
-from answerback.testing.model import say_question
+from answerback.testing.backend import say_question
 from embedded import api_key, base_url
 from model_upstreams import REMOTE, SERVERS, UPSTREAMS, Script, Then, Upstream
 
@@ -406,7 +406,7 @@ async def test_no_blank_text_is_sent(upstream: Upstream) -> None:
 
 
 @every_server
-@pytest.mark.parametrize("blank", ["", "  ", "\0", "\ud800\n"])
+@pytest.mark.parametrize("blank", ["", "  ", "\0", "\ud800\n", "\ufeff\u200b\u3000"])
 async def test_a_blank_question_is_told_to_be_blank(upstream: Upstream, blank: str) -> None:
     script = Script()
     async with upstream(script) as model:

@@ -1,5 +1,7 @@
 """Contract of ports.Watching. A further implementation joins with a name in WATCHING."""
 
+import uuid
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -7,8 +9,16 @@ import pytest
 
 from answerback.ports import Bound, Connection, Connections, Place, Watcher, Watching
 from answerback.stores.connections import MemoryConnections
+from answerback_aws.runtime.client import Calls
+from answerback_aws.runtime.dynamodb.connections import DynamoConnections
+from answerback_aws.runtime.dynamodb.database import Database
+from dynamo import own_tables
 
-WATCHING = ["memory"]
+WATCHING = [
+    "memory",
+    pytest.param("fleet", marks=pytest.mark.postgres),
+    pytest.param("dynamodb", marks=pytest.mark.emulator),
+]
 
 MOST = 3
 
@@ -23,6 +33,8 @@ class Watched:
 
     store: Any
     now_ms: int = 1_000
+    sees_closed: bool = True
+    """Whether who is gone is known at once, and not only when a place is needed or something is sent there."""
     connections: dict[str, Connection] = field(default_factory=dict)
 
     async def open(self, connection_id: str, *, session: str, user: str = "ann") -> None:
@@ -60,19 +72,36 @@ class Watched:
 
     async def watchers(self, conversation: str | None = "c", *, user: str = "ann") -> set[tuple[str, int]]:
         found = await self.store.watchers(user, conversation, now_ms=self.now_ms)
-        return {(one.connection_id, one.number) for one in found if not one.off}
+        return {(one.connection_id, one.number) for one in found[conversation] if not one.off}
 
 
 @pytest.fixture(params=WATCHING)
-def watched(request: pytest.FixtureRequest) -> Watched:
-    assert request.param == "memory"
-    return Watched(MemoryConnections())
+async def watched(request: pytest.FixtureRequest) -> AsyncIterator[Watched]:
+    if request.param == "memory":
+        yield Watched(MemoryConnections())
+        return
+    if request.param == "dynamodb":
+        client = request.getfixturevalue("emulator").client("dynamodb")
+        calls = Calls(threads=8)
+        with own_tables(client) as tables:
+            store = DynamoConnections(Database(client=client, calls=calls, tables=tables))
+            yield Watched(store, sees_closed=False)
+        calls.close()
+        return
+    from answerback.gateway.fleet import FleetConnections
+    from answerback.stores.fleet import FleetStore
+
+    fleet = FleetStore(request.getfixturevalue("postgres_server").url, node="a", schema=f"t_{uuid.uuid4().hex}")
+    await fleet.open()
+    yield Watched(FleetConnections(fleet))
+    await fleet.close()
 
 
 async def test_what_is_kept_is_found_as_it_was(watched: Watched) -> None:
     await watched.open("a1", session="a")
     assert await watched.watch("a1") is Place.KEPT
-    assert await watched.store.watchers("ann", "c", now_ms=watched.now_ms) == [watched.watcher("a1")]
+    found = await watched.store.watchers("ann", "c", "other", None, now_ms=watched.now_ms)
+    assert found == {"c": [watched.watcher("a1")], "other": [], None: []}
     assert "ann" in watched.store.watched
     assert await watched.watchers(None) == await watched.watchers("other") == set()
     assert await watched.watch("a1", 2, conversation=None) is Place.KEPT
@@ -97,7 +126,7 @@ async def test_an_older_frame_changes_nothing(watched: Watched) -> None:
     assert await watched.watch("a1", 4) is Place.OLDER
     assert await watched.watchers() == set()
     await watched.open("a2", session="a")
-    assert await watched.watch("a2", 1) is Place.KEPT, "a connection begins to count anew"
+    assert await watched.watch("a2", 1) is Place.KEPT, "a connection begins to count again"
     assert await watched.watch("a1", 9) is Place.OLDER
     assert await watched.watchers() == {("a2", 1)}
 
@@ -132,6 +161,30 @@ async def test_the_places_of_closed_connections_are_given_away(watched: Watched)
     await watched.store.remove("b1")
     assert await watched.watch("d1") is Place.KEPT
     assert await watched.watchers() >= {("a1", 1), ("c1", 1), ("d1", 1)}
+
+
+async def test_not_everything_is_watched_at_once(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("stores.connections", "stores.fleet"):
+        monkeypatch.setattr(f"answerback.{module}.MOST_WATCHED", 3)
+    monkeypatch.setattr("answerback_aws.runtime.dynamodb.connections.MOST_WATCHED", 3)
+    await watched.open("a1", session="a")
+    for number in range(3):
+        assert await watched.watch("a1", number, conversation=f"c{number}", off=number == 1) is Place.KEPT
+    assert await watched.watch("a1", 7, conversation="c7") is Place.FULL
+    assert await watched.watch("a1", 8, conversation="c0") is Place.KEPT
+    watched.now_ms += 1_000
+    assert await watched.watch("a1", 9, conversation="c7") is Place.KEPT
+    assert await watched.watchers("c7") == {("a1", 9)}
+
+
+async def test_a_closed_connection_watches_nothing(watched: Watched) -> None:
+    await watched.open("a1", session="a")
+    await watched.watch("a1")
+    watcher = watched.watcher("a1", 2)
+    await watched.store.remove("a1")
+    late = await watched.store.watch("ann", "c", watcher, now_ms=watched.now_ms, most=MOST)
+    outcome = (Place.OLDER, set()) if watched.sees_closed else (Place.KEPT, {("a1", 2)})
+    assert (late, await watched.watchers()) == outcome, "its last frame was handled behind its end"
 
 
 async def test_a_session_that_has_moved_is_shown_at_its_new_connection(watched: Watched) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from answerback.core.answer import Answer, clean, cut, cut_back, encoded_size
-from answerback.core.delivery import PROGRESS_S, SLOW_RETRY_S, Delivery, answer_limit, growing, response_frame, steady
+from answerback.core.delivery import MAX_TEXT_BYTES, PROGRESS_S, SLOW_RETRY_S, Delivery, growing, response_frame, steady
 from answerback.core.parts import KINDS, MAX_PARTS, Content, Mark, stretches, visible
 from answerback.core.parts import TEXT as PLAIN
 from answerback.core.request import DeliveryTarget, Ending, Record
@@ -23,7 +23,7 @@ from answerback.protocol.frames import (
     Status,
     Usage,
 )
-from answerback.protocol.limits import MAX_FRAME_BYTES
+from answerback.protocol.limits import MAX_ANSWER_BYTES, MAX_FRAME_BYTES
 from asking import record_of
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"))
@@ -212,7 +212,7 @@ def test_a_frame_that_is_no_delivery_frame_is_our_own_mistake() -> None:
 @given(st.lists(TEXT, max_size=8), st.booleans())
 def test_frames_never_exceed_the_limit_and_join_to_the_text(pieces: list[str], stream: bool) -> None:
     asked = record(stream=stream)
-    answer = Answer(1, max_bytes=answer_limit(asked))
+    answer = Answer(1, max_bytes=MAX_ANSWER_BYTES if stream else MAX_TEXT_BYTES)
     delivery = Delivery(asked, answer, steady(0.0), now=0.0)
     frames: list[object] = []
     for piece in pieces:

@@ -148,7 +148,7 @@ def test_digits_and_marks_may_each_be_a_token() -> None:
     assert estimate_tokens("{}[]();=+-" * 10) >= 100
 
 
-@pytest.mark.parametrize("blank", ["", " \n", "\0", "\ud800 "])
+@pytest.mark.parametrize("blank", ["", " \n", "\0", "\ud800 ", "\ufeff\u200b\u3000"])
 def test_a_blank_turn_is_no_context(blank: str) -> None:
     turns = [("a", "b"), ("c", blank), (blank, "d"), ("e", "f")]
     assert [message.text for message in choose(turns, "q", budget_tokens=1000)] == ["a", "b", "e", "f", "q"]

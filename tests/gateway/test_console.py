@@ -156,7 +156,7 @@ def test_every_text_of_the_page_has_its_korean_and_no_other() -> None:
 
 
 class Operator:
-    """Whoever sits before the page."""
+    """The operator before the page."""
 
     def __init__(self, page: Page, gateway: Gateway) -> None:
         self.page = page

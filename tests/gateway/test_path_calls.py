@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-MOST_CALLS = 143
-MOST_FILES = 30
+MOST_CALLS = 130
+MOST_FILES = 28
 """What it takes today. Lower them when it takes less; raise them for a good reason only."""
 
 

@@ -22,6 +22,14 @@ REQUEST_PROBES: dict[str, Probe] = {
     "a broken question": lambda name: {"action": "sendMessage", "requestId": name, "message": ""},
     "a refused question": lambda name: {"action": "sendMessage", "requestId": name, "message": "m", "model": "none"},
     "cancel": lambda name: {"action": "cancelMessage", "requestId": name},
+    "stop": lambda name: {"action": "cancelMessage", "requestId": name, "conversationId": "any"},
+    "watch from there": lambda name: {
+        "action": "watch",
+        "requestId": "r",
+        "conversationId": "any",
+        "number": 1,
+        "resume": [{"requestId": name, "attempt": 1, "offset": 0}],
+    },
     "resume": lambda name: {
         "action": "hello",
         "helloId": "probe",
@@ -52,6 +60,7 @@ REQUEST_PROBES: dict[str, Probe] = {
 }
 CONVERSATION_PROBES: dict[str, Probe] = {
     "history": lambda name: {"action": "getHistory", "requestId": "r", "conversationId": name},
+    "watch": lambda name: {"action": "watch", "requestId": "r", "conversationId": name, "number": 1},
     "rename": lambda name: {"action": "updateConversation", "requestId": "r", "conversationId": name, "title": "mine"},
     "delete": lambda name: {"action": "updateConversation", "requestId": "r", "conversationId": name, "deleted": True},
     "restore": lambda name: {
@@ -156,6 +165,25 @@ async def still_hers(ann: Victim) -> None:
     await peer.say(action="cancelMessage", requestId=ann.requests["running"])
     assert (await peer.until("messageResponse", requestId=ann.requests["running"]))["status"] == "cancelled"
     assert (await peer.until("messageResponse", requestId=ann.requests["waiting"]))["response"] == "a secret of Ann"
+
+
+async def test_who_watches_another_user_s_conversations_is_shown_nothing_of_them(site: Site, ann: Victim) -> None:
+    attacker = await site.join(ATTACKER)
+    names = [*ann.conversations.values(), *ann.requests.values(), None]
+    points = [{"requestId": name, "attempt": 1, "offset": 0} for name in ann.requests.values()]
+    for number, name in enumerate(names):
+        where = {} if name is None else {"conversationId": name, "resume": points}
+        await attacker.say(action="watch", requestId=f"w{number}", number=number, **where)
+        await attacker.until("watching", requestId=f"w{number}")
+        for request in ann.requests.values():
+            await attacker.say(action="cancelMessage", requestId=request, conversationId=name or "c")
+    await still_hers(ann)
+    await attacker.say(action="hello", helloId="last")
+    await attacker.until("welcome", helloId="last")
+    seen = list(map(json.loads, await attacker.close()))
+    assert {frame["action"] for frame in seen} == {"watching", "error", "welcome"}
+    assert {frame["code"] for frame in seen if frame["action"] == "error"} == {"unknown_request"}
+    assert not [frame for frame in seen if "turn" in frame]
 
 
 async def test_another_user_s_session_is_not_taken_over(site: Site, ann: Victim) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from answerback.models.sse import SseDecoder, SseError
+from answerback.models.documents import SseDecoder, SseError
 
 
 def decode(*chunks: bytes) -> list[str]:

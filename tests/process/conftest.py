@@ -53,7 +53,8 @@ def join(tmp_path: Path, database: str) -> Iterator[Serve]:
     started: list[GatewayProcess] = []
 
     def join(node: str, *arguments: str, source: Path | None = None) -> GatewayProcess:
-        options = ("--rate-limit", "0", "--model", "echo:delay_ms=25", "--database", database, "--node", node)
+        model = () if "--model" in arguments else ("--model", "echo:delay_ms=25")
+        options = ("--rate-limit", "0", *model, "--database", database, "--node", node)
         log = tmp_path / f"{len(started)}-{node}.log"
         gateway = start_gateway(*options, *arguments, data_dir=tmp_path / node, log=log, source=source)
         started.append(gateway)

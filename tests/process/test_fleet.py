@@ -4,11 +4,11 @@ import asyncio
 import json
 import re
 import signal
+import subprocess
 import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import psycopg
 import pytest
@@ -17,8 +17,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from answerback import Client
 from answerback.stores.encoding import decode_record
 from balancer import Balancer
-from cli_process import STOP_TIMEOUT_S, GatewayProcess, Serve, start_gateway, start_standby
+from cli_process import STOP_TIMEOUT_S, Serve, read_admin, start_gateway, start_standby
 from collector import Collector, check_trace
+from forked import Command
+from watching_peers import app
 
 pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.timeout(120)]
 
@@ -26,7 +28,7 @@ TEXT = " ".join(f"단어{n}" for n in range(60))
 
 
 async def ask(socket: ClientConnection, request_id: str, message: str, **more: Any) -> None:
-    frame = {"action": "sendMessage", "requestId": request_id, "message": message, "stream": True, **more}
+    frame = {"action": "sendMessage", "requestId": request_id, "message": message, "stream": True} | more
     await socket.send(json.dumps(frame))
 
 
@@ -68,13 +70,6 @@ async def test_what_a_dead_gateway_began_is_one_trace_and_the_console_shows_it(j
     check_trace(collector.spans, decode_record(*rows[0]), attempts=2)
 
 
-def read_admin(gateway: GatewayProcess, path: str) -> str:
-    key = (gateway.data_dir / "admin.key").read_text().strip()
-    url = f"http://127.0.0.1:{gateway.admin_port}/{path}"
-    with urlopen(Request(url, headers={"Authorization": f"Bearer {key}"}), timeout=10) as told:
-        return str(told.read().decode())
-
-
 async def test_an_app_moves_in_mid_answer_and_its_old_socket_is_closed(join: Serve) -> None:
     urls = [f"{join(name).url}/?userId=ann&sessionId=s" for name in ("a", "b")]
     async with connect(urls[0]) as first:
@@ -92,6 +87,21 @@ async def test_an_app_moves_in_mid_answer_and_its_old_socket_is_closed(join: Ser
         await first.wait_closed()
 
 
+async def test_a_long_answer_comes_whole_over_the_gateway_to_which_the_app_moved(join: Serve) -> None:
+    """A notice has less than 8,000 bytes; a Korean letter has three, and a quote is written in two."""
+    urls = [f"{join(name).url}/?userId=ann&sessionId=s" for name in ("a", "b")]
+    question = " ".join(f'"{word}\\"' * 60 for word in ("단어", "물음표", "한국어", "말", "글", "뜻", "길", "끝"))
+    for stream in (False, True):
+        async with connect(urls[0]) as first:
+            await ask(first, f"r{stream}", f"{question} {TEXT}", stream=stream)
+            assert json.loads(await first.recv())["action"] == "messageAccepted"
+            async with connect(urls[1]) as second:
+                await resume(second, f"r{stream}", 0)
+                async with asyncio.timeout(20):
+                    ended, text = await answer(second)
+                assert (text if stream else ended["response"]) == f"{question} {TEXT}"
+
+
 async def test_any_gateway_stops_an_answer_and_serves_one_that_has_ended(join: Serve) -> None:
     urls = [f"{join(name).url}/?userId=ann&sessionId=" for name in ("a", "b")]
     async with connect(urls[0] + "s") as first, connect(urls[0] + "t") as other:
@@ -107,6 +117,44 @@ async def test_any_gateway_stops_an_answer_and_serves_one_that_has_ended(join: S
         async with connect(urls[1] + "t") as second:
             await resume(second, "r2", 0)
             assert (await answer(second))[1] == "short"
+
+
+async def test_devices_at_two_gateways_show_one_answer_and_either_stops_it(join: Serve) -> None:
+    a, b = (join(name).url for name in ("a", "b"))
+    async with app(a, "desk") as desk, app(b, "phone") as phone, app(a, "near") as near, app(b, "late") as late:
+        for one in (phone, near):
+            assert (await one.watch())["action"] == "watching"
+        await late.watch(None)
+        await desk.ask("q", TEXT)
+        await desk.until(lambda: len(desk.texts.get("q", "")) > 60)
+        await late.watch()
+        async with app(a, "phone") as newer:  # which moves to the other gateway while it watches
+            moved = phone.moved_to(newer.socket)
+            await moved.watch()
+            await asyncio.gather(*(one.ended("q") for one in (desk, moved, near, late)))
+            assert desk.texts == moved.texts == near.texts == late.texts == {"q": TEXT}
+            assert desk.endings == moved.endings == near.endings == late.endings
+            await late.until(lambda: late.others[-1]["action"] == "conversationChanged")
+            await desk.ask("q2", TEXT)
+            await late.until(lambda: bool(late.texts.get("q2")))
+            await late.send("cancelMessage", requestId="q2", conversationId="c")
+            await asyncio.gather(*(one.ended("q2") for one in (desk, moved, near, late)))
+            assert desk.endings["q2"]["status"] == "cancelled"
+            assert desk.endings == moved.endings == near.endings == late.endings
+
+
+async def test_who_watches_sees_a_dead_gateways_answer_go_on_at_another(join: Serve, database: str) -> None:
+    a, b = (join(name) for name in ("a", "b"))
+    async with app(a.url, "desk") as desk, app(b.url, "phone") as phone:
+        await phone.watch()
+        await desk.ask("q", TEXT)
+        await phone.until(lambda: len(phone.texts.get("q", "")) > 60)
+        a.stop(signal.SIGKILL)
+        await phone.ended("q")
+        assert (phone.texts, phone.attempts) == ({"q": TEXT}, {"q": 2})
+    assert await asyncio.to_thread(b.stop) == 0
+    with psycopg.connect(database) as connection:
+        assert connection.execute("SELECT count(*) FROM answerback.watchers").fetchall() == [(0,)]
 
 
 async def test_one_conversation_is_answered_in_order_whoever_is_asked(join: Serve, database: str) -> None:
@@ -225,3 +273,27 @@ def states_of(database: str) -> dict[str, str]:
     """What each gateway has said of itself last."""
     with psycopg.connect(database) as connection:
         return dict(connection.execute("SELECT node, state FROM answerback.nodes").fetchall())
+
+
+async def test_nodes_shows_what_waits_behind_another_gateway_and_who_is_the_janitor(join: Serve, database: str) -> None:
+    a, b = [await asyncio.to_thread(join, name, "--janitor-interval", "1s") for name in ("a", "b")]
+    async with (
+        connect(f"{a.url}/?userId=ann&sessionId=s") as first,
+        connect(f"{b.url}/?userId=ann&sessionId=t") as second,
+    ):
+        await ask(first, "r1", TEXT * 20, conversationId="c")
+        while "delta" not in await first.recv(decode=True):
+            pass
+        await ask(second, "r2", "short", conversationId="c")
+        while True:
+            command = Command(["nodes", "--json", "--database", database], stdout=subprocess.PIPE, text=True)
+            out, _ = await asyncio.to_thread(command.communicate, timeout=STOP_TIMEOUT_S)
+            shown = {node["name"]: node for node in json.loads(out)}
+            if shown["b"]["behind"] and any(node["janitor"] for node in shown.values()):
+                break
+        await first.send(json.dumps({"action": "cancelMessage", "requestId": "r1"}))
+        assert (await answer(second))[0]["status"] == "completed"
+    assert command.returncode == 0
+    assert [shown[name][what] for name in "ab" for what in ("running", "waiting", "behind")] == [1, 0, 0, 0, 1, 1]
+    assert sorted(node["janitor"] for node in shown.values()) == [False, True]
+    assert all(node["notices"] >= 0 for node in shown.values())

@@ -3,7 +3,6 @@
 import asyncio
 import shutil
 import signal
-from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -15,12 +14,12 @@ from answerback.core.request import SCHEMA
 from answerback.stores.migrations import shipped
 from balancer import Balancer
 from cli_process import STOP_TIMEOUT_S, Serve
+from steady_load import SteadyLoad
 
 pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.timeout(180)]
 
 ROOT = Path(__file__).parents[2]
 NEXT = "99.0.0"
-TEXT = " ".join(f"단어{n}" for n in range(40))
 APPS = 12
 
 
@@ -63,40 +62,10 @@ def next_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return source
 
 
-class Load:
-    """Apps that ask all the while, and compare each streamed answer with its question."""
-
-    def __init__(self) -> None:
-        self.attempts: Counter[int] = Counter()
-        self._over = asyncio.Event()
-        self._answered = asyncio.Condition()
-
-    async def use(self, app: Client, name: str) -> None:
-        turn = 0
-        while not self._over.is_set():
-            turn += 1
-            stream = app.stream(f"{name} {turn} {TEXT}", conversation=name)
-            text = "".join([piece async for piece in stream])
-            assert text == f"{name} {turn} {TEXT}"
-            attempt = (await stream.answer).attempt
-            async with self._answered:
-                self.attempts[attempt] += 1
-                self._answered.notify_all()
-
-    async def until(self, answers: int) -> None:
-        """Wait for so many more."""
-        answers += self.attempts.total()
-        async with self._answered:
-            await self._answered.wait_for(lambda: self.attempts.total() >= answers)
-
-    def stop(self) -> None:
-        self._over.set()
-
-
 async def test_three_gateways_are_upgraded_under_load(join: Serve, database: str, next_version: Path) -> None:
     options = ("--drain", "6s")
     gateways = [await asyncio.to_thread(join, node, *options) for node in "abc"]
-    load = Load()
+    load = SteadyLoad()
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as asking:
         balancer = await stack.enter_async_context(Balancer([gateway.port for gateway in gateways]))
         for number in range(APPS):

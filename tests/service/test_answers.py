@@ -23,8 +23,7 @@ from answerback.protocol.frames import (
 )
 from answerback.service.worker import claim_pauses_s
 from answerback.testing import Backend, ScriptedModel, run_virtual
-from answerback.testing.backend import Peer
-from answerback.testing.model import Line, say_question
+from answerback.testing.backend import Line, Peer, say_question
 
 
 def ask(request_id: str, message: str = "one two three", **more: object) -> SendMessage:

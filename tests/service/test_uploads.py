@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from answerback.core.uploads import YOUNG_MS
+from answerback.core.uploads import MAX_OPEN, YOUNG_MS
 from answerback.ports import Finish, ModelLimits, Piece, Prompt
 from answerback.protocol.codec import encode
 from answerback.protocol.errors import ErrorCode
@@ -231,7 +231,7 @@ def test_whoever_finds_it_full_verifies_it() -> None:
         from answerback.core.uploads import FileKey
 
         key = FileKey("kim", file.sha256, file.size)
-        await backend.store.put(key, state.upload, 0, TEXT[:100])  # whoever brought the last byte died behind it
+        await backend.store.put(key, state.upload, 0, TEXT[:100], now_ms=0)
         state = await ask_state(peer, file)
         assert isinstance(state, UploadState)
         assert state.complete
@@ -353,16 +353,18 @@ def test_a_file_is_read_back_by_every_device_of_its_user_alone() -> None:
     run_virtual(main())
 
 
-def test_too_many_uploads_are_refused_with_a_time() -> None:
+def test_who_leaves_many_uploads_behind_waits_for_as_long_as_is_told() -> None:
     async def main() -> None:
         backend = Backend(model=Reader())
         peer = await backend.connect("c1", user="kim")
-        for number in range(16):
+        for number in range(MAX_OPEN):
             assert isinstance(await ask_state(peer, attachment(b"%d" % number)), UploadState)
         error = await ask_state(peer, attachment(b"more"))
         assert isinstance(error, Error)
         assert error.code is ErrorCode.OVERLOADED
         assert error.retry_after_ms
+        await asyncio.sleep(error.retry_after_ms / 1000)
+        assert (await bring(peer, b"more")).complete
         assert not [frame for frame in peer.frames if isinstance(frame, MessageAccepted)]
 
     run_virtual(main())

@@ -252,7 +252,7 @@ async def test_a_database_is_copied_and_restored(databases, tmp_path, asker, nod
     restored = await open_store(here, tmp_path, node="b") if node else await open_store(here, tmp_path)
     await asker.accept(restored, "new")  # with a number that nothing has
     if isinstance(restored, FleetStore):
-        await restored.take_over(["a"], is_alive=lambda _: False, is_here=lambda _: False)
+        await restored.take_over(["a"], is_alive=lambda _: False)
         assert restored.mine >= {RequestKey("ann", "r0")}
     await restored.close()
     with pytest.raises(StoreError, match="overwrites nothing"):

@@ -9,19 +9,20 @@ import psycopg
 import pytest
 
 from answerback.core.budget import Budget, Period, Tariff, Terms, Unit
-from answerback.core.request import SCHEMA, Claimed, Ended, RequestKey, cancel, expire
+from answerback.core.request import SCHEMA, Busy, Claimed, Ended, RequestKey, Unknown, cancel, expire
 from answerback.core.uploads import MAX_OPEN, FileKey
-from answerback.ports import Accepted, Bound, Connection, Existing, Limited, Superseded, Unavailable
+from answerback.ports import Accepted, Bound, Connection, Existing, Limited, Superseded, Unavailable, Watcher
 from answerback.protocol.errors import ErrorCode
-from answerback.stores import StoreError
+from answerback.stores import StoreError, StoreInUse
 from answerback.stores.fleet import FleetStore
 from answerback.stores.fleet_commit import Changed
 from answerback.stores.migrations import Migration, shipped
 from answerback.stores.nodes import FORGET_MS, Nodes, connect_nodes
-from answerback.stores.postgres import LOCK_WAIT_S, apply_migrations, connect
+from answerback.stores.notices import Notices
+from answerback.stores.postgres import LOCK_WAIT_S, PostgresStore, apply_migrations, connect
 from asking import Actor
 
-NONE = {"is_alive": lambda _: False, "is_here": lambda _: False}
+NONE = {"is_alive": lambda _: False}
 
 pytestmark = [pytest.mark.postgres, pytest.mark.timeout(60)]
 
@@ -56,6 +57,26 @@ async def test_the_rate_counts_over_both(actors):
     asked = (actor.accept(f"r{n}-{actor.store.node}", per_minute=10) for n in range(20) for actor in actors)
     admissions = Counter(type(admission) for admission in await asyncio.gather(*asked))
     assert admissions == {Accepted: 10, Limited: 30}
+
+
+async def test_who_watches_is_known_where_an_answer_begins_and_ends(stores, actors):
+    """Nothing is read of a user whom nobody watches, and the write of a request says who that is."""
+    watcher = Watcher(session_id="s", connection_id="ann1@b", generation=1, number=1, until_ms=9_000)
+    await actors[0].accept("r1")
+    assert "ann" not in stores[0].watched
+    await stores[1].watch("ann", "c", watcher, now_ms=0, most=8)
+    await actors[0].accept("r2", user="bob")
+    assert "ann" not in stores[0].watched
+    await actors[0].claim("r1")
+    assert "ann" in stores[0].watched
+    assert await stores[0].watchers("ann", "c", now_ms=0) == {"c": [watcher]}
+    await stores[0].purge(ended_before_ms=0, refused_before_ms=0)  # its time is over
+    await actors[0].finish("r1")
+    assert "ann" not in stores[0].watched
+    # A user whose first question this is has no row yet.
+    await stores[1].watch("eve", "c", watcher, now_ms=0, most=8)
+    await actors[0].accept("r3", user="eve")
+    assert "eve" in stores[0].watched
 
 
 async def test_one_id_is_accepted_once(actors):
@@ -159,6 +180,7 @@ async def test_a_gateway_that_starts_again_takes_up_what_it_left(actors, postgre
     again = FleetStore(postgres_server.url, node="a", schema=schema)
     await again.open()
     async with asyncio.timeout(20):
+        again.order_by(lambda _: False)
         records = await again.take_over(["a"], **NONE)
     assert len(records) == 60
     await again.close()
@@ -181,8 +203,27 @@ async def test_what_was_taken_over_while_the_database_failed_is_not_forgotten(ac
     monkeypatch.setattr(b.store._fleet, "do", fails_later)
     with pytest.raises(Unavailable):
         await b.store.take_over(["a"], **NONE)
+    b.store.order_by(lambda _: False)
     assert len(await b.store.take_over(["a", "b"], **NONE)) == 60
-    assert not await b.store.take_over(["b"], is_alive=lambda _: False, is_here=lambda _: True)
+    b.store.order_by(lambda _: True)
+    assert not await b.store.take_over(["b"], **NONE)
+
+
+async def test_one_that_was_seen_dead_and_came_back_keeps_what_it_has(actors, postgres_server, schema):
+    """Whoever saw it was frozen, and wakes up only now."""
+    a, b = actors
+    nodes = Nodes(lambda: connect_nodes(postgres_server.url, schema), schema, node="a", incarnation="1")
+    looks = Nodes(lambda: connect_nodes(postgres_server.url, schema), schema, node="b", incarnation="1")
+    await nodes.beat("gone", reads_schema=1, version="1", facts={})
+    beats = {node.name: node.beat_at_ms for node in await looks.beat("serving", reads_schema=1, version="1", facts={})}
+    assert beats.keys() == {"a"}
+    await a.accept("r1")
+    await nodes.beat("serving", reads_schema=1, version="1", facts={})
+    assert not await b.store.take_over(["a"], beats=beats, **NONE)
+    beats = {node.name: node.beat_at_ms for node in await looks.beat("serving", reads_schema=1, version="1", facts={})}
+    assert len(await b.store.take_over(["a"], beats=beats, **NONE)) == 1
+    for one in (nodes, looks):
+        await one.close()
 
 
 async def test_what_is_taken_over_stands_before_what_was_accepted_later(actors):
@@ -329,3 +370,55 @@ async def test_tables_are_upgraded_under_load(actors, postgres_server, schema):
             assert await asyncio.to_thread(apply_migrations, upgrade, schema, [*shipped(), one], now_ms=1) == 1
     over = True
     await asyncio.gather(*asking)
+
+
+async def test_what_is_claimed_before_it_is_stored_is_at_home_where_it_is_accepted(actors):
+    """Its first acceptance failed, its turn came all the same, and it is accepted again just then."""
+    a, key = actors[0], RequestKey("ann", "r1")
+    claimed, accepted = await asyncio.gather(a.claim("r1"), a.accept("r1"))
+    assert isinstance(claimed, Unknown)
+    assert isinstance(accepted, Accepted)
+    assert key in a.store.mine
+    await a.claim("r1")
+    await a.finish("r1")
+    assert key not in a.store.mine
+
+
+async def test_nothing_runs_before_what_is_at_home_and_not_in_the_queue_yet(actors):
+    a, _ = actors
+    queue = {RequestKey("ann", "r2")}
+    a.store.order_by(lambda key: key in queue)
+    for name in ("r1", "r2"):
+        await a.accept(name)
+    assert isinstance(await a.claim("r2"), Busy)
+    queue.add(RequestKey("ann", "r1"))
+    assert isinstance(await a.claim("r2"), Claimed)
+
+
+async def test_a_gateway_that_has_the_database_for_itself_keeps_a_fleet_out(postgres_server, schema):
+    alone, other = (
+        PostgresStore(postgres_server.url, schema=schema),
+        FleetStore(postgres_server.url, node="a", schema=schema),
+    )
+    await alone.open()
+    with pytest.raises(StoreInUse):
+        await other.open()
+    await alone.close()
+    await other.open()
+    with pytest.raises(StoreInUse):
+        await alone.open()
+    await other.close()
+
+
+async def test_a_gateway_for_which_the_server_has_no_connection_says_so(postgres_server, schema):
+    with psycopg.connect(postgres_server.url, autocommit=True) as server:
+        server.execute(f"CREATE ROLE {schema} LOGIN CONNECTION LIMIT 1")
+    notices = Notices(postgres_server.url.replace("user=postgres", f"user={schema}"), schema, "a")
+    with pytest.raises(Unavailable, match="too many connections"):
+        await notices.start(lambda *_: None)
+
+
+async def test_a_server_that_only_follows_another_is_refused_in_words(postgres_server, schema):
+    url = f"{postgres_server.url}&options=-cdefault_transaction_read_only%3Don"
+    with pytest.raises(StoreError, match="read-only; this is not the primary"):
+        await FleetStore(url, node="a", schema=schema).open()

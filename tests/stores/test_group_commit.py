@@ -18,7 +18,7 @@ from answerback.core.transitions import State
 from answerback.ports import Accepted, Existing, Limited, Quota, Unavailable
 from answerback.protocol.errors import ErrorCode
 from answerback.stores import sqlite as sqlite_module
-from answerback.stores.sqlite import SqliteStore
+from answerback.stores.sqlite import SqliteDatabase, SqliteStore
 from asking import Actor
 
 KEY = RequestKey("ann", "r1")
@@ -55,26 +55,17 @@ class Disk:
 @pytest.fixture
 def disk(monkeypatch):
     disk = Disk()
-    real, real_connect = sqlite_module.connect, sqlite3.connect
 
-    class OnDisk(sqlite3.Connection):
-        def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
-            if sql == "COMMIT":
-                disk.commit()
-            return super().execute(sql, *args)
+    class OnDisk(SqliteDatabase):
+        def commit(self) -> None:
+            disk.commit()
+            super().commit()
 
         def executemany(self, sql: str, rows: Any) -> sqlite3.Cursor:
             disk.written.append(sql.split(maxsplit=1)[0])
             return super().executemany(sql, rows)
 
-    alone = threading.Lock()  # two readers connect at once, each in its thread
-
-    def connect(path: Path, *, busy_timeout_s: float) -> sqlite3.Connection:
-        with alone, monkeypatch.context() as patch:
-            patch.setattr(sqlite3, "connect", lambda *a, **k: real_connect(*a, factory=OnDisk, **k))
-            return real(path, busy_timeout_s=busy_timeout_s)
-
-    monkeypatch.setattr(sqlite_module, "connect", connect)
+    monkeypatch.setattr(sqlite_module, "SqliteDatabase", OnDisk)
     yield disk
     disk.is_open.set()
 
@@ -281,7 +272,7 @@ async def test_a_request_may_be_accepted_and_claimed_in_one_transaction(store, d
     assert disk.written == ["INSERT", "INSERT"], "the user, the request"
     assert await store.read(KEY) == claimed
     assert isinstance(await actor.finish("r1"), Ended)
-    # Refused, or its id taken: nothing of it is left in memory, and the lane is its caller's to give back.
+    # Refused, or its id taken: nothing of it is left in memory, and the ordering key is its caller's to give back.
     again = await store.accept(claimed, Question(message="Why?", model="echo"), NO_LIMIT, now_ms=actor.now_ms)
     assert isinstance(again, Existing)
     assert await actor.accept("r2") == Accepted(0)

@@ -126,7 +126,7 @@ def test_the_questions_in_memory_are_bounded_by_the_length_of_their_texts(asker)
 
 
 def database_of(folder) -> SqliteDatabase:
-    return SqliteDatabase(connect(folder / "answerback.db", busy_timeout_s=1))
+    return connect(folder / "answerback.db", busy_timeout_s=1)
 
 
 async def test_the_writer_state_of_some_users_is_read_inside_a_transaction(tmp_path, asker):
@@ -136,7 +136,7 @@ async def test_the_writer_state_of_some_users_is_read_inside_a_transaction(tmp_p
         await asker.accept(store, "r1", user=user)
     await store.close()
     database = database_of(tmp_path)
-    database.begin()
+    database.execute(database.BEGIN)
     database.execute("UPDATE users SET per_minute = 9 WHERE user_id = 'bob'")
     state = WriterState.load(database, user_ids=["bob", "cem", "nobody"])
     database.close()

@@ -1,5 +1,6 @@
 """A pooler by transaction makes the lock of a gateway worthless: the store refuses to work behind one, in words."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -7,6 +8,7 @@ import pytest
 
 from answerback.core.request import RequestKey
 from answerback.stores import StoreError, StoreInUse
+from answerback.stores.fleet import FleetStore
 from answerback.stores.postgres import PostgresStore
 from pooler import TransactionPooler, pgbouncer, running_pgbouncer
 
@@ -21,8 +23,8 @@ def url_of(port: int) -> str:
     return f"postgresql://postgres@127.0.0.1:{port}/postgres"
 
 
-async def refused(port: int, schema: str) -> bool:
-    store = PostgresStore(url_of(port), schema=schema)
+async def refused(port: int, schema: str, kind: Callable[..., PostgresStore] = PostgresStore, **more: str) -> bool:
+    store = kind(url_of(port), schema=schema, **more)
     try:
         await store.open()
     except StoreError as error:
@@ -48,6 +50,7 @@ async def test_a_pooler_by_transaction_is_refused(postgres_server, schema, sessi
     async with TransactionPooler(socket, sessions=sessions, is_fair=is_fair) as pooler:
         assert await refused(pooler.port, schema)
         assert await refused(pooler.port, schema), "nothing is left of the first try"
+        assert await refused(pooler.port, schema, FleetStore, node="a")
         assert await locks(postgres_server) == before
 
 
@@ -57,6 +60,7 @@ async def test_pgbouncer_by_transaction_is_refused_and_by_session_works(
 ) -> None:
     with running_pgbouncer(folder_of(postgres_server), unused_port, "transaction"):
         assert await refused(unused_port, schema)
+        assert await refused(unused_port, schema, FleetStore, node="a")
     with running_pgbouncer(folder_of(postgres_server), unused_port, "session"):
         store = PostgresStore(url_of(unused_port), schema=schema)
         await store.open()

@@ -17,7 +17,7 @@ from answerback.core.request import RequestKey
 from answerback.ports import Accepted, Unavailable
 from answerback.stores import StoreError, StoreInUse
 from answerback.stores import sqlite as sqlite_module
-from answerback.stores.sqlite import SqliteStore
+from answerback.stores.sqlite import SqliteDatabase, SqliteStore
 
 CHILD = """
 import asyncio, sys
@@ -174,30 +174,30 @@ async def test_nothing_is_accepted_into_files_that_are_gone(tmp_path, asker, gon
 def connections(monkeypatch):
     """Every connection that stores open, so that a test can make it fail."""
     opened = []
-    real = sqlite_module.connect
 
-    class Breakable(sqlite3.Connection):
+    class Breakable(SqliteDatabase):
         fails_at: str | None = None
 
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            opened.append(self)
+
         def execute(self, sql, *args):
+            self.fail_at(sql)
+            return super().execute(sql, *args)
+
+        def commit(self):
+            self.fail_at("COMMIT")
+            super().commit()
+
+        def fail_at(self, sql):
             if self.fails_at is not None and sql.startswith(self.fails_at):
                 type(self).fails_at = None
                 error = sqlite3.OperationalError("disk I/O error")
                 error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
                 raise error
-            return super().execute(sql, *args)
 
-    real_connect = sqlite3.connect
-
-    alone = threading.Lock()  # two readers connect at once, each in its thread
-
-    def connect(path, *, busy_timeout_s):
-        with alone, monkeypatch.context() as patch:
-            patch.setattr(sqlite3, "connect", lambda *a, **k: real_connect(*a, factory=Breakable, **k))
-            opened.append(real(path, busy_timeout_s=busy_timeout_s))
-        return opened[-1]
-
-    monkeypatch.setattr(sqlite_module, "connect", connect)
+    monkeypatch.setattr(sqlite_module, "SqliteDatabase", Breakable)
     return opened
 
 

@@ -12,7 +12,7 @@ from answerback.stores import open_store
 from answerback.stores.fleet import FleetStore
 from answerback.stores.migrations import shipped
 from answerback.stores.postgres import PostgresStore
-from answerback.stores.sqlite import apply_migrations
+from answerback.stores.sqlite import SqliteDatabase, apply_migrations
 from answerback.stores.user_data import FLEET_DATA, NO_USER, USER_DATA, Part
 
 
@@ -27,7 +27,7 @@ def check(columns: dict[str, set[str]], parts: tuple[Part, ...]) -> None:
 
 
 def test_every_table_of_sqlite_is_decided_about() -> None:
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+    with closing(sqlite3.connect(":memory:", isolation_level=None, factory=SqliteDatabase)) as connection:
         apply_migrations(connection, shipped(), now_ms=0)
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         found = {name: {row[1] for row in connection.execute(f"PRAGMA table_info({name})")} for name in tables}
@@ -65,7 +65,7 @@ async def test_files_are_shown_and_erased_with_their_pieces(tmp_path) -> None:
     upload = await store.begin(key, "an-upload", now_ms=1)
     assert upload is not None
     for number, data in enumerate((b"pri", b"vat")):
-        await store.put(key, "an-upload", number, data)
+        await store.put(key, "an-upload", number, data, now_ms=1)
     told = [json.loads(line) async for line in store.export("ann")]
     assert [line["data"] for line in told if line["table"] == "pieces"] == ["cHJp", "dmF0"]
     assert [line["sha256"] for line in told if line["table"] == "uploads"] == ["a" * 64]

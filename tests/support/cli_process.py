@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.request import Request, urlopen
 
 from forked import Command
 
@@ -96,3 +97,11 @@ def start_standby(data_dir: Path, log: Path, *arguments: str) -> "subprocess.Pop
     while "standing by" not in log.read_text():
         assert process.poll() is None, log.read_text()
     return process
+
+
+def read_admin(gateway: GatewayProcess, path: str) -> str:
+    """What the admin port says there."""
+    key = (gateway.data_dir / "admin.key").read_text().strip()
+    url = f"http://127.0.0.1:{gateway.admin_port}/{path}"
+    with urlopen(Request(url, headers={"Authorization": f"Bearer {key}"}), timeout=10) as told:
+        return str(told.read().decode())

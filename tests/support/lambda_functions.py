@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import threading
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -14,6 +15,7 @@ from msgspec.structs import replace
 
 from answerback.core.request import Record, RequestKey, Step
 from answerback.ports import Model
+from answerback.service.devices import newest_turn
 from answerback.stores.connections import MemoryConnections
 from answerback.stores.sqlite import MemoryStore
 from answerback_aws.runtime.composition import Composition
@@ -206,18 +208,25 @@ class FakeSqs:
 
 @dataclass
 class FakeManagement:
-    """`apigatewaymanagementapi`: what was posted to whom. `errors`: raised by the next calls, one each."""
+    """`apigatewaymanagementapi`: what was posted to whom. `errors`: raised by the next calls, one each.
+
+    `stalled`: posts to these connections hang until the event, and are not taken.
+    """
 
     open: set[str] = field(default_factory=set)
     posted: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
+    stalled: dict[str, threading.Event] = field(default_factory=dict)
     calls: int = 0
 
     def _check(self, connection_id: str) -> None:
         self.calls += 1
         if self.errors:
             raise self.errors.pop(0)
+        if connection_id in self.stalled:
+            self.stalled[connection_id].wait(10)
+            raise client_error("LimitExceededException", status=429)
         if connection_id not in self.open:
             raise client_error("GoneException", status=410)
 
@@ -262,6 +271,7 @@ class Functions:
         self.write_behind = FakeWriteBehind()
         self.sqs, self.management = FakeSqs(), FakeManagement()
         self.store, self.connections = MemoryStore(), MemoryConnections()
+        self.turns = SimpleNamespace(recent_turns=self.store.recent_turns, newest_turn=newest_turn(self.store))
         self.compositions: dict[str, Composition] = {}
         self.log = io.StringIO()
         self._receives = count(1)
@@ -285,7 +295,7 @@ class Functions:
                 "requests": self.store,
                 "limits": self.store,
                 "store_id": SimpleNamespace(read=self.store.store_id),
-                "turns": self.store,
+                "turns": self.turns,
                 "history": self.store,
                 "write_behind": self.write_behind,
             }

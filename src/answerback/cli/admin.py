@@ -60,7 +60,7 @@ def admin_of(configuration: Configuration) -> "AdminUsers":
 
 @with_options
 def reload(*, place: StoreOptions, as_json: Json = False) -> None:
-    """Let a running gateway read its certificate, token secret, JWKS file, admin key and log level anew.
+    """Let a running gateway read its certificate, token secret, JWKS file, admin key and log level again.
 
     Sockets stay open. What cannot be used stays as it was, and the exit code is 1. Other settings that have changed
     need a restart, and are named.
@@ -70,13 +70,13 @@ def reload(*, place: StoreOptions, as_json: Json = False) -> None:
     if as_json:
         say_json(answer)
     else:
-        say(f"read anew: {', '.join(answer['read']) or 'nothing'}")
+        say(f"read again: {', '.join(answer['read']) or 'nothing'}")
         for why in answer["kept"]:
             note(f"kept as it was: {why}")
         if restart := answer.get("restart"):
             note(f"changed, and needs a restart: {', '.join(restart)}")
     if answer["kept"]:
-        raise CliError("something could not be read anew", "correct it and repeat the command")
+        raise CliError("something could not be read again", "correct it and repeat the command")
 
 
 class AdminUsers:
@@ -159,7 +159,7 @@ class AdminUsers:
         return self._call("DELETE", f"/users/{quote(user_id, safe='')}") is not None
 
     def reload(self) -> dict[str, list[str]]:
-        """What was read anew, what was kept and why, and what needs a restart."""
+        """What was read again, what was kept and why, and what needs a restart."""
         answer: dict[str, list[str]] = self._call("POST", "/reload")
         return answer
 

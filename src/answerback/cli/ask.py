@@ -3,7 +3,6 @@
 import asyncio
 import sys
 import time
-from codecs import BOM_UTF8
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +12,8 @@ import typer
 
 from answerback.cli.options import ClientOptions, Encoding, PromptOptions, with_options
 from answerback.cli.output import CliError, ExitCode, check_stdout, note, say_exactly, say_json, usage_error
-from answerback.cli.reading import STDIN_HINT, checked, decode, typed
-from answerback.cli.talk import Growing, explain, note_language, shortfall, update_wanted, wrong_input
+from answerback.cli.reading import STDIN_HINT, checked, decode, text_file, typed
+from answerback.cli.talk import AnswerPrinter, explain, note_language, shortfall, update_wanted, wrong_input
 from answerback.client import Answer, AnswerbackError, Client, File
 from answerback.client.errors import RequestCancelled, RequestFailed, RequestTimeout
 from answerback.client.events import Done, Event, Text
@@ -76,7 +75,7 @@ def ask(
         conversation=conversation,
         prompt=prompt,
         timeout_s=_seconds(timeout),
-        files=[_file(path) for path in attach or ()],
+        files=[_file(path, encoding) for path in attach or ()],
         schema=None if schema is None else _Schema.read(schema),
     )
     check_stdout()  # an answer that has no place to go is not asked for
@@ -111,9 +110,8 @@ class _Schema:
         except ImportError as exc:
             raise CliError("--schema needs a package that is not installed", "pip install '.[schema]'") from exc
         try:
-            schema = msgspec.json.decode(
-                read_bounded(path, MAX_ATTACHMENT_BYTES).removeprefix(BOM_UTF8), type=dict[str, Any]
-            )
+            text = decode(read_bounded(path, MAX_ATTACHMENT_BYTES), str(path))
+            schema = msgspec.json.decode(text, type=dict[str, Any])
             if is_deep(schema) or not isinstance(schema.get("$schema", ""), str):
                 raise usage_error(f'{path} is not a JSON Schema: it is nested too deeply, or "$schema" is no URL')
             kind = validator_for(schema, default=validator_for({}))
@@ -154,9 +152,10 @@ def _look_up(resource: Any, resolver: Any) -> None:
         _look_up(inner, resolver.in_subresource(inner))
 
 
-def _file(path: Path) -> File:
+def _file(path: Path, encoding: str | None) -> File:
     try:
-        return File.read(path)
+        file = File.read(path)
+        return file if file.kind else File(name=file.name, data=text_file(file.data, str(path), encoding=encoding))
     except OSError as exc:
         raise usage_error(f"{path} cannot be read ({exc.strerror})", "name a file after --attach") from exc
     except ValueError as exc:
@@ -223,7 +222,7 @@ async def _ask(asked: ClientOptions, question: _Question, *, as_json: bool) -> E
 
 async def _converse(client: Client, question: _Question, *, as_json: bool) -> ExitCode:
     clock = _Clock(asked_at=time.monotonic())
-    growing = None if as_json else Growing(shows_text=sys.stdout.isatty())
+    growing = None if as_json else AnswerPrinter(shows_text=sys.stdout.isatty())
     prompt = question.prompt
     stream = client.stream(
         question.message,

@@ -18,6 +18,7 @@ from answerback.core.camel import camel
 from answerback.core.instants import iso
 from answerback.ports import DailyUsage, Users
 from answerback.protocol.frames import is_id
+from answerback.texts import spoken
 
 TEAMS: Final = {
     "list": ("List the teams that have a budget.", "answerback.cli.budgets:list_teams"),
@@ -92,7 +93,7 @@ def list_teams(*, place: Place, as_json: Json = False) -> None:
     if as_json:
         say_json([{"team": team, **state_as_json(state)} for team, state in found])
     elif not found:
-        say("No team has a budget: answerback teams set-budget TEAM 500usd/month")
+        say(spoken("No team has a budget: answerback teams set-budget TEAM 500usd/month"))
     else:
         say_table(("team", *_HEADERS[1:]), [_row(team, state) for team, state in found])
 
@@ -113,7 +114,7 @@ def show_budgets(*, user: UserId, place: Place, as_json: Json = False) -> None:
     if as_json:
         say_json([{"holder": holder, **state_as_json(state)} for holder, state in found])
     elif not found:
-        say(f"{user} has no budget: any number of tokens.")
+        say(spoken(f"{user} has no budget: any number of tokens."))
     else:
         say_table(_HEADERS, [_row(holder, state) for holder, state in found])
 
@@ -168,7 +169,7 @@ def usage(
             else [dict(zip((by, *map(camel, _COUNTS)), row, strict=True)) for row in rows]
         )
     elif not found:
-        say("Nothing was used.")
+        say(spoken("Nothing was used."))
     else:
         say_table(headers, rows)
 

@@ -14,7 +14,16 @@ import typer
 from answerback.cli.options import ClientOptions, Encoding, PromptOptions, with_options
 from answerback.cli.output import ExitCode, note, say, say_exactly, usage_error
 from answerback.cli.reading import STDIN_HINT, checked, decode, not_text, typed
-from answerback.cli.talk import Growing, explain, note_language, shortfall, update_wanted, wrong_input
+from answerback.cli.talk import (
+    AnswerPrinter,
+    ConnectionNotes,
+    explain,
+    note_language,
+    shortfall,
+    update_wanted,
+    wrong_input,
+)
+from answerback.cli.watch import follow
 from answerback.client import (
     Answer,
     AnswerbackError,
@@ -25,7 +34,7 @@ from answerback.client import (
     Unauthorized,
 )
 from answerback.client.blocking import BlockingAnswerStream
-from answerback.client.events import Connected, ConnectionState, Disconnected, Done
+from answerback.client.events import Done
 from answerback.protocol.frames import ConversationSummary
 from answerback.texts import spoken
 from answerback.texts.encodings import MARK_BYTES, encoding_of
@@ -40,6 +49,7 @@ def chat(
         typer.Option("--conversation", "-c", help="Go on with this one.  [default: a new one]", show_default=False),
     ] = None,
     last: Annotated[bool, typer.Option("--last", help="Go on with the conversation used last.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Only show what is asked there on other devices.")] = False,
     prompt: PromptOptions,
     encoding: Encoding = None,
 ) -> int:
@@ -48,6 +58,9 @@ def chat(
     Ctrl+C stops the running answer, twice leaves; /help lists what else there is. The conversation is kept by the
     gateway: --conversation ID goes on with it from any machine. In a pipe each line is a question, and stdout has the
     answers.
+
+    With --watch nothing is asked here. What other devices ask in the conversation, the one used last if none is named,
+    is shown with its answer while that comes.
     """
     if last and conversation is not None:
         raise usage_error("--last and --conversation are two different ones", "keep one of them")
@@ -58,6 +71,10 @@ def chat(
         max_tokens=prompt.max_tokens,
         parts=prompt.parts,
     )
+    if watch:
+        if any((choice.model, choice.system, choice.max_tokens, encoding)):
+            raise usage_error("--watch asks nothing", "leave out --model, --system, --max-tokens and --encoding")
+        return follow(asked, conversation, kinds=prompt.parts)
     return run_chat(asked, choice, use_last=last, encoding=encoding)
 
 
@@ -94,31 +111,9 @@ class Choice:
     parts: tuple[str, ...] = ()
 
 
-@dataclass(slots=True, kw_only=True)
-class _Link:
-    """What is known of the connection; updated on the client's own thread."""
-
-    models: tuple[str, ...] = ()
-    is_lost: bool = False
-
-    def changed(self, state: ConnectionState) -> None:
-        """One quiet line when the connection goes and one when it is back."""
-        match state:
-            case Connected(models=models):
-                self.models = models
-                if self.is_lost:
-                    self.is_lost = False
-                    note("(connected again)")
-            case Disconnected() if self.models and not self.is_lost:
-                self.is_lost = True
-                note("(the connection is lost; trying again, nothing is forgotten)")
-            case _:
-                pass
-
-
 def run_chat(asked: ClientOptions, choice: Choice, *, use_last: bool, encoding: str | None = None) -> ExitCode:
     """Talk until the input ends. In a pipe the exit code is that of the last failure. Raises: CliError: cannot talk."""
-    link = _Link()
+    link = ConnectionNotes()
     try:
         with BlockingClient(
             asked.url, token=asked.token, user=asked.user, session=asked.session, on_state=link.changed
@@ -151,7 +146,7 @@ class _Asked:
 class Chat:
     """One run of the command."""
 
-    def __init__(self, client: BlockingClient, link: _Link, choice: Choice) -> None:
+    def __init__(self, client: BlockingClient, link: ConnectionNotes, choice: Choice) -> None:
         self._client = client
         self._link = link
         self._choice = choice
@@ -258,7 +253,7 @@ class Chat:
 
     def _show(self, stream: BlockingAnswerStream) -> Answer | None:
         """Follow the answer; None if it was stopped. Raises: AnswerbackError; _Quit: Ctrl+C twice."""
-        growing = Growing(shows_text=sys.stdout.isatty())
+        growing = AnswerPrinter(shows_text=sys.stdout.isatty())
         try:
             for event in stream.events():
                 growing.show(event)

@@ -23,20 +23,27 @@ SELECT current_setting('server_version'),
   current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
     - coalesce(current_setting('reserved_connections', true), '0')::int,
   (SELECT sum(numbackends) FROM pg_stat_database)::int,
-  CASE current_setting('synchronous_standby_names') WHEN '' THEN (SELECT count(*) FROM pg_stat_replication) ELSE 0 END,
+  current_setting('synchronous_standby_names') <> '' AND current_setting('synchronous_commit') NOT IN ('local', 'off'),
+  (SELECT count(*) FROM pg_stat_replication WHERE state IS DISTINCT FROM 'backup'),
+  (SELECT count(*) FROM pg_stat_replication WHERE coalesce(sync_state, 'sync') IN ('sync', 'quorum')),
   extract(epoch FROM clock_timestamp())::float8"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """What a server says of itself. `connections`: how many clients may have. `skew_s`: its clock is ahead of ours."""
+    """What a server says of itself. `connections`: how many clients may have. `skew_s`: its clock is ahead of ours.
+
+    `followers`: its standbys. `awaits`: its commits wait for some of them, `awaited`, as far as this account may see.
+    """
 
     version: str
     is_standby: bool
     is_read_only: bool
     connections: int
     in_use: int
-    asynchronous: int
+    awaits: bool
+    followers: int
+    awaited: int
     skew_s: float
 
 
@@ -62,7 +69,7 @@ def check_server(url: str, *, schema: str = SCHEMA) -> list[Finding]:
                 nodes = []
     except psycopg.Error:
         return []  # the check of the store says why
-    return [*judge_server(server, gateways=sum(map(_is_there, nodes))), *judge_nodes(nodes)]
+    return [*server_findings(server, gateways=sum(map(_is_there, nodes))), *node_findings(nodes)]
 
 
 def _read(connection: Connection) -> Server:
@@ -70,19 +77,21 @@ def _read(connection: Connection) -> Server:
     row = connection.execute(_FACTS).fetchone()
     assert row is not None
     *facts, now_s = row
-    version, is_standby, is_read_only, connections, in_use, asynchronous = facts
+    version, is_standby, is_read_only, connections, in_use, awaits, followers, awaited = facts
     return Server(
         version=version,
         is_standby=is_standby,
         is_read_only=is_read_only,
         connections=connections,
         in_use=in_use,
-        asynchronous=asynchronous,
+        awaits=awaits,
+        followers=followers,
+        awaited=awaited,
         skew_s=now_s - (began + time.time()) / 2,
     )
 
 
-def judge_server(server: Server, *, gateways: int) -> list[Finding]:
+def server_findings(server: Server, *, gateways: int) -> list[Finding]:
     """Whether the server suits so many gateways."""
     found = []
     if server.is_standby or server.is_read_only:
@@ -91,14 +100,7 @@ def judge_server(server: Server, *, gateways: int) -> list[Finding]:
         found.append(failure("database", text, advice))
     else:
         found.append(ok("database", f"PostgreSQL {server.version}, and it can be written"))
-    if server.asynchronous:
-        found.append(
-            warning(
-                "standby",
-                f"{server.asynchronous} servers follow it asynchronously",
-                "if one of them is to take over, set synchronous_standby_names; else it may lack the last questions",
-            )
-        )
+    found += _standbys(server)
     found.append(_clock(server.skew_s))
     needed = CONNECTIONS_A_GATEWAY * max(1, gateways)
     text = (
@@ -111,6 +113,19 @@ def judge_server(server: Server, *, gateways: int) -> list[Finding]:
     return found
 
 
+def _standbys(server: Server) -> list[Finding]:
+    """Nothing of a server that has no standby, and waits for none."""
+    if server.awaits and not server.awaited:
+        advice = "start the standby that synchronous_standby_names names, or clear it: nothing can be stored"
+        return [failure("standby", "each commit waits for a standby that is not there", advice)]
+    if server.awaits:
+        return [ok("standby", f"commits wait for {server.awaited} of {server.followers} standbys")]
+    if server.followers:
+        advice = "if one is to take over, set synchronous_standby_names; else it may lack the last questions"
+        return [warning("standby", f"commits wait for none of {server.followers} standbys", advice)]
+    return []
+
+
 def _clock(skew_s: float) -> Finding:
     if abs(skew_s) <= defaults.LEEWAY_S:
         return ok("clock", "the database's clock and ours agree")
@@ -120,7 +135,7 @@ def _clock(skew_s: float) -> Finding:
     return warning("clock", text, "synchronise both (NTP): tokens fail when clocks disagree")
 
 
-def judge_nodes(nodes: Sequence[Node]) -> list[Finding]:
+def node_findings(nodes: Sequence[Node]) -> list[Finding]:
     """How the gateways of the fleet are, each by itself and together."""
     found = []
     for node in nodes:

@@ -141,7 +141,7 @@ async def _local(configuration: Configuration, *, token: str | None, deep: bool)
 async def _remote(url: str, *, token: str | None, deep: bool) -> AsyncIterator[Finding]:
     try:
         found = await asyncio.to_thread(probe.check_gateway, url, token=token, ask=deep)
-    except probe.NobodyThere as exc:
+    except probe.NotListening as exc:
         found = [failure("gateway", f"nobody is there at {url} ({exc.text})", "start it: answerback serve")]
     for finding in found:
         yield finding
@@ -163,7 +163,7 @@ def _port(configuration: Configuration, token: str | None) -> list[Finding]:
     url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.port}"
     try:
         found = probe.check_gateway(url, token=token, ask=False)
-    except probe.NobodyThere:
+    except probe.NotListening:
         if port_is_free(settings.host, settings.port):
             return [ok("port", f"{settings.port} is free; no gateway runs here")]
         return [failure("port", f"{settings.port} cannot be used on {settings.host}", "say another --port or --host")]

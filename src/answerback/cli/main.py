@@ -12,6 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from answerback import __version__
 from answerback.cli.output import CliError, ExitCode, note, say, say_json, why_no_output
+from answerback.cli.reading import foreign_argument
 
 _EXAMPLES: Final = (
     ("answerback demo", "three apps, one model, all checked"),
@@ -39,7 +40,7 @@ PANELS: Final[Mapping[str, Table]] = {
     },
     "Run a gateway": {
         "serve": ("Run a gateway on this machine.", "answerback.cli.serve:serve"),
-        "reload": ("Let a gateway read changed files anew.", "answerback.cli.admin:reload"),
+        "reload": ("Let a gateway read changed files again.", "answerback.cli.admin:reload"),
         "token": ("Make a token for development.", "answerback.cli.token:token"),
         "aws": ("The backend on AWS: deploy, watch, remove.", "answerback_aws.commands:COMMANDS"),
     },
@@ -129,6 +130,9 @@ def run(arguments: Sequence[str]) -> int:
             raise
         if (why := why_no_output()) is not None:
             return _complain(f"the output cannot be written: {why}", "", ExitCode.FAILED)
+        if isinstance(exc, UnicodeEncodeError) and (error := foreign_argument(arguments)) is not None:
+            _show_as_json(error.message, error.hint, arguments)
+            return _complain(error.message, error.hint, error.exit_code)
         return _complain(
             f"something went wrong that should not ({type(exc).__name__}: {exc})",
             "repeat it as `answerback --debug ...` and report what it prints",

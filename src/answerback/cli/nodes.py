@@ -9,11 +9,14 @@ from answerback.cli.options import Json, StoreOptions, with_options
 from answerback.cli.output import CliError, ExitCode, extra_needed, say, say_json, say_table, usage_error
 from answerback.cli.settings import load
 from answerback.core.camel import camel
+from answerback.texts import spoken
 
 if TYPE_CHECKING:
     from answerback.stores.nodes import Node
 
 SCHEMA: Final = "answerback"
+_COUNTS: Final = ("sockets", "running", "waiting", "behind")
+"""`behind`: of those that wait, how many wait for a request at another gateway."""
 
 
 @with_options
@@ -30,10 +33,10 @@ def nodes(*, place: StoreOptions, as_json: Json = False) -> None:
     if as_json:
         say_json([_as_json(node) for node in found])
     elif not found:
-        say("No gateway has served this database with --node.")
+        say(spoken("No gateway has served this database with --node."))
     else:
         say_table(
-            ("node", "state", "version", "last beat", "since", "sockets", "running", "waiting"),
+            ("node", "state", "version", "last beat", "since", *_COUNTS, "notices/s", "janitor"),
             [_row(node) for node in found],
         )
     if dead := [node.name for node in found if node.is_dead]:
@@ -65,12 +68,10 @@ def _state(node: "Node") -> str:
 
 def _row(node: "Node") -> tuple[object, ...]:
     since = datetime.fromtimestamp(node.started_at_ms / 1000).strftime("%Y-%m-%d %H:%M")
-    shown = ("",) * 3 if node.state == "gone" or node.is_dead else _counts(node)
-    return (node.name, _state(node), node.version, f"{node.age_ms / 1000:.1f} s ago", since, *shown)
-
-
-def _counts(node: "Node") -> tuple[object, ...]:
-    return tuple(node.facts.get(name, 0) for name in ("sockets", "running", "waiting"))
+    is_there = node.state != "gone" and not node.is_dead
+    counts = (node.facts.get(name, 0) if is_there else "" for name in (*_COUNTS, "notices"))
+    janitor = "yes" if node.janitor and is_there else ""
+    return (node.name, _state(node), node.version, f"{node.age_ms / 1000:.1f} s ago", since, *counts, janitor)
 
 
 def _as_json(node: "Node") -> dict[str, object]:

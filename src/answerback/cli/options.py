@@ -43,7 +43,7 @@ DatabaseUrl: TypeAlias = Annotated[
 ]
 Encoding: TypeAlias = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Of a question that is not UTF-8, as in cp949.", show_default=False),
+    typer.Option(metavar="NAME", help="Of text that is not UTF-8, as in cp949.", show_default=False),
 ]
 CaFile: TypeAlias = Annotated[
     Path | None,

@@ -59,14 +59,14 @@ def failure(what: str, text: str, advice: str) -> Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class NobodyThere(Exception):
+class NotListening(Exception):
     """Nothing accepts connections at this address."""
 
     text: str
 
 
 def check_gateway(url: str, *, token: str | None, ask: bool) -> list[Finding]:
-    """Connect, say hello, compare clocks; with `ask`, ask one question. Raises: NobodyThere."""
+    """Connect, say hello, compare clocks; with `ask`, ask one question. Raises: NotListening."""
     proxy: outbound.Proxy | None = None
     is_open = False
     try:
@@ -98,7 +98,7 @@ def check_gateway(url: str, *, token: str | None, ask: bool) -> list[Finding]:
             return [failure("gateway", text, "see its log; is it a gateway?")]
         error = explain(url, exc, proxy=proxy, has_token=token is not None).error
         if isinstance(exc, OSError) and not isinstance(exc, ssl.SSLError | TimeoutError) and proxy is None:
-            raise NobodyThere(exc.strerror or type(exc).__name__) from exc
+            raise NotListening(exc.strerror or type(exc).__name__) from exc
         return [_refused(url, error, has_token=token is not None)]
 
 

@@ -18,6 +18,7 @@ from answerback.texts.encodings import encoding_of, likely_encoding
 _STRICT: Final = frozenset({"cp949", "euc_kr", "cp932", "shift_jis", "euc_jp", "gbk", "gb18030", "cp950", "big5"})
 """Encodings that hardly any other bytes are valid in. Those of one byte a character take everything."""
 _LONE: Final = re.compile("[\ud800-\udfff]")
+_TERMINAL_HINT: Final = "use a terminal and a locale of UTF-8"
 STDIN_HINT: Final = "convert it: iconv -f ENCODING -t utf-8, or say --encoding ENCODING"
 
 
@@ -50,7 +51,20 @@ def typed(text: str, what: str, *, encoding: str | None = None) -> str:
     except UnicodeError:
         if not encoding and not _LONE.search(text):
             return text  # as the locale says
-    return decode(data, what, encoding=encoding, hint="use a terminal and a locale of UTF-8")
+    return decode(data, what, encoding=encoding, hint=_TERMINAL_HINT)
+
+
+def foreign_argument(arguments: Iterable[str]) -> CliError | None:
+    """The error of the first of a command's arguments that is no text; None: all are."""
+    found = next(filter(_LONE.search, arguments), None)
+    return None if found is None else not_text(os.fsencode(found), "an argument", hint=_TERMINAL_HINT)
+
+
+def text_file(data: bytes, what: str, *, encoding: str | None = None) -> bytes:
+    """What a file holds, in UTF-8 if it is text. Raises: CliError: it is text in an encoding that it does not say."""
+    if encoding or encoding_of(data) != "utf-8" or likely_encoding(data):
+        return decode(data, what, encoding=encoding, hint=STDIN_HINT).encode()
+    return data
 
 
 def checked(encoding: str) -> str:

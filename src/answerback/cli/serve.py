@@ -18,7 +18,7 @@ from answerback.cli.settings import SETTINGS, Configuration, defaults, load
 from answerback.gateway.settings import GatewaySettings, SettingsError
 from answerback.ports import ModelError
 from answerback.settings import YES_NO, Setting, toml
-from answerback.stores.errors import StoreError
+from answerback.stores.database import StoreError
 from answerback.texts import spoken
 
 log = logging.getLogger("answerback.serve")
@@ -74,7 +74,7 @@ def serve(
     one says what other machines use. SIGINT or SIGTERM stops it
     gracefully: answers that end within --grace are finished, the others go on at the next start. A second signal
     stops it at once. SIGHUP, where there is no terminal, and `answerback reload` read certificate, token secret, JWKS
-    file, admin key and log level anew.
+    file, admin key and log level again.
 
     Every flag is also a variable (--rate-limit is ANSWERBACK_RATE_LIMIT) and a key of the TOML file (rate_limit).
 

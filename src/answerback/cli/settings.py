@@ -12,9 +12,9 @@ from urllib.parse import urlsplit, urlunsplit
 import platformdirs
 
 from answerback.cli.output import usage_error, warn
-from answerback.cli.reading import decode
+from answerback.cli.reading import decode, typed
 from answerback.gateway.settings import GatewaySettings
-from answerback.settings import Setting, changed, declared, toml
+from answerback.settings import FOLDER, PATH, Setting, changed, declared, toml
 
 MIN_SECRET_BYTES: Final = 32
 """RFC 7518, section 3.2: a key for HS256 has at least the size of the hash."""
@@ -167,9 +167,17 @@ def _known(key: str, path: Path) -> Setting:
     raise usage_error(f"{path} has an unknown key {key}", hint)
 
 
+def _typed(raw: object, where: str) -> object:
+    """Text as it was typed. Raises: CliError: it is in another encoding."""
+    if isinstance(raw, list | tuple):
+        return [_typed(one, where) for one in raw]
+    return typed(raw, where) if isinstance(raw, str) else raw
+
+
 def _read(setting: Setting, raw: object, where: str) -> object:
+    is_name = setting.kind in {PATH, FOLDER}  # which may be any bytes
     try:
-        return setting.kind.read(raw)
+        return setting.kind.read(raw if is_name else _typed(raw, where))
     except ValueError:
         shown = "" if setting.is_secret else f", not {raw!r}"
         raise usage_error(f"{where} must be {setting.kind.rule}{shown}", "correct it") from None

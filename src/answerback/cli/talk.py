@@ -1,6 +1,7 @@
 """What `ask` and `chat` share: how an answer is shown while it grows, and what errors mean."""
 
 import sys
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, TextIO
 
@@ -19,6 +20,9 @@ from answerback.client import (
     Unauthorized,
 )
 from answerback.client.events import (
+    Connected,
+    ConnectionState,
+    Disconnected,
     Done,
     Event,
     PartStarted,
@@ -30,8 +34,7 @@ from answerback.client.events import (
     Uploading,
 )
 from answerback.protocol.frames import ModelInfo
-from answerback.texts import spoken
-from answerback.texts.languages import names_of, unknown_language
+from answerback.texts import names_of, spoken, unknown_language
 
 _NOBODY_THERE: Final = frozenset({Obstacle.REFUSED, Obstacle.NAME, Obstacle.TIMEOUT, Obstacle.NETWORK})
 """Where a gateway to start, or another address, may be the way out."""
@@ -81,11 +84,12 @@ def explain(error: AnswerbackError) -> CliError:
 
 def shortfall(answer: Answer) -> str | None:
     """Why a completed answer may be less than was asked for, in a line; None: it is whole."""
-    if not answer.text.strip() and answer.finish_reason == "length":
+    reason = answer.finish_reason or ""
+    if not answer.text.strip() and reason == "length":
         return "the answer has no words: its limit of tokens went into thinking; raise --max-tokens"
-    if not answer.text.strip():
+    if not answer.text.strip() and reason not in ("content_filter", "tool_calls"):
         return "the model ended its answer without a word; ask again, or ask another model"
-    return _SHORTFALLS.get(answer.finish_reason or "")
+    return _SHORTFALLS.get(reason)
 
 
 def note_language(question: str, model: str, info: ModelInfo) -> bool:
@@ -107,7 +111,9 @@ def update_wanted(least: str | None) -> str | None:
 
 
 def wrong_input(error: ValueError) -> CliError:
-    """What the client says about its arguments."""
+    """What the client says about its arguments. Raises: UnicodeEncodeError: as it is; `main.run` tells of it."""
+    if isinstance(error, UnicodeEncodeError):
+        raise error
     return usage_error(str(error).rstrip("."))
 
 
@@ -119,7 +125,29 @@ def _when(error: RateLimited) -> str:
     return f"try again in {wait_s} s, at {at:%H:%M:%S}"
 
 
-class Growing:
+@dataclass(slots=True, kw_only=True)
+class ConnectionNotes:
+    """Says when the connection goes and when it is back; called on the client's own thread."""
+
+    models: tuple[str, ...] = ()
+    is_lost: bool = False
+
+    def changed(self, state: ConnectionState) -> None:
+        """One quiet line when the connection goes and one when it is back."""
+        match state:
+            case Connected(models=models):
+                self.models = models
+                if self.is_lost:
+                    self.is_lost = False
+                    note("(connected again)")
+            case Disconnected() if self.models and not self.is_lost:
+                self.is_lost = True
+                note("(the connection is lost; trying again, nothing is forgotten)")
+            case _:
+                pass
+
+
+class AnswerPrinter:
     """Shows an answer while it comes: parts of other kinds on stderr, a line for each, and on a terminal the text.
 
     What was printed cannot be taken back, so a new attempt that says something else is set off from the old one.
@@ -163,6 +191,10 @@ class Growing:
                 self._replay(answer.text)
             case _:
                 pass
+
+    def interrupted(self) -> None:
+        """Somebody pressed Ctrl+C: something may not have been shown."""
+        self._is_replay = True
 
     def end(self) -> None:
         """End the line after a part, or an answer, that is over."""

@@ -12,6 +12,7 @@ import typer
 from answerback.cli.output import CliError, say, say_json, usage_error
 from answerback.cli.settings import load, read_secret
 from answerback.settings import duration_ms
+from answerback.texts import spoken
 
 
 def token(
@@ -87,4 +88,4 @@ def _make_secret(path: Path, *, as_json: bool) -> None:
     if as_json:
         say_json({"secretFile": str(path)})
     else:
-        say(f"Wrote {path}. Start the gateway with: answerback serve --auth-secret-file {path}")
+        say(spoken(f"Wrote {path}. Start the gateway with: answerback serve --auth-secret-file {path}"))

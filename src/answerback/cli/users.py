@@ -31,6 +31,7 @@ from answerback.protocol.frames import is_id
 from answerback.service.id_forms import UsersInBothForms
 from answerback.settings import DAYS_OR_FOREVER, whole
 from answerback.stores import StoreError, StoreInUse, open_store
+from answerback.texts import spoken
 
 T = TypeVar("T")
 COMMANDS: Final = {
@@ -91,7 +92,7 @@ def list_users(
     if as_json:
         say_json([row_as_json(user) for user in found])
     elif not found:
-        say("No users yet: a user appears with the first request.")
+        say(spoken("No users yet: a user appears with the first request."))
     else:
         say_table(_HEADERS, [_row(user) for user in found])
 

@@ -161,6 +161,7 @@ class BlockingWatch(Generic[T]):
         self._watch = watch
         self._thread = thread
         self._is_entered = False
+        self._item: T | None = None
 
     @property
     def is_live(self) -> bool:
@@ -176,13 +177,20 @@ class BlockingWatch(Generic[T]):
         try:
             while True:
                 try:
-                    item = self._thread.run(self._watch.next())
+                    self._thread.run(self._wait())
                 except StopAsyncIteration:
                     return
-                yield item
+                if (item := self._item) is not None:
+                    self._item = None
+                    yield item
         finally:
             if not self._is_entered:
                 self.close()
+
+    async def _wait(self) -> None:
+        """Put the next item where it is found although Ctrl+C came in between."""
+        if self._item is None:
+            self._item = await self._watch.next()
 
     def __enter__(self) -> Self:
         """Raises: as `AnswerWatch`."""

@@ -6,7 +6,7 @@ import random
 import ssl as ssl_module
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
@@ -34,20 +34,22 @@ from answerback.client.errors import (
     MessageTooLarge,
     ProtocolViolation,
     RequestFailed,
+    request_failed,
 )
 from answerback.client.events import Answer, Connecting, ConnectionState, Done, Event, Queued, Started, Stopped
 from answerback.client.exchange import Timeouts
 from answerback.client.link import Address
 from answerback.client.outbox import Outbox, PendingRequest
 from answerback.client.paging import turns
-from answerback.client.session import Session
+from answerback.client.session import NO_FILES, Session
 from answerback.client.stream import AnswerStream
 from answerback.client.timing import Timing
 from answerback.client.tokens import Token, TokenSource
 from answerback.client.typed import asked_again, read_as, schema_of
-from answerback.client.upload_queue import UploadQueue, without_files
+from answerback.client.upload_queue import UploadQueue
 from answerback.client.uploads import File, Source, fetch, files_of
 from answerback.client.watching import AnswerWatch, ChangeWatch, WatchHub
+from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
     Attachment,
     AttachmentPiece,
@@ -215,7 +217,7 @@ class Client:
             conversation: its id; with one, earlier turns are context. Without, the question stands alone.
             replaces: the id of an earlier request of the conversation that this one regenerates or edits.
             attachments: files to show the model, as paths or `File`s: at most 8, of 4 MB each. What its model cannot
-                read the server refuses; see `model_info`.
+                read is refused before it is sent; see `model_info`.
             request_id: your own unique id; asking again under it gets the same answer, never a second one.
             schema: a JSON Schema that the model is to keep to; nobody checks that it did.
             type: what to return instead: a msgspec Struct, a dataclass, a pydantic model, or another type that msgspec
@@ -381,15 +383,15 @@ class Client:
         Raises: AttachmentMissing: the server does not keep it any more. RequestTimeout, RequestFailed, Closed.
         """
 
-        def get(frame: GetAttachment) -> Awaitable[AttachmentPiece]:
-            return self._call(frame.request_id, frame, AttachmentPiece)
+        async def get(frame: GetAttachment) -> AttachmentPiece:
+            return await self._call(frame.request_id, frame, AttachmentPiece)
 
         try:
             return await fetch(named, get, progress=progress)
         except RequestFailed as error:
-            if (told := without_files(error, self._session)) is error:
-                raise
-            raise told from error
+            if error.code == ErrorCode.INVALID_FRAME and not self._session.takes_files:  # it does not know the action
+                raise request_failed(ErrorCode.FORBIDDEN, NO_FILES) from error
+            raise
 
     async def rename(self, conversation: str, title: str) -> Conversation:
         """Give a conversation a title of at most 200 characters."""

@@ -119,6 +119,8 @@ def _explain_proxy(exc: Exception, proxy: outbound.Proxy) -> tuple[Obstacle, str
             return Obstacle.SETUP, f"{proxy} speaks SOCKS; install the package python-socks, or name an HTTP proxy"
         case ssl.SSLError():
             return None
+        case ConnectionResetError() | BrokenPipeError() | EOFError() | InvalidMessage(__cause__=EOFError()):
+            return Obstacle.PROXY, f"{proxy}, or what is behind it, closed the connection; check host and port"
         case OSError():
             way = f"cannot be reached ({_os_reason(exc)}); correct the variable, or set NO_PROXY"
             return Obstacle.PROXY, f"{proxy} {way}"

@@ -68,7 +68,8 @@ class _Socket(ClientConnection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost_by = exc
-        super().connection_lost(exc)
+        if hasattr(self, "transport"):  # else TLS has failed in a proxy's tunnel, and websockets would break over that
+            super().connection_lost(exc)
 
     async def handshake(self, *args: Any, **kwargs: Any) -> None:
         try:

@@ -10,6 +10,8 @@ Nothing here does I/O, reads a clock or draws a random number. `now` is monotoni
 effects to carry out, in order; `due_at` says when `tick` is wanted.
 """
 
+from typing import Final
+
 from answerback.client.calls import CallFrame, Calls
 from answerback.client.effects import Effect, Note, Ready, Reconnect, Replace, Send, Stop
 from answerback.client.errors import (
@@ -20,6 +22,7 @@ from answerback.client.errors import (
     RequestCancelled,
     SessionReplaced,
     StoreChanged,
+    request_failed,
 )
 from answerback.client.events import Answer, Done, Queued, Thinking, Watched, outcome_of
 from answerback.client.exchange import Exchange, Phase, Timeouts
@@ -29,6 +32,7 @@ from answerback.client.questions import Questions
 from answerback.client.timing import Timing
 from answerback.client.watches import FEATURE, Watches, unsupported
 from answerback.core.assembly import AnswerFrame, Broken, Ended, Missing
+from answerback.core.uploads import why_not_taken
 from answerback.protocol.codec import Data, FrameError, decode_server, encode
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
@@ -61,6 +65,8 @@ from answerback.protocol.frames import (
     Welcome,
 )
 
+NO_FILES: Final = "This server takes no files. Leave them out, or ask its operator to upgrade it."
+
 
 class Session:
     """See the module. One instance is one app session; it outlives connections.
@@ -78,7 +84,7 @@ class Session:
         self._liveness = Liveness(timing)
         self._questions = Questions(timing=timing, liveness=self._liveness, calls=self._calls, effects=self._effects)
         self._questions.client = client
-        self._watches = Watches(timing, self._effects)
+        self._watches = Watches(timing=timing, questions=self._questions, effects=self._effects)
         self._link: int | None = None
         self._stopped: AnswerbackError | None = None
         self._welcome: Welcome | None = None
@@ -224,8 +230,7 @@ class Session:
         """
         self._check_watch()
         if conversation_id not in self._watches:
-            own = [one.request_id for one in self._questions if conversation_id in (one.conversation_id, one.key)]
-            self._watches.watch(conversation_id, after=after, own=own, now=now)
+            self._watches.watch(conversation_id, after=after, now=now)
         return self._flush()
 
     def unwatch(self, conversation_id: str | None) -> list[Effect]:
@@ -331,7 +336,7 @@ class Session:
                 self._take_progress(frame, now)
             case MessageAsked():
                 # A late one of an older connection may be of an answer that has ended there.
-                if link == self._link and self._questions.get(frame.request_id) is None:
+                if link == self._link:
                     self._watches.asked(frame, now=now)
             case Watching() | ConversationChanged():
                 self._watches.take(frame, now=now)
@@ -365,7 +370,7 @@ class Session:
                 self._effects.append(Replace(frame.deadline_ms / 1000))
 
     def _take_welcome(self, welcome: Welcome, now: float) -> None:
-        self._welcome = welcome
+        is_first, self._welcome = self._welcome is None, welcome
         every_ms = welcome.limits.progress_ms
         self._questions.progress_s = None if every_ms is None else every_ms / 1000
         self._effects.append(Ready(welcome))
@@ -374,6 +379,8 @@ class Session:
             self._begin(now)
         if not self._watches.is_open:
             self._watches.opened(welcome, now=now)
+        for exchange in self._questions if is_first else ():  # what files it takes was not known before
+            self._hold_or_pump(exchange, now)
 
     def _take_broken(self, broken: FrameError, now: float) -> None:
         """A frame that cannot be read ends what it is about: it would come again at every resend."""
@@ -469,9 +476,21 @@ class Session:
     # --- inside -----------------------------------------------------------------------------------------
 
     def _hold_or_pump(self, exchange: Exchange, now: float) -> None:
-        if exchange.is_held and exchange.phase is Phase.WAITING:
-            self._questions.hold(exchange)
+        if exchange.is_held and exchange.phase is Phase.WAITING and self._welcome is not None:
+            self._want_files(exchange, now)
         self._questions.pump(exchange.key, now=now)
+
+    def _want_files(self, exchange: Exchange, now: float) -> None:
+        """Have a question's files brought, if server and model take them."""
+        kinds = self.model_info(exchange.frame.model).attachments
+        why = why_not_taken(exchange.frame.attachments, kinds) if kinds else None
+        if not self.takes_files:
+            why = NO_FILES
+        if why is None:
+            self._questions.hold(exchange)
+        else:
+            error = request_failed(ErrorCode.FORBIDDEN, why, request_id=exchange.request_id)
+            self._questions.fail(exchange, error, now=now)
 
     def _is_link_good(self, now: float) -> bool:
         """No `welcome`, or nothing at all, means another connection; what else is due is done on that one."""

@@ -3,27 +3,16 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from answerback.client.driver import Driver
-from answerback.client.errors import AnswerbackError, request_failed
+from answerback.client.errors import AnswerbackError
 from answerback.client.events import Uploading
 from answerback.client.outbox import PendingRequest
 from answerback.client.session import Session
 from answerback.client.uploads import File, bring, read_again
-from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import PutPiece, UploadState
 from answerback.protocol.limits import PIECE_BYTES
 from answerback.tasks import Tasks
-
-_NO_FILES: Final = "This server takes no files. Leave them out, or ask its operator to upgrade it."
-
-
-def without_files(error: AnswerbackError, session: Session, request_id: str = "") -> AnswerbackError:
-    """The error, in words for a server that does not know what a file is."""
-    if error.code == ErrorCode.INVALID_FRAME and not session.takes_files:
-        return request_failed(ErrorCode.FORBIDDEN, _NO_FILES, request_id=request_id)
-    return error
 
 
 @dataclass(slots=True, eq=False)
@@ -101,7 +90,6 @@ class UploadQueue:
                     await bring(file, self._put, piece_bytes=piece_bytes, progress=progress)
                     arrived += len(file.data)
         except AnswerbackError as error:
-            failed = without_files(error, self._session, request_id)
-            self._driver.carry_out(self._session.not_brought(request_id, failed, now=self._driver.now))
+            self._driver.carry_out(self._session.not_brought(request_id, error, now=self._driver.now))
         else:
             self._driver.carry_out(self._session.brought(request_id, now=self._driver.now))

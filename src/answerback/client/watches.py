@@ -2,12 +2,11 @@
 
 Theory of operation. `watch` goes out on every connection and every few minutes, with what is held of each answer that
 has no ending. `watching` says that it holds. Then the history is read, unless its newest turn is known. So a turn is
-shown live or found there, and is given out once (rule: watch, then watching, then the history). An answer begins
+shown live or found there, and is given out once (rule: watch, then history). An answer begins
 with `messageAsked` of a conversation that is watched now, and with nothing else. Its ending, a turn in the history, or
 a long silence ends it. Only the newest `watch` counts: `number` tells its answer from that of an older one.
 """
 
-from collections.abc import Iterable
 from typing import Final
 
 from answerback.client.calls import Calls
@@ -26,6 +25,7 @@ from answerback.client.events import (
     outcome_of,
 )
 from answerback.client.paging import TurnPages
+from answerback.client.questions import Questions
 from answerback.client.timing import Timing
 from answerback.client.watch_state import PAGE, Followed, WatchState, asked, asked_in, frames_of
 from answerback.core.assembly import AnswerFrame, Broken, Ended, Missing
@@ -56,8 +56,9 @@ def unsupported() -> RequestFailed:
 class Watches:
     """Pure; `Session` drives it. What is to be done goes to `effects`, the session's list."""
 
-    def __init__(self, timing: Timing, effects: list[Effect]) -> None:
+    def __init__(self, *, timing: Timing, questions: Questions, effects: list[Effect]) -> None:
         self._timing = timing
+        self._questions = questions
         self._effects = effects
         self._calls = Calls(timing)
         self._watches: dict[str | None, WatchState] = {}
@@ -86,11 +87,13 @@ class Watches:
 
     # --- what the application wants ---------------------------------------------------------------------
 
-    def watch(self, conversation_id: str | None, *, after: str | None, own: Iterable[str], now: float) -> None:
-        """Watch a conversation, or the list. `own`: requests of this session, which it is told of anyway."""
+    def watch(self, conversation_id: str | None, *, after: str | None, now: float) -> None:
+        """Watch a conversation, or the list."""
         watch = WatchState(
             conversation_id=conversation_id,
-            known=dict.fromkeys(own),
+            known=dict.fromkeys(
+                one.request_id for one in self._questions if conversation_id in (one.key, one.conversation_id)
+            ),
             has_begun=False,
             floor=None,
             is_unsettled=conversation_id is None or after is not None,
@@ -407,6 +410,8 @@ class Watches:
     # --- answers ----------------------------------------------------------------------------------------
 
     def _open(self, watch: WatchState, question: Asked, now: float) -> None:
+        if question.request_id in self._answers or self._questions.get(question.request_id) is not None:
+            return  # it is of another conversation, or this session has asked it
         watch.answers[question.request_id] = Followed(asked=question, heard_at=now)
         self._answers[question.request_id] = watch
         self._show(watch, question.request_id, question)
@@ -423,7 +428,10 @@ class Watches:
                 case Broken():
                     self._end(watch, frame.request_id, Failed(ProtocolViolation(frame.request_id, event.detail)))
                 case Missing():
-                    self._want(watch, now)
+                    if isinstance(frame, MessageResponse) and not assembly.length:
+                        self._read(watch, now)  # one that is not streamed and failed has its text nowhere else
+                    else:
+                        self._want(watch, now)
                     return
                 case _:
                     self._show(watch, frame.request_id, event)

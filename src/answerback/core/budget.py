@@ -223,10 +223,10 @@ class Tariff:
         )
         for window in windows:
             if (needed := hold.amount(unit := unit_of(window.name), hold.most)) > window.cap:
-                told = (
+                why = (
                     f"This question needs {shown(needed, unit)}, at most {shown(window.cap, unit)} fit into the budget."
                 )
-                return OverBudget(told, True)
+                return OverBudget(why, True)
         return hold
 
 

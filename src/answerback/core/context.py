@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,6 +18,8 @@ TOKENS_PER_BYTE: Final = 0.7
 """Of UTF-8 that is not ASCII. Measured with the embedded model's tokenizer: Russian 0.43, Chinese 0.61, Japanese 0.62,
 Thai 0.64, Hangul 0.83 to 1.0. The tokenizers of newer models take 0.2 to 0.35 for Hangul."""
 
+_BLANK: Final = re.compile(r"[\s\u200b\u2060\ufeff]*")
+"""White space, for servers in JavaScript too, and what has no width."""
 _PROSE: Final = b"abcdefghijklmnopqrstuvwxyz \n"
 _ASCII: Final = bytes(range(128))
 
@@ -65,7 +68,7 @@ def told_schema(system: str | None, schema: Mapping[str, Any]) -> str:
 
 def is_blank(text: str) -> bool:
     """Whether nothing of `text` is left to read; models refuse blank messages."""
-    return not clean(text).strip()
+    return _BLANK.fullmatch(clean(text)) is not None
 
 
 def choose(

@@ -14,11 +14,12 @@ from typing import Final, TypeAlias
 from answerback.core.answer import Answer, cut
 from answerback.core.instants import iso
 from answerback.core.parts import TEXT, Mark
-from answerback.core.request import DeliveryTarget, Ending, Record
+from answerback.core.request import DeliveryTarget, Ending, Question, Record
 from answerback.protocol.errors import ERRORS, ErrorCode
 from answerback.protocol.frames import (
     Cost,
     ErrorBody,
+    MessageAsked,
     MessageDelta,
     MessageProgress,
     MessageResponse,
@@ -28,7 +29,7 @@ from answerback.protocol.frames import (
     Timing,
     Usage,
 )
-from answerback.protocol.limits import MAX_ANSWER_BYTES, MAX_FRAME_BYTES
+from answerback.protocol.limits import MAX_ASKED_BYTES, MAX_FRAME_BYTES
 
 FRAME_RESERVE_BYTES = 2_048
 """Room in a frame for everything but the text: two ids and a model name of 128 four-byte characters, usage, timing;
@@ -42,7 +43,7 @@ COALESCE_MS: Final = 40
 rolls up by 40 ms too). The gateway's `--coalesce-ms` sets another one."""
 
 PROGRESS_S: Final = 8.0
-"""How often a living answer gives a sign: three fit in the 30 s after which a client gives up, and one may be lost."""
+"""How often a running answer gives a sign: three fit in the 30 s after which a client gives up, and one may be lost."""
 
 _TEXT: Final = Mark(0, TEXT)
 
@@ -66,11 +67,6 @@ def growing(shortest_s: float = COALESCE_MS / 1000, longest_s: float = 1.0, shar
         return min(longest_s, max(shortest_s, elapsed_s * share))
 
     return interval
-
-
-def answer_limit(record: Record) -> int:
-    """Encoded bytes that this request's answer may have: unstreamed, it must fit one frame whole."""
-    return MAX_ANSWER_BYTES if record.stream else MAX_TEXT_BYTES
 
 
 def response_frame(record: Record, text: str) -> MessageResponse:
@@ -122,13 +118,30 @@ def error_body(ending: Ending) -> ErrorBody | None:
     )
 
 
+def asked_frame(record: Record, question: Question) -> MessageAsked:
+    """What another session is shown of a question, before its answer."""
+    end = cut(question.message, 0, MAX_ASKED_BYTES)
+    return MessageAsked(
+        request_id=record.request_id,
+        conversation_id=record.conversation_id,
+        question=question.message[:end],
+        question_length=len(question.message) if end < len(question.message) else None,
+        model=record.model,
+        replaces=question.replaces,
+        accepted_at=iso(record.accepted_at_ms),
+    )
+
+
 class Delivery:
     """One attempt's answer on its way to one session. Times are monotonic seconds."""
 
     __slots__ = (
         "__weakref__",
         "_answer",
+        "_asked",
+        "_asked_is_due",
         "_interval",
+        "_last_frame_at",
         "_last_sent",
         "_not_before",
         "_offered",
@@ -136,7 +149,6 @@ class Delivery:
         "_spoke_at",
         "_start_sent",
         "_started_at",
-        "_told_at",
         "connection_id",
         "is_gone",
         "offset",
@@ -144,10 +156,19 @@ class Delivery:
     )
 
     def __init__(
-        self, record: Record, answer: Answer, interval: Interval, *, now: float, target: DeliveryTarget | None = None
+        self,
+        record: Record,
+        answer: Answer,
+        interval: Interval,
+        *,
+        now: float,
+        target: DeliveryTarget | None = None,
+        asked: MessageAsked | None = None,
     ) -> None:
-        """Deliver to `target`, else to the one in `record`."""
+        """Deliver to `target`, else to the one in `record`. `asked`: the target is a session that watches."""
         self._record = record
+        self._asked = asked
+        self._asked_is_due = False
         self._answer = answer
         self._interval = interval
         self._started_at = self._spoke_at = now
@@ -164,7 +185,7 @@ class Delivery:
         self._not_before = 0.0
         self._offered = 0
         # A later attempt gives a sign at once: its client has heard nothing for a whole lease.
-        self._told_at = now if answer.attempt == 1 else now - PROGRESS_S
+        self._last_frame_at = now if answer.attempt == 1 else now - PROGRESS_S
         if (first := target or record.target) is not None:
             self.retarget(first)
 
@@ -192,6 +213,7 @@ class Delivery:
         same = target.attempt == self._answer.attempt
         self.offset = target.offset if same and target.offset <= self._answer.length else 0
         self._start_sent = same
+        self._asked_is_due = self._asked is not None and not target.attempt
         self._last_sent = None
         self._not_before = 0.0
         return True
@@ -203,7 +225,7 @@ class Delivery:
     def ended(self, record: Record) -> None:
         """The ending is stored: the rest goes out at once (rule: the newest target gets the ending)."""
         self._record = record
-        if record.target is not None:
+        if record.target is not None and self._asked is None:
             self.retarget(record.target)
 
     @property
@@ -215,6 +237,8 @@ class Delivery:
         """The frame that is due now. None: nothing, until `due_at`."""
         if self.connection_id is None or now < self._not_before:
             return None
+        if self._asked_is_due:
+            return self._asked
         ending = self._record.ending
         if self._record.stream:
             if not self._start_sent and (ending is None or self._answer.length):
@@ -257,7 +281,7 @@ class Delivery:
         """When what is there already may go out: more text that comes until then goes with it. None: nothing waits."""
         if self.connection_id is None:
             return None
-        if self._record.ending is not None:
+        if self._record.ending is not None or self._asked_is_due:
             return self._not_before
         if not self._record.stream:
             return None
@@ -270,11 +294,11 @@ class Delivery:
     def _sign_at(self) -> float | None:
         if self.connection_id is None or self._record.parts is None or self._record.ending is not None:
             return None
-        return max(self._not_before, self._told_at + PROGRESS_S)
+        return max(self._not_before, self._last_frame_at + PROGRESS_S)
 
     def sent(self, frame: ServerFrame, *, now: float) -> None:
         """`frame`, got from `next_frame`, has left."""
-        self._told_at = now
+        self._last_frame_at = now
         match frame:
             case MessageProgress():
                 pass
@@ -287,8 +311,14 @@ class Delivery:
                     self._last_sent = now
             case MessageResponse():
                 self.connection_id = None
+            case MessageAsked():
+                self._asked_is_due = False
             case _:
                 raise ValueError(f"not a frame of a delivery: {type(frame).__name__}")
+
+    def left(self) -> None:
+        """The session watches no longer."""
+        self.connection_id = None
 
     def gone(self) -> None:
         """The connection is gone: detach the cursor. The model goes on, for only an explicit cancellation stops it."""
@@ -301,7 +331,7 @@ class Delivery:
         A sign is not kept: the connection has enough to read.
         """
         self._not_before = now + SLOW_RETRY_S
-        self._told_at = now
+        self._last_frame_at = now
 
     def ready(self) -> None:
         """The slow connection takes frames again."""

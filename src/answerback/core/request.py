@@ -535,7 +535,7 @@ def expire(record: Record | None, *, now_ms: int, code: ErrorCode, grace_ms: int
 
 
 def erase(record: Record | None, *, now_ms: int) -> Step[Ended | Unknown]:
-    """The user is erased: an unfinished request ends, whoever runs it, and gives back what it holds of a budget."""
+    """The user is erased: an unfinished request ends, even one that runs, and gives back what it holds of a budget."""
     if record is None:
         return Step(None, Unknown())
     match _effect(record, Event.ERASE, Facts()):

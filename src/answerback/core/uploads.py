@@ -4,6 +4,7 @@ It is named by its content, inside its user: repeated, resumed, or brought by tw
 """
 
 import hashlib
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,8 +16,11 @@ DAY_MS: Final = 86_400_000
 MAX_OPEN: Final = 16
 """Unfinished uploads of a user."""
 
+IDLE_MS: Final = 30_000
+"""One of so many that nothing has come for in so long gives way to a new one: its app is gone, or cancelled it."""
+
 MAX_DAILY_BYTES: Final = 100 * 1024 * 1024
-"""What a user may begin to upload within 24 hours, by the sizes that were declared."""
+"""What a user may begin to upload on a day (UTC), by the sizes that were declared."""
 
 UNFINISHED_MS: Final = DAY_MS
 """How long an unfinished upload is kept."""
@@ -69,6 +73,27 @@ class Upload:
         return self.completed_at_ms is not None and now_ms < self.completed_at_ms + YOUNG_MS
 
 
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """A user has begun too much. `wait_ms`: until there may be room for the file."""
+
+    wait_ms: int
+
+
+def giving_way(touched: Mapping[str, int], *, begun_bytes: int, size: int, now_ms: int) -> str | NoRoom | None:
+    """Which of a user's unfinished uploads gives way to a new one of `size` bytes; None: none has to.
+
+    `touched`: when something came last for each of them. `begun_bytes`: what the user has begun today.
+    """
+    if begun_bytes + size > MAX_DAILY_BYTES:
+        return NoRoom(DAY_MS - now_ms % DAY_MS)
+    if len(touched) < MAX_OPEN:
+        return None
+    idlest = min(touched, key=lambda one: (touched[one], one))
+    idle_ms = now_ms - touched[idlest]
+    return idlest if idle_ms >= IDLE_MS else NoRoom(IDLE_MS - idle_ms)
+
+
 # --- what a file is --------------------------------------------------------------------------------------------
 
 TEXT: Final = "text"
@@ -117,6 +142,17 @@ def kind_of(media_type: str) -> str | None:
         return DOCUMENT
     is_text = media_type.startswith("text/") or media_type in _TEXTS or media_type.endswith(("+json", "+xml"))
     return TEXT if is_text else None
+
+
+def why_not_taken(attachments: Iterable[Attachment], kinds: Collection[str]) -> str | None:
+    """Why a model that takes these kinds of files cannot be asked with them, by what they are said to be."""
+    for one in attachments:
+        if kind_of(one.media_type) not in kinds:
+            return (
+                f"This model takes no files of the type {one.media_type}. It takes: {', '.join(kinds)}. "
+                "Choose another model, or leave the file out."
+            )
+    return None
 
 
 def bound_of(media_type: str, size: int) -> int:

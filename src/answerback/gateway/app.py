@@ -41,6 +41,7 @@ from answerback.models.prices import prices_of, tariff_of
 from answerback.models.spec import ModelSpecError, parse_model_specs
 from answerback.ports import Model, ModelError, ModelLimits, Quota, Unavailable, answer_timeouts_ms, limits_of, within
 from answerback.service.delivery_sender import DeliverySender
+from answerback.service.devices import Devices, newest_turn
 from answerback.service.front import Front
 from answerback.service.front_settings import FrontSettings
 from answerback.service.history_pages import HistoryPages
@@ -49,10 +50,11 @@ from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.observer import Observer
 from answerback.service.questions import Questions
 from answerback.service.uploads import Uploads
+from answerback.service.watchers import Watchers
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores import FILE_NAME, open_store
 from answerback.stores.connections import MemoryConnections
-from answerback.stores.errors import StoreError, StoreInUse
+from answerback.stores.database import StoreError, StoreInUse
 from answerback.stores.store import SqlStore
 from answerback.tasks import Tasks
 
@@ -84,7 +86,7 @@ class Gateway:
     ```
 
     `store` and `models` are for tests and embedding: given ones are used instead of what the settings name, and are not
-    closed at the end. `read_again` reads the settings anew for `reload`. To make one raises SettingsError: the text
+    closed at the end. `read_again` reads the settings again for `reload`. To make one raises SettingsError: the text
     says what to change.
     """
 
@@ -104,7 +106,7 @@ class Gateway:
         self._prices: Mapping[str, Price | None] = {}
         self._stack = AsyncExitStack()
         self._stop_asked = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._skip_grace = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
         self._port = 0
         self._admin_port: int | None = None
@@ -175,12 +177,12 @@ class Gateway:
 
     def skip_grace(self) -> None:
         """End the wait of a stop that is under way, for apps that move and for running answers."""
-        self._hurry.set()
+        self._skip_grace.set()
         if self._queue is not None:
             self._queue.skip_grace()
 
     def reload(self) -> Reloaded:
-        """Read certificate, token secret, JWKS file, keys and log level anew. What is wrong stays as it was."""
+        """Read certificate, token secret, JWKS file, keys and log level again. What is wrong stays as it was."""
         notify(*reloading())
         try:
             return self._reloader.reload()
@@ -242,6 +244,9 @@ class Gateway:
             observer=observer,
         )
         uploads = Uploads(files=store, clock=clock)
+        watchers = Watchers(
+            watching=connections, requests=store, delivery_sender=delivery_sender, clock=clock, history=history
+        )
         worker = Worker(
             settings=WorkerSettings(
                 policy=policy,
@@ -261,22 +266,35 @@ class Gateway:
             local=queue,
             ask=ask_model,
             uploads=uploads,
+            watchers=watchers,
         )
         front_settings = self._front_settings(models, model_limits, policy)
+        questions = Questions(
+            settings=front_settings,
+            requests=requests,
+            queue=queue,
+            delivery_sender=delivery_sender,
+            observer=observer,
+            clock=clock,
+            worker=worker,
+            uploads=uploads,
+            watchers=watchers,
+        )
+        devices = Devices(
+            most=settings.caps.watchers,
+            watching=connections,
+            requests=requests,
+            newest_turn=newest_turn(history),
+            queue=queue,
+            questions=questions,
+            delivery_sender=delivery_sender,
+            clock=clock,
+        )
         front = Front(
             settings=front_settings,
-            questions=Questions(
-                settings=front_settings,
-                requests=requests,
-                queue=queue,
-                delivery_sender=delivery_sender,
-                observer=observer,
-                clock=clock,
-                worker=worker,
-                uploads=uploads,
-            ),
+            questions=questions,
             connections=connections,
-            history_pages=HistoryPages(history=history, clock=clock),
+            history_pages=HistoryPages(history=history, clock=clock, changed=watchers.tell_changed),
             delivery_sender=delivery_sender,
             tokens=tokens,
             clock=clock,
@@ -285,6 +303,7 @@ class Gateway:
             budgets_of_user=store.budgets_of_user,
             has_room=lambda connection_id, user_id: listener.name(connection_id, user_id),  # noqa: PLW0108 - made below
             uploads=uploads,
+            devices=devices if settings.caps.watchers else None,
         )
         janitor = Janitor(
             settings=JanitorSettings(
@@ -357,13 +376,10 @@ class Gateway:
         )
         if recovered := await queue.recover(store):
             log.info("%d unfinished requests are recovered", recovered)
-        self._stack.callback(remove_admin_port, settings.data_dir)
-        remove_admin_port(settings.data_dir)
-        if settings.admin_port is not None:
-            self._stack.push_async_callback(admin.close)
-            self._admin_port = await admin.start(settings.admin_port)
-            save_admin_port(settings.data_dir, self._admin_port)
-        self._stack.push_async_callback(shut_down, listener, queue, tasks, fleet, settings=settings, hurry=self._hurry)
+        await self._open_admin(admin)
+        self._stack.push_async_callback(
+            shut_down, listener, queue, tasks, fleet, settings=settings, skip_grace=self._skip_grace
+        )
         if fleet is not None:
             fleet.join(
                 worker=worker,
@@ -379,6 +395,15 @@ class Gateway:
         self._stack.push_async_callback(background.settle, grace_s=0)
         self._port = await listener.start(settings.host, settings.port, tls=self._reloader.tls)
         log.info("listening on %s, address %s", ", ".join(self.urls), settings.host or "0.0.0.0")  # noqa: S104
+
+    async def _open_admin(self, admin: Admin) -> None:
+        settings = self._settings
+        self._stack.callback(remove_admin_port, settings.data_dir)
+        remove_admin_port(settings.data_dir)
+        if settings.admin_port is not None:
+            self._stack.push_async_callback(admin.close)
+            self._admin_port = await admin.start(settings.admin_port)
+            save_admin_port(settings.data_dir, self._admin_port)
 
     def _front_settings(
         self, models: Mapping[str, Model], model_limits: Mapping[str, ModelLimits], policy: Policy
@@ -538,14 +563,14 @@ async def shut_down(
     fleet: "Fleet | None",
     *,
     settings: GatewaySettings,
-    hurry: asyncio.Event,
+    skip_grace: asyncio.Event,
 ) -> None:
     """The graceful stop: nothing new, the running answers, then the sockets. In a fleet the apps move first."""
     log.info("stopping: %d answers are running, %d requests wait", queue.running, queue.depth)
     notify("STOPPING=1")
     if fleet is not None:
         await fleet.drain()
-        await listener.drain(accept_s=settings.lb_grace_s, within_s=settings.drain_s, hurry=hurry)
+        await listener.drain(accept_s=settings.lb_grace_s, within_s=settings.drain_s, skip_grace=skip_grace)
     listener.stop_accepting()
     await queue.stop(grace_s=settings.grace_s)
     await listener.close(grace_s=CLOSE_TIMEOUT_S)

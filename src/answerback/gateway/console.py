@@ -1,4 +1,4 @@
-"""The console: a page on the admin port for whoever runs the gateway, and what it shows beside requests and users.
+"""The console: a page on the admin port for operators, and what it shows beside requests and users.
 
 The page is one file without a key in it. Its script asks for the admin key, and reads what curl would read.
 """

@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
 from answerback import __version__
@@ -22,7 +22,7 @@ from answerback.core.request import SCHEMA, Record, RequestKey
 from answerback.gateway.console import NodeBody
 from answerback.gateway.queue import InProcessQueue
 from answerback.gateway.sockets import Sockets, SocketSender
-from answerback.ports import Bound, Gone, Requests, Sent, Slow, Superseded, Unavailable
+from answerback.ports import Bound, Gone, Place, Requests, Sent, Slow, Superseded, Unavailable, Watcher
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ServerFrame
 from answerback.service.worker import Worker
@@ -39,6 +39,9 @@ SETTLE_S: Final = 2.0
 """How long after it began to listen a gateway calls others dead by their lock alone. When the database comes back, all
 of them have lost it, and each is back within a second."""
 
+RATE_S: Final = 5.0
+"""Over how long notices are counted."""
+
 PLACE_S: Final = 3.0
 """Within this time the others that stand by see that one of them has begun to serve."""
 
@@ -53,8 +56,8 @@ BUFFER_BYTES: Final = 256 * 1024
 
 MAX_GONE: Final = 10_000
 
-MAX_TEXT: Final = 5_000
-"""Code points of a text in one notice: with JSON's escapes it stays under PostgreSQL's 8,000 bytes."""
+PIECE_BYTES: Final = 3_800
+"""Of a frame in one notice, which has less than 8,000 bytes: JSON writes its quotes and backslashes in two."""
 
 
 class Notices(Protocol):
@@ -62,6 +65,8 @@ class Notices(Protocol):
 
     listening_since: float | None
     """Monotonic seconds; None: nothing is heard now."""
+    passed: int
+    """How many were sent and heard."""
 
     async def start(self, on_notice: Callable[[str, Sequence[Any]], None], /) -> None:
         """Take the name and listen. `on_notice` gets who sent a notice, and its words. Raises: StoreError."""
@@ -76,6 +81,17 @@ class Notices(Protocol):
 def node_of(connection_id: str) -> str:
     """The gateway that has the connection: its id ends in its name."""
     return connection_id.rpartition("@")[2]
+
+
+def pieces_of(frame: bytes) -> Iterator[str]:
+    """The text of a frame, cut between characters so that each piece goes into a notice."""
+    start = 0
+    while start < len(frame):
+        end = start + PIECE_BYTES
+        while end < len(frame) and frame[end] & 0xC0 == 0x80:
+            end -= 1
+        yield frame[start:end].decode()
+        start = end
 
 
 class FleetConnections(MemoryConnections):
@@ -106,6 +122,22 @@ class FleetConnections(MemoryConnections):
         if connection is not None and connection.generation is not None:
             await self._store.unbind(connection)
 
+    @property
+    def watched(self) -> Container[str]:
+        return self._store.watched
+
+    async def watch(
+        self, user_id: str, conversation_id: str | None, watcher: Watcher, *, now_ms: int, most: int
+    ) -> Place:
+        if watcher.connection_id not in self._connections:
+            return Place.OLDER
+        return await self._store.watch(user_id, conversation_id, watcher, now_ms=now_ms, most=most)
+
+    async def watchers(
+        self, user_id: str, *conversations: str | None, now_ms: int
+    ) -> Mapping[str | None, Sequence[Watcher]]:
+        return await self._store.watchers(user_id, *conversations, now_ms=now_ms)
+
 
 class FleetQueue(InProcessQueue):
     """The queue of what is at home here. `store` says what that is."""
@@ -113,6 +145,7 @@ class FleetQueue(InProcessQueue):
     def __init__(self, *, store: FleetStore, **settings: Any) -> None:
         super().__init__(**settings)
         self._store = store
+        store.order_by(self.__contains__)
 
     async def put(self, record: Record) -> None:
         if record.key in self._store.mine:
@@ -121,7 +154,7 @@ class FleetQueue(InProcessQueue):
     async def recover(self, requests: Requests) -> int:
         """Queue what a process by this name, or one that had the database for itself, has left. Before `start`."""
         del requests
-        records = await self._store.take_over([self._store.node], is_alive=lambda _: False, is_here=self.__contains__)
+        records = await self._store.take_over([self._store.node], is_alive=lambda _: False)
         self.restore(records)
         return len(records)
 
@@ -135,7 +168,9 @@ class FleetSender(SocketSender):
         self._notices = notices
         self._is_alive = is_alive
         self._gone: OrderedDict[str, None] = OrderedDict()
-        self._pieces: dict[tuple[str, str], list[str]] = {}
+        self._cut = 0
+        self._pieces: OrderedDict[tuple[str, str], tuple[int, list[str]]] = OrderedDict()
+        """What came of a frame that was cut: its number, and its pieces."""
         self._waiting: dict[str, list[bytes]] = {}
         self._tasks = Tasks()
 
@@ -145,10 +180,14 @@ class FleetSender(SocketSender):
             return await super().send(connection_id, frame)
         if connection_id in self._gone or not self._is_alive(node):
             return Gone()
-        text = encode(frame).decode()
-        for start in range(0, len(text), MAX_TEXT):
-            is_last = start + MAX_TEXT >= len(text)
-            self._notices.send(node, "frame", connection_id, is_last, text[start : start + MAX_TEXT])
+        first, *more = pieces_of(encode(frame))
+        if not more:
+            # A gateway of another version reads it, too: what is told stays as it is, or gets another name.
+            self._notices.send(node, "frame", connection_id, True, first)
+            return Sent()
+        self._cut += 1
+        for index, text in enumerate((first, *more)):
+            self._notices.send(node, "piece", connection_id, self._cut, index, index == len(more), text)
         return Sent()
 
     async def close(self, connection_id: str) -> None:
@@ -164,18 +203,28 @@ class FleetSender(SocketSender):
         if len(self._gone) > MAX_GONE:
             self._gone.popitem(last=False)
 
-    def arrived(self, origin: str, connection_id: str, *, is_last: bool, text: str) -> None:
-        """A piece of a frame that another gateway has for one of our sockets."""
-        pieces = self._pieces.setdefault((origin, connection_id), [])
-        pieces.append(text)
-        if not is_last:
+    def piece(self, origin: str, connection_id: str, number: int, index: int, *, is_last: bool, text: str) -> None:
+        """A piece of a frame. One that follows a lost one is dropped: the app asks for what is missing."""
+        of, pieces = self._pieces.pop((origin, connection_id), (number, []))
+        if index == 0:
+            of, pieces = number, []
+        if of != number or len(pieces) != index:
             return
-        del self._pieces[origin, connection_id]
+        pieces.append(text)
+        if is_last:
+            self.arrived(origin, connection_id, "".join(pieces))
+            return
+        self._pieces[origin, connection_id] = number, pieces
+        if len(self._pieces) > MAX_GONE:
+            self._pieces.popitem(last=False)
+
+    def arrived(self, origin: str, connection_id: str, text: str) -> None:
+        """A frame that another gateway has for one of our sockets."""
         socket = self._sockets.get(connection_id)
         if socket is None:
             self._notices.send(origin, "gone", connection_id)
             return
-        payload = "".join(pieces).encode()
+        payload = text.encode()
         waiting = self._waiting.get(connection_id)
         if waiting is None:
             if isinstance(socket.send(payload), Slow):
@@ -234,6 +283,8 @@ class Fleet:
         self._connections: FleetConnections | None = None
         self._sessions_checked_at = 0.0
         self._own_checked_at = -math.inf
+        self._counted = monotonic(), 0
+        self._rate = 0
         self._tasks = Tasks()
 
     async def start(self) -> None:
@@ -319,7 +370,7 @@ class Fleet:
                 version=__version__,
                 started_at=iso(self._started_at_ms),
                 age_ms=0,
-                facts=self._facts(),
+                facts=self._shown(),
             ),
             *(
                 NodeBody(
@@ -338,7 +389,7 @@ class Fleet:
 
     async def beat(self) -> None:
         """Say that we live, and see who does. Raises: Unavailable."""
-        found = await self._nodes.beat(self._state, reads_schema=SCHEMA, version=__version__, facts=self._facts())
+        found = await self._nodes.beat(self._state, reads_schema=SCHEMA, version=__version__, facts=self._shown())
         for node in found:
             before = self._others.get(node.name)
             if self._is_dead(node) and before is not None and not self._is_dead(before):
@@ -351,6 +402,15 @@ class Fleet:
             # It was taken for dead while the others were upgraded.
             log.error("the other gateways are of a newer version, which this one cannot read: it stops")
             self._on_outdated()
+
+    def _shown(self) -> dict[str, int]:
+        """What others are shown of this gateway: `behind` requests wait for others, `notices` pass in a second."""
+        began, before = self._counted
+        now, passed = self._monotonic(), self._notices.passed
+        if now - began >= RATE_S:
+            self._counted, self._rate = (now, passed), round((passed - before) / (now - began))
+        behind = 0 if self._queue is None else self._queue.blocked
+        return self._facts() | {"behind": behind, "notices": self._rate}
 
     async def _beat_or_warn(self) -> None:
         try:
@@ -390,12 +450,13 @@ class Fleet:
         queue, now, checked_at = self._queue, self._monotonic(), self._own_checked_at
         if queue is None:
             return
-        names = [name for name, node in self._others.items() if self._is_dead(node)]
+        beats = {name: node.beat_at_ms for name, node in self._others.items() if self._is_dead(node)}
+        names = list(beats)
         if looks_at_own := now - self._own_checked_at >= CHECK_OWN_S:
             names.append(self.node)
         self._own_checked_at = -math.inf  # until it is known what was taken
         records = await self._store.take_over(
-            names, is_alive=lambda connection: self.is_alive(node_of(connection)), is_here=queue.__contains__
+            names, is_alive=lambda connection: self.is_alive(node_of(connection)), beats=beats
         )
         self._own_checked_at = now if looks_at_own else checked_at
         if records:
@@ -431,8 +492,10 @@ class Fleet:
         if worker is None or queue is None or sender is None or close_user is None:
             return
         match words:
-            case ["frame", connection_id, is_last, text]:
-                sender.arrived(origin, connection_id, is_last=is_last, text=text)
+            case ["frame", connection_id, True, text]:
+                sender.arrived(origin, connection_id, text)
+            case ["piece", connection_id, number, index, is_last, text]:
+                sender.piece(origin, connection_id, number, index, is_last=is_last, text=text)
             case ["gone", connection_id]:
                 sender.has_gone(connection_id)
             case ["close", connection_id]:
@@ -455,5 +518,5 @@ class Fleet:
         if record is not None:
             worker.changed(record)
         if record is None or record.ending is not None:
-            self._store.mine.discard(key)
+            self._store.let_go(key)
             await queue.forget(key)

@@ -108,14 +108,14 @@ class Listener:
         self._pinging.start(self._ping_sockets(), name="ping the sockets")
         return int(self._server.sockets[0].getsockname()[1])
 
-    async def drain(self, *, accept_s: float, within_s: float, hurry: asyncio.Event) -> None:
-        """Let the apps move to other gateways. Returns when none is left, `within_s` is over, or `hurry` is set.
+    async def drain(self, *, accept_s: float, within_s: float, skip_grace: asyncio.Event) -> None:
+        """Let the apps move to other gateways. Returns when none is left, `within_s` is over, or `skip_grace` is set.
 
         `/readyz` says 503 at once. New sockets are taken for `accept_s` yet, until a load balancer has noticed. Then
         apps that speak more than two frames are told. Frames are read all the while, questions too.
         """
         self._is_leaving = True
-        await _elapsed(accept_s, hurry)
+        await _elapsed(accept_s, skip_grace)
         if self._server is not None:
             self._server.close()
         leave = encode(GoAway(deadline_ms=int(within_s * 1000)))
@@ -123,8 +123,8 @@ class Listener:
             if socket.connection_id in self._front.greeted:
                 socket.send(leave)
         deadline = asyncio.get_running_loop().time() + within_s
-        while len(self._sockets) and asyncio.get_running_loop().time() < deadline and not hurry.is_set():
-            await _elapsed(DRAIN_CHECK_S, hurry)
+        while len(self._sockets) and asyncio.get_running_loop().time() < deadline and not skip_grace.is_set():
+            await _elapsed(DRAIN_CHECK_S, skip_grace)
 
     def stop_accepting(self) -> None:
         """No new sockets, and no new questions on the open ones: a client asks again what was not accepted."""
@@ -362,11 +362,11 @@ def _bucket_name(connection_id: str, user_id: str | None) -> str:
     return connection_id if user_id is None else "user " + user_id
 
 
-async def _elapsed(seconds: float, hurry: asyncio.Event) -> None:
-    """Return after `seconds`, or when `hurry` is set."""
+async def _elapsed(seconds: float, skip_grace: asyncio.Event) -> None:
+    """Return after `seconds`, or when `skip_grace` is set."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            await hurry.wait()
+            await skip_grace.wait()
 
 
 def _refusal(data: str) -> bytes | None:

@@ -54,6 +54,11 @@ class InProcessQueue:
         return len(self._scheduler) - self._scheduler.running
 
     @property
+    def blocked(self) -> int:
+        """Requests that had their turn and are tried again: as a rule, because another gateway has one before them."""
+        return len(self._timers)
+
+    @property
     def running(self) -> int:
         """Requests that have their turn now."""
         return self._scheduler.running

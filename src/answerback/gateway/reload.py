@@ -1,4 +1,4 @@
-"""Reads files anew that change while a gateway runs: certificate, token secret, JWKS file, keys of the admin port.
+"""Reads files again that change while a gateway runs: certificate, token secret, JWKS file, keys of the admin port.
 
 A file that cannot be used leaves what is in force. Sockets stay open; a new certificate counts from the next handshake
 on, a new secret or key from the next token on.
@@ -24,12 +24,12 @@ log = logging.getLogger("answerback.reload")
 LOG_LEVEL: Final = "log_level"
 SECRET: Final = frozenset({"auth_secret", "auth_secret_file"})
 """The settings whose new value counts after a reload, of the secret only if there was one and is one. A file that
-another setting names is read anew under the same name."""
+another setting names is read again under the same name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reloaded:
-    """What was read anew, why the rest of it stays as it was, and which settings have changed but need a restart."""
+    """What was read again, why the rest of it stays as it was, and which settings have changed but need a restart."""
 
     read: Sequence[str]
     kept: Sequence[str]
@@ -52,7 +52,7 @@ class CurrentTokens:
 class Reloader:
     """What a gateway was started with, and what is in force now.
 
-    `read_again`: reads the settings anew, the log level among them, and may raise SettingsError. None: only files are.
+    `read_again`: reads the settings again, the log level among them, and may raise SettingsError. None: only files are.
     Making one raises SettingsError: a file cannot be used.
     """
 
@@ -74,7 +74,7 @@ class Reloader:
         return self._keys[path]
 
     def reload(self) -> Reloaded:
-        """Read everything anew. Each part that cannot be used stays as it was."""
+        """Read everything again. Each part that cannot be used stays as it was."""
         read: list[str] = []
         kept: list[str] = []
         restart: list[str] = []
@@ -95,9 +95,9 @@ class Reloader:
             attempt("JWKS file" if auth.jwks_file else "token secret", self._load_tokens)
         for path, key in self._keys.items():
             attempt(f"{path.stem} key", partial(_change, key, path))
-        log.info("read anew: %s", ", ".join(read) or "nothing")
+        log.info("read again: %s", ", ".join(read) or "nothing")
         for why in kept:
-            log.error("not read anew, and kept as it was: %s", why)
+            log.error("not read again, and kept as it was: %s", why)
         if restart:
             log.warning("these settings have changed and need a restart: %s", ", ".join(restart))
         return Reloaded(read=read, kept=kept, restart=restart)

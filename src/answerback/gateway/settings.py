@@ -7,6 +7,7 @@ from typing import Annotated, Final
 from answerback.core import defaults
 from answerback.core.delivery import COALESCE_MS
 from answerback.core.request import Policy
+from answerback.core.watching import MOST
 from answerback.protocol.limits import MAX_MESSAGE_BYTES
 from answerback.settings import (
     DAYS_OR_FOREVER,
@@ -106,6 +107,15 @@ class Caps:
     pending_per_user: Annotated[
         int, Setting(LIMITS, _MANY, "Unfinished requests per user.", key="max_pending_per_user")
     ] = 1_000
+    watchers: Annotated[
+        int,
+        Setting(
+            LIMITS,
+            whole(0, 1_000),
+            "Devices of a user that are shown one conversation as it goes on; 0 = none.",
+            key="max_watchers",
+        ),
+    ] = MOST
     frames_per_second: Annotated[
         int, Setting(LIMITS, _MANY, "Frames per second from one user.", key="max_frames_per_second")
     ] = 200

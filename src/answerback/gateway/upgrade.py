@@ -119,6 +119,6 @@ async def _identify(tokens: Tokens, token: str) -> Identity:
     except TokenRefused as exc:
         log.info("a token was refused: %s", exc)
         raise token_refused() from None
-    except Unavailable:
-        log.warning("the keys of tokens cannot be fetched", exc_info=True)
+    except Unavailable as exc:
+        log.warning("a token cannot be checked: %s", exc)
         raise tokens_unavailable() from None

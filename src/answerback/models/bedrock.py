@@ -249,12 +249,12 @@ def _found(event: Mapping[str, Any]) -> Found:
     delta = block.get("delta") or {}
     thoughts = delta.get("reasoningContent") or {}
     cited = delta.get("citationsContent") or {}
-    told = (delta.get("toolUse"), (start.get("start") or {}).get("toolUse"))
+    uses = (delta.get("toolUse"), (start.get("start") or {}).get("toolUse"))
     which = (block or start).get("contentBlockIndex", 0)
     return Found(
         text=delta.get("text") or "".join(one.get("text", "") for one in cited.get("content", ())),
         thoughts=thoughts.get("text") or (thoughts.get("reasoningText") or {}).get("text") or "",
-        calls=[call_piece(which, call.get("name"), call.get("input")) for call in told if call],
+        calls=[call_piece(which, call.get("name"), call.get("input")) for call in uses if call],
         citations=[_source(one) for one in (delta.get("citation"), *cited.get("citations", ())) if one],
         reason=str(stop.get("stopReason") or STOP) if "messageStop" in event else None,
         input_tokens=total(usage, "inputTokens", "cacheReadInputTokens", "cacheWriteInputTokens"),
@@ -267,8 +267,8 @@ def _source(citation: Mapping[str, Any]) -> dict[str, str]:
     """Where a stretch of the answer comes from."""
     web = (citation.get("location") or {}).get("web") or {}
     quoted = "".join(one.get("text", "") for one in citation.get("sourceContent") or ())
-    told = {**citation, "url": web.get("url") or citation.get("source"), "text": quoted[:_MAX_QUOTED_CHARS]}
-    return source(told, title="title", url="url", text="text")
+    cited = {**citation, "url": web.get("url") or citation.get("source"), "text": quoted[:_MAX_QUOTED_CHARS]}
+    return source(cited, title="title", url="url", text="text")
 
 
 class _Reading:
@@ -355,8 +355,8 @@ def converse_request(prompt: Prompt, model: str, options: BedrockOptions) -> dic
     if options.tier is not None:
         request["serviceTier"] = {"type": options.tier}
     # Bedrock's log of invocations has these beside the tokens, so that a bill can be split by user.
-    told = {"userId": prompt.user_id, "requestId": prompt.request_id}
-    if metadata := {name: metadata_value(value) for name, value in told.items() if value}:
+    named = {"userId": prompt.user_id, "requestId": prompt.request_id}
+    if metadata := {name: metadata_value(value) for name, value in named.items() if value}:
         request["requestMetadata"] = metadata
     return request
 

@@ -102,7 +102,7 @@ def _key(spec: OpenAISpec) -> tuple[str, str]:
     if spec.api_key_file is not None:
         source = spec.api_key_file
         try:
-            key = Path(source).read_text("utf-8")
+            key = Path(source).read_text("utf-8-sig")
         except (OSError, ValueError) as exc:
             raise ModelSpecError(
                 f"{spec.name!r}: the key cannot be read from {source} ({type(exc).__name__})."

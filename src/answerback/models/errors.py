@@ -75,7 +75,7 @@ def room_left(text: str) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Complaint:
+class ErrorDetails:
     """What is read of an error's body. `words`: codes and types; `fields`: what it is about; `text`: sentences.
 
     Members that repeat the request (FastAPI's `input`) are not read.
@@ -86,7 +86,7 @@ class Complaint:
     text: str
 
     @classmethod
-    def of(cls, body: Any) -> "Complaint":
+    def of(cls, body: Any) -> "ErrorDetails":
         """Of a JSON document, or of text that is none."""
         found: dict[str, list[str]] = {"words": [], "fields": [], "text": []}
         for kind, value in _members(body, "text", _MAX_DEPTH):
@@ -98,18 +98,18 @@ class Complaint:
 
 
 def error_of(
-    complaint: Complaint, *, status: int | None = None, headers: Mapping[str, str] | None = None, setup: str = ""
+    details: ErrorDetails, *, status: int | None = None, headers: Mapping[str, str] | None = None, setup: str = ""
 ) -> ModelError:
     """The error of the closed list. `status`: the response's; None: inside a stream. `setup`: what to look at.
 
     4xx besides those named are about the form of the request: it would be refused again.
     """
-    named = _status(complaint)
-    is_length = named == 413 or TOO_LONG.search(complaint.text) is not None
+    named = _status(details)
+    is_length = named == 413 or TOO_LONG.search(details.text) is not None
     meant = status or named
     if named == 402 and meant == 429:
         meant = 402
-    detail = f"HTTP {status}: {complaint}" if status else f"an error in the stream: {complaint}"
+    detail = f"HTTP {status}: {details}" if status else f"an error in the stream: {details}"
     retry_after_ms = retry_after_ms_of(headers or {})
     if meant == 413 or (is_length and (meant in (None, 400, 422) or (meant or 0) >= 500)):
         return FinalModelError(ErrorCode.MODEL_FAILED, detail, ModelFault.TOO_LONG)
@@ -119,7 +119,7 @@ def error_of(
         return ModelError(ErrorCode.MODEL_FAILED, detail)
     if meant in (408, 425) or meant >= 500:
         return ModelError(ErrorCode.MODEL_UNAVAILABLE, detail, retry_after_ms=retry_after_ms, transient=True)
-    if meant in (401, 402, 403, 404, 405, 410) or meant < 400 or (meant == 400 and _SETUP.search(complaint.text)):
+    if meant in (401, 402, 403, 404, 405, 410) or meant < 400 or (meant == 400 and _SETUP.search(details.text)):
         return FinalModelError(ErrorCode.MODEL_UNAVAILABLE, f"{detail} {setup}".rstrip(), ModelFault.SETUP)
     return FinalModelError(ErrorCode.MODEL_FAILED, detail, ModelFault.REFUSED)
 
@@ -133,14 +133,14 @@ def error_in(document: Any) -> ModelError | None:
         error = choices[0].get("error")
     if not error and ("error" in (document.get("object"), document.get("type")) or _is_refusal(document)):
         error = document
-    return error_of(Complaint.of(error)) if error else None
+    return error_of(ErrorDetails.of(error)) if error else None
 
 
 def _is_refusal(document: Mapping[str, Any]) -> bool:
     """An error without a member that says so, but with a code; a sentence alone is none."""
     if "choices" in document or "id" in document:
         return False
-    return (_status(replace(Complaint.of(document), text="")) or 0) >= 400
+    return (_status(replace(ErrorDetails.of(document), text="")) or 0) >= 400
 
 
 def _members(value: Any, kind: str, depth: int) -> Iterator[tuple[str, str]]:
@@ -156,11 +156,11 @@ def _members(value: Any, kind: str, depth: int) -> Iterator[tuple[str, str]]:
                 yield from _members(plain.get(key), part, depth - 1)
 
 
-def _status(complaint: Complaint) -> int | None:
+def _status(details: ErrorDetails) -> int | None:
     """The status that an error names, by a number or a word; in its sentence only what passes by itself."""
-    for number in re.findall(r"\b[345]\d\d\b", complaint.words):
+    for number in re.findall(r"\b[345]\d\d\b", details.words):
         return int(number)
-    return _word_status(complaint.words, (*_PASSING, *_FINAL)) or _word_status(complaint.text, _PASSING)
+    return _word_status(details.words, (*_PASSING, *_FINAL)) or _word_status(details.text, _PASSING)
 
 
 def _word_status(text: str, table: Iterable[tuple[int, str]]) -> int | None:

@@ -19,7 +19,7 @@ from answerback.core.masking import masked
 from answerback.core.uploads import IMAGE, kind_of
 from answerback.model_guard import texts_of
 from answerback.models.documents import DocumentDecoder, decode
-from answerback.models.errors import NO_SYSTEM, TOO_LONG, Complaint, allowed_below, error_of, room_left
+from answerback.models.errors import NO_SYSTEM, TOO_LONG, ErrorDetails, allowed_below, error_of, room_left
 from answerback.models.http import TRANSPORT_ERRORS, HttpClient, is_transient
 from answerback.models.prompts import chat_messages, in_words, pictures_of, response_format
 from answerback.models.reader import DRAIN_TIMEOUT_S, chat_completion, read_answer
@@ -224,22 +224,24 @@ class OpenAIModel:
             if self._key:  # some servers repeat it
                 data = data.replace(self._key.encode(), b"KEY")
             document = decode(data)
-            complaint = Complaint.of(document if isinstance(document, dict | list) else data.decode("utf-8", "replace"))
-            if prompt.json_schema is not None and dialect.has_format and _BAD_SCHEMA.search(complaint.text):
+            details = ErrorDetails.of(
+                document if isinstance(document, dict | list) else data.decode("utf-8", "replace")
+            )
+            if prompt.json_schema is not None and dialect.has_format and _BAD_SCHEMA.search(details.text):
                 prompt = in_words(prompt)  # this one alone: the server can do others
                 continue
-            if _MIN_ANSWER_TOKENS <= (room := room_left(complaint.text) or 0) < prompt.max_tokens:
+            if _MIN_ANSWER_TOKENS <= (room := room_left(details.text) or 0) < prompt.max_tokens:
                 prompt = replace(prompt, max_tokens=room)
                 continue
             # Masked: a question that is repeated in the refusal must not name a member.
-            refusal = masked(f"{complaint.fields} {complaint.text}", texts_of(prompt))
-            is_form = _is_about_form(response.status, complaint.text, sent=prompt.max_tokens)
+            refusal = masked(f"{details.fields} {details.text}", texts_of(prompt))
+            is_form = _is_about_form(response.status, details.text, sent=prompt.max_tokens)
             adapted = dialect.adapted(refusal, body) if is_form else None
             if adapted is None:
                 break
             logger.warning("model %s: its server refuses a member of the request; from now on: %s", self.name, adapted)
             dialect = adapted
-        raise error_of(complaint, status=response.status, headers=response.headers, setup=self._setup)
+        raise error_of(details, status=response.status, headers=response.headers, setup=self._setup)
 
     async def _documents(self, prompt: Prompt) -> AsyncGenerator[Any, None]:
         """What the server says, up to `[DONE]`. Raises: ModelError: it breaks off, or it is no answer of a model."""

@@ -17,7 +17,7 @@ import msgspec
 
 from answerback.core.finish import token_count
 from answerback.model_guard import checked_finish
-from answerback.models.errors import Complaint, error_in, error_of
+from answerback.models.errors import ErrorDetails, error_in, error_of
 from answerback.ports import Finish, ModelError, Part, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 
@@ -83,34 +83,34 @@ async def read_answer(
     Raises: ModelError: by `find`; `model_failed`: the documents end before the answer does, or it ended in failure.
     """
     pieces_of = _Pieces()
-    told = Found()
+    so_far = Found()
     aside: Any = None
     async with aclosing(documents):
         async for document in documents:
             found = find(document)
-            told.learn(found)
+            so_far.learn(found)
             aside = found.aside
             for piece in pieces_of.found(found):
                 yield piece
             if found.is_odd:
                 note_odd()
-            if told.reason is not None:
+            if so_far.reason is not None:
                 break
         else:
             if aside is not None:
-                raise error_of(Complaint.of(aside))
+                raise error_of(ErrorDetails.of(aside))
             raise ModelError(ErrorCode.MODEL_FAILED, "the stream ended before the answer did")
-        finish = checked_finish(Finish(reason=told.reason), prompt)
+        finish = checked_finish(Finish(reason=so_far.reason), prompt)
         with suppress(Exception):
             async with asyncio.timeout(USAGE_TIMEOUT_S if usage_timeout_s is None else usage_timeout_s) as limit:
                 async for document in documents:
-                    told.learn(later := find(document))
+                    so_far.learn(later := find(document))
                     if later.text:
                         note_odd()
-                    if told.input_tokens is not None and told.output_tokens is not None:
+                    if so_far.input_tokens is not None and so_far.output_tokens is not None:
                         drained_at = asyncio.get_running_loop().time() + DRAIN_TIMEOUT_S
                         limit.reschedule(min(drained_at, limit.when() or drained_at))
-    yield replace(finish, **{name: getattr(told, name) for name in COUNTS})
+    yield replace(finish, **{name: getattr(so_far, name) for name in COUNTS})
 
 
 def chat_completion(document: Any) -> Found:
@@ -191,13 +191,13 @@ def call_piece(which: int | str, name: Any, arguments: Any) -> CallPiece:
 
 
 def _citation(annotation: dict[str, Any]) -> dict[str, str]:
-    told = annotation.get("url_citation")
-    return source(told, url="url", title="title") if isinstance(told, dict) else {}
+    fields = annotation.get("url_citation")
+    return source(fields, url="url", title="title") if isinstance(fields, dict) else {}
 
 
-def source(told: Mapping[str, Any], **names: str) -> dict[str, str]:
-    """A source as clients get it: `title`, `url`, `text`, as far as they are told under these names."""
-    return {ours: said for ours, name in names.items() if isinstance(said := told.get(name), str) and said}
+def source(fields: Mapping[str, Any], **names: str) -> dict[str, str]:
+    """A source as clients get it: `title`, `url`, `text`, as far as they are given under these names."""
+    return {ours: said for ours, name in names.items() if isinstance(said := fields.get(name), str) and said}
 
 
 def _thoughts(content: Any) -> str:

@@ -460,7 +460,7 @@ class ConversationChanged(_Frame, frozen=True, kw_only=True, tag="conversationCh
 
     conversation_id: str
     title: str | None = None
-    turns: Count
+    turns: Count | None = None
     updated_at: str
     deleted: bool = False
 
@@ -539,7 +539,7 @@ class Conversation(_Frame, frozen=True, kw_only=True, tag="conversation"):
 class UploadState(_Frame, frozen=True, kw_only=True, tag="uploadState"):
     """Answer to `putPiece`: the first byte that is missing of the upload, and whether the file is there, whole.
 
-    A client that knew another `upload` begins anew at `offset`: what it brought before is gone.
+    A client that knew another `upload` begins again at `offset`: what it brought before is gone.
     """
 
     request_id: str

@@ -11,6 +11,9 @@ MAX_MESSAGE_BYTES: Final = 128 * 1024
 MAX_FRAME_BYTES: Final = 32 * 1024
 """One frame to a client, and one fragment from it (API Gateway: 32 KB, also the metering unit of a post)."""
 
+MAX_ASKED_BYTES: Final = 16 * 1024
+"""A question as those are shown it who watch; the history has all of it."""
+
 MAX_ANSWER_BYTES: Final = 256 * 1024
 """One answer's text inside a JSON string. Below DynamoDB's 400 KB item, above what a model says in one answer."""
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from answerback.core import context
 from answerback.core.answer import Answer
 from answerback.core.budget import NOTHING, Counted, bound
-from answerback.core.delivery import answer_limit
+from answerback.core.delivery import MAX_TEXT_BYTES
 from answerback.core.instants import LeaptSince
 from answerback.core.parts import KINDS
 from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey, deadline_ms
@@ -33,8 +33,10 @@ from answerback.ports import (
 )
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
+from answerback.protocol.limits import MAX_ANSWER_BYTES
 from answerback.service.delivery_sender import DeliverySender, Stream
 from answerback.service.uploads import Uploads
+from answerback.service.watchers import Audience, Watchers
 
 log = logging.getLogger("answerback.worker")
 
@@ -126,6 +128,7 @@ class RunTools:
     ask: Ask
     abandoned: "Callable[[Run], None]"
     uploads: Uploads | None
+    watchers: Watchers | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,17 +167,20 @@ class Run:
         self.key = key
         self.record = record
         self.turn = turn
-        self.answer = Answer(record.attempt, max_bytes=answer_limit(record))
+        # Unstreamed, it must fit one frame whole.
+        self.answer = Answer(record.attempt, max_bytes=MAX_ANSWER_BYTES if record.stream else MAX_TEXT_BYTES)
         self.stream: Stream | None = None
         """What the client gets before the ending: text, signs of life."""
         if record.stream or record.parts is not None:
             self.stream = tools.delivery_sender.stream(record, self.answer)
+        self.audience: Audience | None = None
+        """Who else is shown it, if anybody is."""
         self._kinds = KINDS.intersection((record.parts if record.stream else None) or ())
         self.is_abandoned = False
         self._question = question
         self._tools = tools
         self._task: asyncio.Task[Any] | None = None
-        self._is_told_to_stop = False
+        self._was_cancelled = False
         self._abandoning: asyncio.TimerHandle | None = None
         self.stopped: Outcome | Fenced | None = None
         """Why the text stopped."""
@@ -197,13 +203,13 @@ class Run:
             if self.stopped is None:
                 failed = await self._generate()
         except asyncio.CancelledError:
-            if not self._is_told_to_stop or task.cancelling() > 1:
+            if not self._was_cancelled or task.cancelling() > 1:
                 raise  # not by us, or not by us alone: the process ends
         finally:
             self._task = None
             if self._abandoning is not None:
                 self._abandoning.cancel()
-            if self._is_told_to_stop:
+            if self._was_cancelled:
                 task.uncancel()
         self.answer.settle()
         if self.stopped is None:
@@ -259,9 +265,18 @@ class Run:
                 self._tools.delivery_sender.wake(stream)
             if self.record.parts is not None:
                 stream.spoke(now=self._tools.monotonic())
+            if self.audience is not None:
+                self._show(self.audience, grown)
         if answer.is_full:
             self._finished(Finish(reason="length"))
         return answer.is_full
+
+    def _show(self, audience: Audience, grown: int) -> None:
+        now = self._tools.monotonic()
+        for stream in audience.streams.values():
+            stream.spoke(now=now)
+            if grown and not stream.is_waiting:
+                self._tools.delivery_sender.wake(stream)
 
     def _finished(self, finish: Finish) -> None:
         """The end is known. A model that never returns does not hold it back, and nothing undoes it."""
@@ -274,7 +289,7 @@ class Run:
         """The time of the run is over."""
         if self.stopped is None:
             self.stop(TIMED_OUT)
-        elif self._task is not None and not self._is_told_to_stop:
+        elif self._task is not None and not self._was_cancelled:
             self._cancel(self._task, ABANDON_S)
 
     def stop(self, why: Outcome | Fenced) -> None:
@@ -287,7 +302,7 @@ class Run:
 
     def _cancel(self, task: asyncio.Task[Any], within_s: float) -> None:
         """Tell the model to stop; one that does not within that time is not waited for any longer."""
-        self._is_told_to_stop = True
+        self._was_cancelled = True
         self._abandoning = asyncio.get_running_loop().call_later(within_s, self._abandon)
         task.cancel()
 
@@ -307,14 +322,29 @@ class Run:
             self.stop(Fenced(record))
             return
         self.record = record
+        if record.watchers != mine.watchers:
+            self.look(reads=False)
         if self.stream is not None and record.target is not None and self.stream.retarget(record.target):
             self._tools.delivery_sender.wake(self.stream)
         if record.cancel_requested:
             self.stop(CANCELLED)
 
+    def look(self, *, reads: bool) -> None:
+        """Show the answer to those that the record has noted, and (`reads`) to all who watch."""
+        if (watchers := self._tools.watchers) is not None:
+            self.audience = self.audience or self.new_audience()
+            self.audience.record = self.record
+            watchers.look(self.audience, reads=reads)
+
+    def new_audience(self) -> Audience:
+        """Nobody yet."""
+        return Audience(self.record, self.answer, self._question)
+
     def drop_text(self) -> None:
         """The text cannot be stored: there was none."""
         self.answer = Answer(self.record.attempt, max_bytes=0)
+        if self.audience is not None:
+            self.audience.restart(self.answer)
         if self.stream is not None:
             self.stream.is_closed = True
             self.stream = None

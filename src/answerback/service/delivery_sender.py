@@ -7,9 +7,9 @@ do not all send in one moment.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 from answerback.core.answer import Answer
 from answerback.core.delivery import Delivery, Interval
@@ -17,12 +17,30 @@ from answerback.core.parts import NOTHING
 from answerback.core.request import DeliveryTarget, Ended, Record
 from answerback.ports import Gone, Requests, Sender, Sent, Slow
 from answerback.protocol.errors import ERRORS, ErrorCode
-from answerback.protocol.frames import Error, MessageDelta, ServerFrame
+from answerback.protocol.frames import Error, MessageAsked, MessageDelta, ServerFrame
 from answerback.service.observer import Observer
 
 log = logging.getLogger("answerback.worker")
 
 TICK_S: Final = 0.005
+
+
+SLOW_TIMEOUT_S: Final = 10.0
+"""How long an ended answer is offered to a slow connection whose sender cannot park it."""
+
+
+WATCHERS_S: Final = 2.0
+"""How much longer those who watch may take than the one that asked."""
+
+
+async def _nobody(ended: Ended) -> None:
+    return None
+
+
+async def let_go(telling: asyncio.Task[None]) -> None:
+    """Give those who watch a little more time, where somebody waits. Who misses the ending reads it in the history."""
+    await asyncio.wait((telling,), timeout=WATCHERS_S)
+    telling.cancel()
 
 
 class FlushResult(Enum):
@@ -35,12 +53,14 @@ class FlushResult(Enum):
 class Stream(Delivery):
     """A delivery of an answer that still grows.
 
-    `sending` keeps its frames in order, whoever has a reason to send. `is_waiting`: a tick will send its text, and new
+    `sending` keeps its frames in order, whatever the reason to send. `is_waiting`: a tick will send its text, and new
     text goes out with that. `sign_at`: when a tick is to look for a sign of life. `is_closed`: the answer has ended.
+    `is_of_watcher`: it goes to another session than asked.
     """
 
-    __slots__ = ("is_closed", "is_waiting", "sending", "sign_at")
+    __slots__ = ("is_closed", "is_of_watcher", "is_waiting", "sending", "sign_at")
     is_closed: bool
+    is_of_watcher: bool
     is_waiting: bool
     sending: asyncio.Lock
     sign_at: float
@@ -65,12 +85,22 @@ class DeliverySender:
         self._observer = observer
         self._ticks: dict[int, list[Stream]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.tell_watchers: Callable[[Ended], Coroutine[Any, Any, None]] = _nobody
+        """Shows an ending that is announced to those who watch: see `Watchers`."""
 
     # --- an answer that grows
 
-    def stream(self, record: Record, answer: Answer) -> Stream:
-        """A stream of `answer` to the target in `record`."""
-        stream = Stream(record, answer, self._interval, now=self._monotonic())
+    def stream(
+        self,
+        record: Record,
+        answer: Answer,
+        *,
+        target: DeliveryTarget | None = None,
+        asked: MessageAsked | None = None,
+    ) -> Stream:
+        """A stream of `answer` to the target in `record`, or to `target`, a session that watches."""
+        stream = Stream(record, answer, self._interval, now=self._monotonic(), target=target, asked=asked)
+        stream.is_of_watcher = asked is not None
         stream.sending = asyncio.Lock()
         stream.is_waiting = stream.is_closed = False
         stream.sign_at = 0.0
@@ -89,17 +119,22 @@ class DeliverySender:
                 return
             stream.sign_at = due_at
         tick = int(due_at / TICK_S) + 1 if due_at > now else 0
+        # A microsecond later, because a rounding error too early nothing would be due.
+        delay_s = tick * TICK_S - now + 1e-6 if tick else 0.0
+        if stream.is_of_watcher:
+            # By a task of its own: where sending takes a while, nobody is to wait for another's connection.
+            asyncio.get_running_loop().call_later(delay_s, self._tick, tick, stream)
+            return
         waiting = self._ticks.get(tick)
         if waiting is None:
             self._ticks[tick] = [stream]
-            # A microsecond later, because a rounding error too early nothing would be due.
-            delay_s = tick * TICK_S - now + 1e-6 if tick else 0.0
             asyncio.get_running_loop().call_later(delay_s, self._tick, tick)
         else:
             waiting.append(stream)
 
-    def _tick(self, tick: int) -> None:
-        task = asyncio.create_task(self._send(self._ticks.pop(tick)), name="send the text")
+    def _tick(self, tick: int, stream: Stream | None = None) -> None:
+        streams = self._ticks.pop(tick) if stream is None else [stream]
+        task = asyncio.create_task(self._send(streams), name="send the text")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -124,6 +159,15 @@ class DeliverySender:
                 stream.ended(ended)
             await self.flush(stream)
         return stream.is_done or self.park(stream, ended)
+
+    async def finish_patiently(self, stream: Stream, ended: Record) -> bool:
+        """`finish`, again and again for a while where it is slow. Returns false if it still is."""
+        deadline = self._monotonic() + SLOW_TIMEOUT_S
+        while not await self.finish(stream, ended):
+            if self._monotonic() >= deadline:
+                return False
+            await asyncio.sleep(max(0.0, (stream.due_at() or 0.0) - self._monotonic()))
+        return True
 
     # --- any delivery
 
@@ -171,17 +215,21 @@ class DeliverySender:
         )
 
     async def announce(self, ended: Ended) -> bool:
-        """Count an ending that this change has made, and send it to the record's target. Returns false if that is slow.
+        """Count an ending that this change has made, and send it to the record's target, and to those who watch.
 
-        Raises: Unavailable: the text cannot be read now.
+        Returns false if the target is slow. Raises: Unavailable: the text cannot be read now.
         """
         record = ended.record
         if ended.is_new and record.ending is not None:
             self._observer.ended(record, record.ending)
-        if record.target is None:
-            return True
-        delivery = await self.stored(record, record.target)
-        return await self.flush(delivery) is FlushResult.DONE or self.park(delivery, record)
+        telling = asyncio.create_task(self.tell_watchers(ended), name="tell who watches")
+        try:
+            if record.target is None:
+                return True
+            delivery = await self.stored(record, record.target)
+            return await self.flush(delivery) is FlushResult.DONE or self.park(delivery, record)
+        finally:
+            await let_go(telling)
 
     async def serve(self, record: Record, target: DeliveryTarget) -> None:
         """Send a stored ending to `target`. Wait for a slow connection that cannot be parked; nothing is sent twice.

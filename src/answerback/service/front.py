@@ -51,6 +51,7 @@ from answerback.protocol.frames import (
 )
 from answerback.protocol.limits import PROTOCOL_VERSION
 from answerback.service.delivery_sender import DeliverySender
+from answerback.service.devices import Devices
 from answerback.service.front_settings import FrontSettings
 from answerback.service.history_pages import HistoryPages
 from answerback.service.questions import ANONYMOUS, BLOCKED, Questions, user_of
@@ -65,6 +66,7 @@ UNAVAILABLE_RETRY_MS: Final = 1_000
 
 TOO_MANY_CONNECTIONS: Final = "This user has too many connections. Close one first."
 
+NO_FILES: Final = "This server takes no files."
 NO_WATCHING: Final = "This server shows nobody what another session asks."
 
 FEATURES: Final = ("parts", "superseded", "format", "budgets")
@@ -108,11 +110,14 @@ class Front:
         budgets_of_user: BudgetsOfUser = _no_budgets,
         has_room: Callable[[str, str], bool] = lambda _, __: True,
         uploads: Uploads | None = None,
+        devices: Devices | None = None,
     ) -> None:
         self._settings = settings
         self._uploads = uploads
         self._model_info = settings.model_info(takes_files=uploads is not None)
         self._features = FEATURES if uploads is None else (*FEATURES, "attachments")
+        self._features = self._features if devices is None else (*self._features, "watch")
+        self._devices = devices
         self._questions = questions
         self._connections = connections
         self._history_pages = history_pages
@@ -272,45 +277,50 @@ class Front:
         match frame:
             case Hello():
                 await self._hello(connection, frame)
+            case CancelMessage(conversation_id=str(conversation_id)) if self._devices is not None:
+                await self._devices.stop(connection, frame, conversation_id)
             case CancelMessage():
                 await self._questions.cancel(connection, frame)
             case Ping():
                 await self._delivery_sender.reply(connection.connection_id, Pong())
             case RenewToken():
                 await self._renew_token(connection, frame)
-            case ListConversations() | GetHistory() | UpdateConversation() | GetBudget() | PutPiece() | GetAttachment():
-                await self._answer(connection, frame)
-            case Watch():
-                await self._delivery_sender.error(
-                    connection.connection_id, ErrorCode.FORBIDDEN, detail=NO_WATCHING, request_id=frame.request_id
-                )
+            case (
+                ListConversations()
+                | GetHistory()
+                | UpdateConversation()
+                | PutPiece()
+                | GetAttachment()
+                | GetBudget()
+                | Watch()
+            ):
+                if self._questions.is_expired(connection):
+                    await self._delivery_sender.error(
+                        connection.connection_id, ErrorCode.UNAUTHORIZED, request_id=frame.request_id
+                    )
+                    return
+                await self._delivery_sender.reply(connection.connection_id, await self._answer(connection, frame))
             case _:
                 assert_never(frame)
 
     async def _answer(
         self,
         connection: Connection,
-        frame: ListConversations | GetHistory | UpdateConversation | GetBudget | PutPiece | GetAttachment,
-    ) -> None:
-        """One frame for another."""
-        if self._questions.is_expired(connection):
-            await self._delivery_sender.error(
-                connection.connection_id, ErrorCode.UNAUTHORIZED, request_id=frame.request_id
-            )
-            return
-        user_id = user_of(connection)
-        reply: ServerFrame
-        if isinstance(frame, GetBudget):
-            reply = Budget(request_id=frame.request_id, budget=await self._budget(connection))
-        elif not isinstance(frame, PutPiece | GetAttachment):
-            reply = await self._history_pages.answer(user_id, frame)
-        elif self._uploads is None:
-            reply = Error(code=ErrorCode.FORBIDDEN, message="This server takes no files.", request_id=frame.request_id)
-        elif isinstance(frame, PutPiece):
-            reply = await self._uploads.answer(user_id, frame)
-        else:
-            reply = await self._uploads.read(user_id, frame)
-        await self._delivery_sender.reply(connection.connection_id, reply)
+        frame: ListConversations | GetHistory | UpdateConversation | PutPiece | GetAttachment | GetBudget | Watch,
+    ) -> ServerFrame:
+        """What answers a frame that is answered by one frame."""
+        match frame:
+            case GetBudget():
+                return Budget(request_id=frame.request_id, budget=await self._budget(connection))
+            case PutPiece() | GetAttachment() if self._uploads is not None:
+                return await self._uploads.answer(user_of(connection), frame)
+            case Watch() if self._devices is not None:
+                return await self._devices.watch(connection, frame)
+            case PutPiece() | GetAttachment() | Watch():
+                why = NO_WATCHING if isinstance(frame, Watch) else NO_FILES
+                return Error(code=ErrorCode.FORBIDDEN, message=why, request_id=frame.request_id)
+            case _:
+                return await self._history_pages.answer(user_of(connection), frame)
 
     async def _hello(self, connection: Connection, frame: Hello) -> None:
         """Send or retarget everything named, then `welcome` as the last frame (rule: no acknowledgements)."""

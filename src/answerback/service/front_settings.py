@@ -8,7 +8,7 @@ from answerback.core import defaults
 from answerback.core.answer import encoded_size
 from answerback.core.delivery import PROGRESS_S
 from answerback.core.request import Policy
-from answerback.core.uploads import TEXT, kind_of
+from answerback.core.uploads import TEXT, why_not_taken
 from answerback.ports import ModelLimits, Quota
 from answerback.protocol.frames import Attachment, ModelInfo, ServerLimits
 from answerback.protocol.limits import (
@@ -66,7 +66,7 @@ class FrontSettings:
 
     def model_info(self, *, takes_files: bool = False) -> dict[str, ModelInfo]:
         """What clients are told of the models: of as many as fit into a `welcome`."""
-        told: dict[str, ModelInfo] = {}
+        offered: dict[str, ModelInfo] = {}
         room = MAX_FRAME_BYTES - _REST_OF_WELCOME - sum(encoded_size(name) + 3 for name in self.models)
         for name in self.models:
             known = self.model_limits.get(name, ModelLimits())
@@ -82,21 +82,14 @@ class FrontSettings:
             )
             room -= encoded_size(name) + _INFO_BYTES
             if info != ModelInfo() and room >= 0:
-                told[name] = info
-        return told
+                offered[name] = info
+        return offered
 
     def why_no_files(self, model: str, attachments: Sequence[Attachment]) -> str | None:
         """Why a question to this model cannot have these files, by what they are said to be."""
         if sum(one.size for one in attachments) > MAX_ATTACHED_BYTES:
             return f"The files of a question may have {MAX_ATTACHED_BYTES >> 20} MB together. Leave one out."
-        taken = (TEXT, *self.model_limits.get(model, ModelLimits()).attachments)
-        for one in attachments:
-            if kind_of(one.media_type) not in taken:
-                return (
-                    f"This model takes no files of the type {one.media_type}. It takes: {', '.join(taken)}. "
-                    "Choose another model, or leave the file out."
-                )
-        return None
+        return why_not_taken(attachments, (TEXT, *self.model_limits.get(model, ModelLimits()).attachments))
 
     def tokens_of(self, model: str) -> int:
         """The most tokens of one answer of this model."""

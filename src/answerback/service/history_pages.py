@@ -3,7 +3,7 @@
 No page is larger than a frame. A turn longer than a page comes in pieces, its end first.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
 
@@ -51,6 +51,7 @@ _BAD_PAGE: Final = '"before" must be the `next` of the page before, unchanged.'
 _WITH_PARTS: Final = ":p"
 
 Request = ListConversations | GetHistory | UpdateConversation
+Changed = Callable[[str, StoredConversation], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +81,12 @@ class _Place:
 
 
 class HistoryPages:
-    """Answers the three frames about conversations. Raises: Unavailable."""
+    """Answers the three frames about conversations. `changed` is told of one that a user has. Raises: Unavailable."""
 
-    def __init__(self, *, history: History, clock: Callable[[], int]) -> None:
+    def __init__(self, *, history: History, clock: Callable[[], int], changed: Changed | None = None) -> None:
         self._history = history
         self._clock = clock
+        self._changed = changed
 
     async def answer(self, user_id: str, frame: Request) -> Conversations | HistoryFrame | Conversation | Error:
         """The one frame that answers `frame` of this user."""
@@ -173,6 +175,8 @@ class HistoryPages:
                 message="You have no such conversation. It exists once its first answer has ended.",
                 request_id=frame.request_id,
             )
+        if self._changed is not None:
+            await self._changed(user_id, stored)
         return Conversation(
             request_id=frame.request_id,
             conversation_id=stored.conversation_id,

@@ -42,10 +42,11 @@ from answerback.ports import (
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import CancelMessage, MessageAccepted, SendMessage
 from answerback.service.attempt import Run
-from answerback.service.delivery_sender import DeliverySender
+from answerback.service.delivery_sender import DeliverySender, let_go
 from answerback.service.front_settings import FrontSettings
 from answerback.service.observer import Observer
 from answerback.service.uploads import Uploads
+from answerback.service.watchers import Watchers
 from answerback.service.worker import Worker
 
 ANONYMOUS: Final = "anonymous"
@@ -73,8 +74,10 @@ class Questions:
         clock: Callable[[], int],
         worker: Worker | None = None,
         uploads: Uploads | None = None,
+        watchers: Watchers | None = None,
     ) -> None:
         self._settings = settings
+        self._watchers = watchers
         self._requests = requests
         self._queue = queue
         self._worker = worker
@@ -347,18 +350,19 @@ class Questions:
                 if record.target is None or record.target.connection_id != connection.connection_id:
                     retargeted = await self.retarget(connection, record.key, attempt=0, offset=0)
                     if isinstance(retargeted, Ended):
-                        await self._serve_ending(retargeted.record, connection)
+                        await self.serve_ending(retargeted.record, connection)
                 self.changed(record)
             case Ended(record=record, is_new=is_new):
                 if is_new and record.ending is not None:
                     self._observer.ended(record, record.ending)
-                await self._serve_ending(record, connection)
+                await self.serve_ending(record, connection)
                 if is_new:
                     await self._queue.forget(record.key)
+                    await let_go(asyncio.create_task(self._delivery_sender.tell_watchers(outcome)))
             case Conflict():
                 await self._conflict(connection, frame.request_id)
 
-    async def _serve_ending(self, record: Record, connection: Connection) -> None:
+    async def serve_ending(self, record: Record, connection: Connection) -> None:
         """Send the terminal frame alone. A streaming client that lacks text asks for it."""
         ending = record.ending
         if ending is not None:
@@ -388,12 +392,17 @@ class Questions:
         await self._delivery_sender.serve(changes.aged(record, now_ms=self._clock()), target)
 
     async def serve_parked(self, key: RequestKey, connection: Connection, attempt: int, offset: int) -> None:
-        """Serve an ended request that was parked with this connection, if it is its session's. Raises: Unavailable."""
+        """Serve an ended request that was parked with this connection, if it is its session's, or watched by it.
+
+        Raises: Unavailable.
+        """
         record = await self._requests.read(key)
-        if record is None or record.ending is None:
+        if record is None or record.ending is None or normal_id(record.user_id) != connection.user_id:
             return
-        if (normal_id(record.user_id), record.session_id) == (connection.user_id, connection.session_id):
+        if record.session_id == connection.session_id:
             await self.serve(record, connection, attempt, offset)
+        elif self._watchers is not None:
+            await self._watchers.serve(record, connection.session_id, attempt, offset)
 
 
 def _accepted(record: Record, position: int) -> MessageAccepted:

@@ -6,8 +6,7 @@ Nothing here is remembered: whoever finds an upload full verifies it, so it does
 import uuid
 from collections.abc import Callable, Sequence
 
-from answerback.core.admission import WINDOW_MS
-from answerback.core.uploads import FileKey, Upload, is_what_it_says
+from answerback.core.uploads import FileKey, NoRoom, Upload, is_what_it_says
 from answerback.ports import File, Files
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Attachment, AttachmentPiece, Error, GetAttachment, PutPiece, UploadState
@@ -31,23 +30,28 @@ class Uploads:
         self._clock = clock
         self._new_name = new_name
 
-    async def answer(self, user_id: str, frame: PutPiece) -> UploadState | Error:
+    async def answer(self, user_id: str, frame: PutPiece | GetAttachment) -> UploadState | AttachmentPiece | Error:
         """The one frame that answers `frame` of this user."""
         key = FileKey(user_id, frame.sha256, frame.size)
+        return await (self._read(key, frame) if isinstance(frame, GetAttachment) else self._take(key, frame))
+
+    async def _take(self, key: FileKey, frame: PutPiece) -> UploadState | Error:
         if frame.data and len(frame.data) != key.length_at(frame.offset):
             return Error(code=ErrorCode.INVALID_FRAME, message=_OFF_GRID, request_id=frame.request_id)
         known = await self._files.upload(key)
         if known is None:
-            known = await self._begin(key)
-            if known is None:
+            begun = await self._begin(key)
+            if isinstance(begun, NoRoom):
                 return Error(
                     code=ErrorCode.OVERLOADED,
                     message=_TOO_MUCH,
                     request_id=frame.request_id,
-                    retry_after_ms=WINDOW_MS,
+                    retry_after_ms=begun.wait_ms,
                 )
+            known = begun
         if frame.data and known.completed_at_ms is None and frame.upload == known.name:
-            await self._files.put(key, known.name, frame.offset // PIECE_BYTES, frame.data)
+            number = frame.offset // PIECE_BYTES
+            await self._files.put(key, known.name, number, frame.data, now_ms=self._clock())
             known = await self._files.upload(key) or known
         if known.offset(key) == key.size:
             known = await self._verified(key, known)
@@ -60,11 +64,11 @@ class Uploads:
             complete=known.completed_at_ms is not None,
         )
 
-    async def _begin(self, key: FileKey) -> Upload | None:
+    async def _begin(self, key: FileKey) -> Upload | NoRoom:
         return await self._files.begin(key, self._new_name(), now_ms=self._clock())
 
     async def _verified(self, key: FileKey, known: Upload) -> Upload:
-        """The upload, of which every piece is there, as whole, or begun anew: its bytes are those of another file."""
+        """The upload, of which every piece is there, as whole, or begun again: its bytes are those of another file."""
         now_ms = self._clock()
         if known.may_be_named(now_ms):
             return known
@@ -73,13 +77,13 @@ class Uploads:
             content = await self._files.examine(key)
             if content is None:
                 await self._files.discard(key, known.name)
-                return await self._begin(key) or Upload(name="", begun_at_ms=now_ms)
+                begun = await self._begin(key)
+                return begun if isinstance(begun, Upload) else Upload(name="", begun_at_ms=now_ms)
         await self._files.complete(key, known.name, content=content or "", now_ms=now_ms)
         return await self._files.upload(key) or known
 
-    async def read(self, user_id: str, frame: GetAttachment) -> AttachmentPiece | Error:
-        """The one frame that answers `frame`: bytes of a whole file of this user."""
-        key = FileKey(user_id, frame.sha256, frame.size)
+    async def _read(self, key: FileKey, frame: GetAttachment) -> AttachmentPiece | Error:
+        """Bytes of a whole file."""
         if frame.offset >= key.size:
             return Error(code=ErrorCode.INVALID_FRAME, message=_BEHIND_THE_END, request_id=frame.request_id)
         data = await self._files.read_range(key, frame.offset, RETURNED_BYTES)

@@ -18,7 +18,7 @@ import asyncio
 import itertools
 import logging
 import secrets
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
@@ -45,9 +45,10 @@ from answerback.ports import Model, RecentTurns, Requests, Unavailable, limits_o
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
 from answerback.service.attempt import STORE_RETRY_S, Done, Outcome, Retry, Run, RunTools, Turn
-from answerback.service.delivery_sender import DeliverySender
+from answerback.service.delivery_sender import DeliverySender, let_go
 from answerback.service.observer import Observer
 from answerback.service.uploads import Uploads
+from answerback.service.watchers import Watchers
 
 log = logging.getLogger("answerback.worker")
 
@@ -57,9 +58,6 @@ CLAIM_S: Final = 10.0
 """How long a claim is repeated where there is no lease to lose."""
 
 WATCH_S: Final = 1.0
-
-SLOW_TIMEOUT_S: Final = 10.0
-"""How long an ended answer is offered to a slow connection whose sender cannot park it. Then it is dispatched again."""
 
 LET_GO_MS: Final = 30_000
 """How long after its ending it is offered. A frozen app, its socket open, must not hold its conversation for longer:
@@ -110,8 +108,13 @@ class Worker:
         local: Local | None = None,
         ask: Ask = ask,
         uploads: Uploads | None = None,
+        watchers: Watchers | None = None,
     ) -> None:
         self._settings = settings
+        self._watchers = watchers
+        self._watched: Container[str] = () if watchers is None else watchers.watched
+        self._telling: dict[RequestKey, asyncio.Task[None]] = {}
+        """Endings that are sent to those who watch."""
         self._policy = settings.policy
         self._requests = requests
         self._delivery_sender = delivery_sender
@@ -140,6 +143,7 @@ class Worker:
             ask=ask,
             abandoned=self._abandoned,
             uploads=uploads,
+            watchers=watchers,
         )
         self._runs: dict[RequestKey, Run] = {}
         self._claiming: dict[RequestKey, Record | None] = {}
@@ -204,6 +208,8 @@ class Worker:
     def _leave(self, run: Run) -> None:
         if run.stream is not None:
             run.stream.is_closed = True  # else it would go on to say that somebody works on the answer
+        if run.audience is not None:
+            run.audience.close()
         if self._runs.get(run.key) is run:
             del self._runs[run.key]
 
@@ -218,7 +224,10 @@ class Worker:
         turn = Turn(end)
         turn.start(partial(self.work, key, turn, stop_at_ms=stop_at_ms))
         try:
-            return await ended
+            outcome = await ended
+            if (telling := self._telling.get(key)) is not None:
+                await let_go(telling)
+            return outcome
         except asyncio.CancelledError:
             if turn.task is not None:
                 turn.task.cancel()
@@ -275,6 +284,8 @@ class Worker:
         self._watch_one(run)
         if run.stream is not None:
             self._delivery_sender.wake(run.stream)
+        if run.record.watchers or run.record.user_id in self._watched:
+            run.look(reads=True)
         keeping = asyncio.create_task(self._keep(run)) if self._policy.lease_ms else None
         stopped: Outcome | Fenced | None = None
         try:
@@ -358,6 +369,8 @@ class Worker:
                 renew_at = self._monotonic() + renew_every_s
             if isinstance(outcome, Held):
                 run.changed(outcome.record)
+                if extends and run.record.user_id in self._watched:
+                    run.look(reads=True)
             else:
                 run.stop(outcome)
                 return
@@ -368,7 +381,10 @@ class Worker:
         try:
             stored = await self._store(run, stopped) if isinstance(stopped, Outcome) else stopped
             if isinstance(stored, Ended):
-                is_sent = await self._send_rest(run, stored.record)
+                if self._watchers is not None and (run.audience or self._watchers.may_be_watched(stored.record)):
+                    self._tell(self._watchers, run, stored)
+                stream = run.stream or self._delivery_sender.stream(stored.record, run.answer)
+                is_sent = await self._delivery_sender.finish_patiently(stream, stored.record)
                 outcome = Done() if is_sent or self._is_let_go(stored.record) else None
             elif stored is not None and stored.record is None:
                 outcome = Done()
@@ -420,15 +436,12 @@ class Worker:
                 self._observer.overran(stored.record)
         return stored
 
-    async def _send_rest(self, run: Run, ended: Record) -> bool:
-        """Send what the connection has not got yet, to the newest target in the ended record."""
-        stream = run.stream or self._delivery_sender.stream(ended, run.answer)
-        deadline = self._monotonic() + SLOW_TIMEOUT_S
-        while not await self._delivery_sender.finish(stream, ended):
-            if self._monotonic() >= deadline:
-                return False
-            await asyncio.sleep(max(0.0, (stream.due_at() or 0.0) - self._monotonic()))
-        return True
+    def _tell(self, watchers: Watchers, run: Run, ended: Ended) -> None:
+        """Send the rest to those who watch, beside the one that asked: that one alone keeps the turn."""
+        audience, run.audience = run.audience or run.new_audience(), None
+        task = asyncio.create_task(watchers.conclude(audience, ended), name="tell who watches")
+        self._telling[run.key] = task
+        task.add_done_callback(lambda _: self._telling.pop(run.key, None))
 
     def _is_let_go(self, ended: Record) -> bool:
         """Whether the ending was offered for long enough. An app that reads again asks (rule: no acknowledgements)."""

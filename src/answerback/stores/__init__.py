@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from answerback.stores.errors import StoreError, StoreInUse
+from answerback.stores.database import StoreError, StoreInUse
 from answerback.stores.store import SqlStore
 
 __all__ = ["SqlStore", "StoreError", "StoreInUse", "open_store"]

@@ -24,8 +24,7 @@ from answerback import __version__
 from answerback.core.instants import LAST_MS
 from answerback.stores import FILE_NAME
 from answerback.stores import statements as sql
-from answerback.stores.database import Database
-from answerback.stores.errors import StoreError, StoreInUse
+from answerback.stores.database import Database, StoreError, StoreInUse
 from answerback.stores.migrations import missing, shipped
 from answerback.stores.sqlite import SqliteDatabase, cause_of
 
@@ -59,7 +58,7 @@ class Manifest(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
 
 def content_of(database: Database, tables: str = _TABLES, params: sql.Params | None = None) -> Content:
     """Count every row. `tables`: a query for the names. Raises: StoreError: it is no store."""
-    names = sorted(name for (name,) in database.execute(tables, params).fetchall())
+    names = sorted(name for (name,) in database.execute(tables, params or {}).fetchall())
     if not {"users", "requests", "conversations", "schema_migrations"} <= set(names):
         raise StoreError("This database has no store of a gateway.")
     rows = {name: database.execute(f'SELECT COUNT(*) FROM "{name}"').fetchall()[0][0] for name in names}  # noqa: S608
@@ -185,7 +184,7 @@ def backup_sqlite(data_dir: Path, folder: Path, *, now_ms: int) -> Manifest:
     def write(file: Path) -> Content:
         with _in_our_terms(path), reading(path) as source:
             source.execute("BEGIN")  # what is counted is what is copied
-            content = content_of(SqliteDatabase(source))
+            content = content_of(source)
             with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as copy:
                 source.backup(copy)
                 copy.execute("PRAGMA journal_mode = DELETE")  # one file is all of it
@@ -235,14 +234,14 @@ def _check(file: Path, wanted: Content) -> None:
         ((found,), *_) = connection.execute("PRAGMA integrity_check").fetchall()
         if found != "ok":
             raise StoreError(f"The copy is damaged ({found}). Check the disk, and try again.")
-        check_content(content_of(SqliteDatabase(connection)), wanted)
+        check_content(content_of(connection), wanted)
 
 
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
+def reading(path: Path) -> Iterator[SqliteDatabase]:
     """A connection that changes nothing, whether a gateway runs or not."""
     with contextlib.closing(
-        sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, factory=SqliteDatabase)
     ) as connection:
         yield connection
 

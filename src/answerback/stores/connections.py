@@ -3,7 +3,7 @@
 In memory: they die with it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 
 from answerback.core.watching import MOST_WATCHED, placed
@@ -18,7 +18,7 @@ class MemoryConnections:
         self._sessions: dict[tuple[str, str], tuple[int, int, str]] = {}
         """(user, session) -> (generation, connected_at_ms, connection id); kept while the address is open."""
         self._generation = 0
-        self.watched: dict[str, dict[str | None, tuple[Watcher, ...]]] = {}
+        self._watched: dict[str, dict[str | None, tuple[Watcher, ...]]] = {}
         """user -> conversation -> who watches it. A connection that is closed watches nothing."""
 
     async def add(self, connection: Connection) -> None:
@@ -64,29 +64,39 @@ class MemoryConnections:
         address = self._sessions.get(session)
         if address is not None and address[2] == connection_id:
             del self._sessions[session]
-        watched = self.watched.pop(connection.user_id, {})
+        watched = self._watched.pop(connection.user_id, {})
         left = {
             name: tuple(one for one in all_ if one.connection_id != connection_id) for name, all_ in watched.items()
         }
         if left := {name: watchers for name, watchers in left.items() if watchers}:
-            self.watched[connection.user_id] = left
+            self._watched[connection.user_id] = left
 
     async def idle(self, *, since_ms: int) -> Sequence[Connection]:
         return [c for c in self._connections.values() if c.last_activity_ms < since_ms]
+
+    @property
+    def watched(self) -> Container[str]:
+        return self._watched
 
     async def watch(
         self, user_id: str, conversation_id: str | None, watcher: Watcher, *, now_ms: int, most: int
     ) -> Place:
         if watcher.connection_id not in self._connections:
             return Place.OLDER
-        watched = self.watched.get(user_id, {})
+        watched = self._watched.get(user_id, {})
         if conversation_id not in watched and len(watched) >= MOST_WATCHED:
-            return Place.FULL
+            for name in [name for name, all_ in watched.items() if all(one.until_ms <= now_ms for one in all_)]:
+                del watched[name]
+            if len(watched) >= MOST_WATCHED:
+                return Place.FULL
         found = placed(watched.get(conversation_id, ()), watcher, now_ms=now_ms, most=most)
         if isinstance(found, Place):
             return found
-        self.watched.setdefault(user_id, watched)[conversation_id] = found
+        self._watched.setdefault(user_id, watched)[conversation_id] = found
         return Place.KEPT
 
-    async def watchers(self, user_id: str, conversation_id: str | None, *, now_ms: int) -> Sequence[Watcher]:
-        return [one for one in self.watched.get(user_id, {}).get(conversation_id, ()) if one.until_ms > now_ms]
+    async def watchers(
+        self, user_id: str, *conversations: str | None, now_ms: int
+    ) -> Mapping[str | None, Sequence[Watcher]]:
+        watched = self._watched.get(user_id, {})
+        return {name: [one for one in watched.get(name, ()) if one.until_ms > now_ms] for name in conversations}

@@ -6,12 +6,20 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, Protocol, TypeAlias, TypeVar
 
 from answerback.ports import Unavailable
 from answerback.stores.statements import Params, Row
 
 T = TypeVar("T")
+
+
+class StoreError(Exception):
+    """The store cannot be opened, or holds what this program cannot read. The text says what the operator has to do."""
+
+
+class StoreInUse(StoreError):
+    """Another process has the store; it alone may write."""
 
 
 class Undone(Unavailable):
@@ -31,15 +39,16 @@ class Cursor(Protocol):
 class Database(Protocol):
     """One connection."""
 
-    def execute(self, sql: str, params: Params | None = None, /) -> Cursor: ...
+    BEGIN: ClassVar[str]
+    """The statement that begins a transaction to write in."""
+
+    def execute(self, sql: str, params: Params = ..., /) -> Cursor: ...
 
     def executemany(self, sql: str, rows: Sequence[Row], /) -> Cursor:
         """Run a statement with `?` for each row."""
 
     def together(self) -> AbstractContextManager[Any]:
         """What is run inside may be sent at once; the counts of rows are there after it."""
-
-    def begin(self) -> None: ...
 
     def commit(self) -> None: ...
 

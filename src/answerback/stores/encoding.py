@@ -12,7 +12,7 @@ from answerback.core.request import SCHEMA, Question, Record
 from answerback.ports import StoredConversation, StoredTurn, StoredUser
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Attachment, Status
-from answerback.stores.errors import StoreError
+from answerback.stores.database import StoreError
 
 _LONG_ROW: Final = 2_000
 """Code points of texts from which on a row may need more than its page."""
@@ -56,7 +56,7 @@ def width_of(record: str, question: Question) -> int:
     """The length to which every record of this request is filled up with spaces, by `str.ljust`; 0 for a short row.
 
     SQLite writes a row that has kept its length in place, and of its pages only those that differ. Any other one is
-    written anew, with all pages of a long question, at each note about the request.
+    written again, with all pages of a long question, at each note about the request.
     """
     is_long = len(question.message) + len(question.system or "") >= _LONG_ROW
     return len(record) + _ROOM if is_long else 0
@@ -91,18 +91,18 @@ def content_of(answer: str | None, marks: str | None) -> Content:
 
 def turn_of(row: Sequence[Any]) -> StoredTurn:
     """A turn from the columns of statements.TURN, the question, the answer and its marks."""
-    told = dict(zip(_TURN, row, strict=True))
-    code = told["error_code"]
-    answer, marks = content_of(told["answer"], told["marks"])
-    told.update(status=Status(told["status"]), error_code=code and ErrorCode(code), answer=answer, marks=marks)
-    told["attachments"] = _attachments.decode(files) if (files := told["attachments"]) else ()
-    return StoredTurn(**told)
+    fields = dict(zip(_TURN, row, strict=True))
+    code = fields["error_code"]
+    answer, marks = content_of(fields["answer"], fields["marks"])
+    fields.update(status=Status(fields["status"]), error_code=code and ErrorCode(code), answer=answer, marks=marks)
+    fields["attachments"] = _attachments.decode(files) if (files := fields["attachments"]) else ()
+    return StoredTurn(**fields)
 
 
 def conversation_of(row: Sequence[Any]) -> StoredConversation:
     """A conversation from a row of SELECT_CONVERSATIONS."""
-    told = dict(zip(_CONVERSATION, row, strict=True))
-    return StoredConversation(**told | {"deleted": told["deleted"] is not None})
+    fields = dict(zip(_CONVERSATION, row, strict=True))
+    return StoredConversation(**fields | {"deleted": fields["deleted"] is not None})
 
 
 def user_of(row: Sequence[Any]) -> StoredUser:

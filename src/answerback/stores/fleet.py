@@ -6,10 +6,12 @@ itself is in order in its queue. Each write is a transaction of `fleet_commit`.
 """
 
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Container, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any, Final, TypeVar, cast
 
 from msgspec.structs import replace as with_fields
@@ -24,12 +26,12 @@ from answerback.core.budget import (
 )
 from answerback.core.request import SCHEMA, Busy, Change, Question, Record, RequestKey, Unknown
 from answerback.core.transitions import State
-from answerback.ports import Accepted, Admission, Bound, Connection, Quota, Superseded
+from answerback.core.watching import MOST_WATCHED, placed
+from answerback.ports import Accepted, Admission, Bound, Connection, Place, Quota, Superseded, Watcher
 from answerback.stores import statements as sql
 from answerback.stores import writes
-from answerback.stores.database import Database
+from answerback.stores.database import Database, StoreError
 from answerback.stores.encoding import decode_record, encode_record
-from answerback.stores.errors import StoreError
 from answerback.stores.fleet_commit import Changed, FleetCommit, Freed, Transaction
 from answerback.stores.migrations import parse
 from answerback.stores.nodes import read_agreed
@@ -41,6 +43,8 @@ T = TypeVar("T")
 
 BEHIND_MS: Final = 1_000
 """How soon a request is looked at again that waits for one of another gateway; a notice comes before, as a rule."""
+
+NO_BEATS: Final[Mapping[str, int]] = MappingProxyType({})
 
 TAKEN_AT_ONCE: Final = 50
 """Users whose requests are taken over in one go."""
@@ -56,6 +60,8 @@ _LIMIT: Final = "SELECT per_minute FROM users WHERE user_id = :user_id"
 _UNFINISHED_OF: Final = """
 SELECT user_id, request_id, node FROM requests
 WHERE ended_at_ms IS NULL AND (node = ANY(CAST(:nodes AS text[])) OR node IS NULL) ORDER BY n"""
+
+_BEATS: Final = "SELECT node, beat_at_ms FROM nodes WHERE node = ANY(CAST(:nodes AS text[]))"
 
 _CHANGED: Final = """
 SELECT r.record, r.record_schema, r.node
@@ -80,6 +86,30 @@ SELECT k.connection_id
 FROM unnest(CAST(:users AS text[]), CAST(:sessions AS text[]), CAST(:connections AS text[]))
   AS k(user_id, session_id, connection_id)
 JOIN sessions s ON s.user_id = k.user_id AND s.session_id = k.session_id AND s.connection_id <> k.connection_id"""
+
+_OPEN: Final = """
+SELECT connection_id FROM sessions
+WHERE user_id = :user_id AND connection_id = ANY(CAST(:connections AS text[]))"""
+
+_WATCHERS: Final = """
+SELECT session_id, connection_id, generation, number, is_off, until_ms FROM watchers
+WHERE user_id = :user_id AND conversation_id = :conversation_id ORDER BY until_ms, generation, number"""
+
+_ALL_WATCHERS: Final = """
+SELECT conversation_id, session_id, connection_id, generation, number, is_off, until_ms FROM watchers
+WHERE user_id = :user_id AND conversation_id = ANY(CAST(:conversations AS text[])) AND until_ms > :now_ms
+ORDER BY until_ms, generation, number"""
+
+_WATCHED: Final = """
+SELECT count(DISTINCT conversation_id) FROM watchers
+WHERE user_id = :user_id AND conversation_id <> :conversation_id AND until_ms > :now_ms"""
+
+_LEAVE: Final = "DELETE FROM watchers WHERE user_id = :user_id AND conversation_id = :conversation_id"
+_LEAVE_ALL: Final = "DELETE FROM watchers WHERE user_id = :user_id AND connection_id = :connection_id"
+_FORGET_WATCHERS: Final = "DELETE FROM watchers WHERE until_ms <= :now_ms"
+_WATCH: Final = """
+INSERT INTO watchers (session_id, connection_id, generation, number, is_off, until_ms, user_id, conversation_id)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
 
 _UNBIND: Final = """
 DELETE FROM sessions WHERE user_id = :user_id AND session_id = :session_id AND connection_id = :connection_id"""
@@ -109,12 +139,17 @@ class FleetStore(PostgresStore):
         self.clock = clock
         self.mine: set[RequestKey] = set()
         """Unfinished requests that are at home here."""
+        self._accepting: Counter[RequestKey] = Counter()
         self.on_effects: Callable[[Collection[Changed | Freed]], None] = lambda _: None
         self._fleet = FleetCommit(node=node, schema=schema, max_queued=max_queued, on_effects=self._notify)
         self._group = self._fleet  # type: ignore[assignment] # it does what is asked of it here
 
     def _notify(self, effects: Collection[Changed | Freed]) -> None:
         self.on_effects(effects)
+
+    def order_by(self, is_here: Callable[[RequestKey], bool]) -> None:
+        """A queue puts the requests of this gateway in order. `is_here`: whether it has a request; for any thread."""
+        self._fleet.is_here = is_here
 
     def write_schema(self, schema: int) -> None:
         """Write no newer version of the record's form from now on."""
@@ -130,40 +165,56 @@ class FleetStore(PostgresStore):
         for text in (question.message, question.system or "", question.replaces or ""):
             text.encode()
         encode_record(record).encode()
-        was_mine = record.key in self.mine
-        self.mine.add(record.key)  # also if nobody learns whether it was stored
-        admission = await self._fleet.do(
-            partial(_accept, record=record, question=question, quota=quota, now_ms=now_ms),
-            users=(record.user_id,),
-            key=record.key,
-            accepts=True,
-            teams=() if quota.team is None else (quota.team,),
-        )
+        key = record.key
+        was_mine = key in self.mine
+        self.mine.add(key)  # also if nobody learns whether it was stored
+        self._accepting[key] += 1
+        try:
+            admission = await self._fleet.do(
+                partial(_accept, record=record, question=question, quota=quota, now_ms=now_ms),
+                users=(key.user_id,),
+                key=key,
+                accepts=True,
+                teams=() if quota.team is None else (quota.team,),
+            )
+        finally:
+            self._accepting[key] -= 1
+            if not self._accepting[key]:
+                del self._accepting[key]
         if not isinstance(admission, Accepted) and not was_mine:
-            self.mine.discard(record.key)
+            self.let_go(key)
         return admission
+
+    def let_go(self, key: RequestKey) -> None:
+        """A request has ended, or is at home elsewhere. One that is being accepted was not seen yet."""
+        if key not in self._accepting:
+            self.mine.discard(key)
 
     async def change(self, key: RequestKey, change: Change[T]) -> T:
         outcome, has_ended = await self._fleet.do(
             partial(_change, key=key, change=change, now_ms=self.clock()), users=(key.user_id,), key=key
         )
         if has_ended:
-            self.mine.discard(key)
+            self.let_go(key)
         return cast("T", outcome)
 
     async def take_over(
-        self, nodes: Collection[str], *, is_alive: Callable[[str], bool], is_here: Callable[[RequestKey], bool]
+        self, nodes: Collection[str], *, is_alive: Callable[[str], bool], beats: Mapping[str, int] = NO_BEATS
     ) -> Sequence[Record]:
         """Make this gateway the home of the unfinished requests of `nodes`, and of those that have no home.
 
         Returns them with all else of their ordering keys that is at home here, in the order accepted. An answer leads
-        nowhere whose target is a connection that `is_alive` denies. `is_here`: whether this gateway knows a request of
-        its own. Raises: Unavailable: some may have been taken; the next call with the own name returns them.
+        nowhere whose target is a connection that `is_alive` denies. Of its own requests it takes those that are not in
+        its queue. `beats`: the last that was seen of gateways taken for dead. One that has given another since lives:
+        this gateway may have been frozen meanwhile. Raises: Unavailable: some may have been taken; the next call with
+        the own name returns them.
         """
         rows = await self._rows(_UNFINISHED_OF, {"nodes": list(nodes)})  # type: ignore[dict-item]
-        left = [user for user, name, home in rows if home != self.node or not is_here(RequestKey(user, name))]
+        left = [
+            user for user, name, home in rows if home != self.node or not self._fleet.is_here(RequestKey(user, name))
+        ]
         users = tuple(dict.fromkeys(left))
-        take = partial(_take_over, nodes=frozenset(nodes), is_here=is_here, is_alive=is_alive)
+        take = partial(_take_over, nodes=frozenset(nodes), beats=beats, is_alive=is_alive)
         taken: list[tuple[int, Record]] = []
         for start in range(0, len(users), TAKEN_AT_ONCE):
             taken += await self._fleet.do(take, users=users[start : start + TAKEN_AT_ONCE])
@@ -180,7 +231,7 @@ class FleetStore(PostgresStore):
                 record = decode_record(text, schema)
                 found.append(record)
                 if home != self.node:
-                    self.mine.discard(record.key)
+                    self.let_go(record.key)
         return found
 
     # --- users and conversations: under the lock of their user
@@ -215,11 +266,13 @@ class FleetStore(PostgresStore):
         )
 
     async def budgets(self, holder: str, *, now_ms: int) -> Sequence[BudgetState]:
-        return await self._fleet.do(lambda transaction: transaction.state.book.states(holder, now_ms), **_about(holder))
+        return await self._fleet.do(
+            lambda transaction: transaction.state.budgets.states(holder, now_ms), **_about(holder)
+        )
 
     async def budgets_of_user(self, user_id: str, team: str | None, *, now_ms: int) -> Sequence[BudgetState]:
         return await self._fleet.do(
-            lambda transaction: transaction.state.book.states_of_user(user_id, team, now_ms),
+            lambda transaction: transaction.state.budgets.states_of_user(user_id, team, now_ms),
             users=(user_id,),
             teams=() if team is None else (team,),
         )
@@ -285,11 +338,39 @@ class FleetStore(PostgresStore):
             "session_id": connection.session_id,
             "connection_id": connection.connection_id,
         }
+
+        def decide(transaction: Transaction) -> None:
+            transaction.run(lambda database: database.execute(_UNBIND, row))
+            if connection.user_id in transaction.watched:
+                transaction.run(lambda database: database.execute(_LEAVE_ALL, row))
+
         # Under the user's lock: else two gateways between which many apps move wait for each other's rows.
-        await self._fleet.do(
-            lambda transaction: transaction.run(lambda database: database.execute(_UNBIND, row)),
-            users=(connection.user_id or "",),
-        )
+        await self._fleet.do(decide, users=(connection.user_id or "",))
+
+    # --- who watches: under the lock of their user, like the requests of which they are shown the answers
+
+    @property
+    def watched(self) -> Container[str]:
+        return self._fleet.watched
+
+    async def watch(
+        self, user_id: str, conversation_id: str | None, watcher: Watcher, *, now_ms: int, most: int
+    ) -> Place:
+        watch = partial(_watch, user_id=user_id, conversation_id=conversation_id or "", most=most)
+        return await self._fleet.do(partial(watch, watcher=watcher, now_ms=now_ms), users=(user_id,))
+
+    async def watchers(
+        self, user_id: str, *conversations: str | None, now_ms: int
+    ) -> Mapping[str | None, Sequence[Watcher]]:
+        names = [name or "" for name in conversations]
+        place: Any = {"user_id": user_id, "now_ms": now_ms, "conversations": names}
+        found = await self._rows(_ALL_WATCHERS, place)
+        return {name: [_watcher(row[1:]) for row in found if row[0] == (name or "")] for name in conversations}
+
+    async def purge(self, *, ended_before_ms: int, refused_before_ms: int) -> int:
+        now: sql.Params = {"now_ms": self.clock()}
+        await self._group.call(lambda database: database.execute(_FORGET_WATCHERS, now))
+        return await super().purge(ended_before_ms=ended_before_ms, refused_before_ms=refused_before_ms)
 
 
 def _about(holder: str) -> Any:
@@ -337,24 +418,77 @@ def _change(transaction: Transaction, *, key: RequestKey, change: Change[T], now
         if runs and not is_first:
             return Busy(now_ms + BEHIND_MS), False
     if step.charge:
-        step = state.book.charged(step)
+        step = state.budgets.charged(step)
         transaction.charge(step.charge)
     assert step.record is not None
     transaction.put(tracked, step.record, step.content)
     return step.outcome, step.record.ending is not None
 
 
+def _watcher(row: sql.Row) -> Watcher:
+    session_id, connection_id, generation, number, is_off, until_ms = row
+    return Watcher(
+        session_id=session_id,
+        connection_id=connection_id,
+        generation=generation,
+        number=number,
+        off=bool(is_off),
+        until_ms=until_ms,
+    )
+
+
+def _watch(
+    transaction: Transaction, *, user_id: str, conversation_id: str, watcher: Watcher, now_ms: int, most: int
+) -> Place:
+    place: dict[str, sql.Value] = {"user_id": user_id, "conversation_id": conversation_id}
+
+    def write(database: Database) -> Place:
+        known = [_watcher(row) for row in database.execute(_WATCHERS, place).fetchall()]
+        ((others,),) = database.execute(_WATCHED, {**place, "now_ms": now_ms}).fetchall()
+        if not known and others >= MOST_WATCHED:
+            return Place.FULL
+        found = placed(known, watcher, now_ms=now_ms, most=most)
+        if found is Place.FULL:
+            connections: Any = {"user_id": user_id, "connections": [one.connection_id for one in known]}
+            there = {name for (name,) in database.execute(_OPEN, connections).fetchall()}
+            known = [one for one in known if one.connection_id in there]
+            found = placed(known, watcher, now_ms=now_ms, most=most)
+        if isinstance(found, Place):
+            return found
+        database.execute(_LEAVE, place)
+        database.executemany(
+            _WATCH,
+            [
+                (
+                    *(one.session_id, one.connection_id, one.generation, one.number, int(one.off), one.until_ms),
+                    *(user_id, conversation_id),
+                )
+                for one in found
+            ],
+        )
+        return Place.KEPT
+
+    outcome = transaction.run(write)
+    if outcome is Place.KEPT:
+        transaction.watched.add(user_id)
+    return outcome
+
+
 def _take_over(
     transaction: Transaction,
     *,
-    nodes: Collection[str],
-    is_here: Callable[[RequestKey], bool],
+    nodes: Set[str],
+    beats: Mapping[str, int],
     is_alive: Callable[[str], bool],
 ) -> list[tuple[int, Record]]:
     state, keys = transaction.state, set()
+    if beats:
+        of_nodes: Any = {"nodes": list(beats)}
+        found = transaction.database.execute(_BEATS, of_nodes).fetchall()
+        nodes -= {name for name, beat_at_ms in found if beat_at_ms != beats[name]}
     for tracked in list(state.tracked.values()):
         key, home = tracked.key, transaction.homes[tracked.key]
-        if home is None or (home in nodes and not (home == transaction.node and is_here(key))):
+        if home is None or (home in nodes and not (home == transaction.node and transaction.is_here(key))):
             transaction.take(tracked)
             target = tracked.record.target
             step = changes.recover(tracked.record, keeps_target=target is not None and is_alive(target.connection_id))

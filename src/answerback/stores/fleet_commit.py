@@ -29,9 +29,8 @@ from answerback.core.request import SCHEMA, Question, Record, RequestKey
 from answerback.ports import Unavailable
 from answerback.stores import statements as sql
 from answerback.stores.database import Connection as Thread
-from answerback.stores.database import Database, Undone, once_more
+from answerback.stores.database import Database, StoreError, Undone, once_more
 from answerback.stores.encoding import decode_question, decode_record, encode_record
-from answerback.stores.errors import StoreError
 from answerback.stores.group_commit import Call, Rows, own
 from answerback.stores.migrations import lock_key
 from answerback.stores.writer_state import Tracked, WriterState
@@ -53,6 +52,9 @@ WHERE ended_at_ms IS NULL AND user_id = ANY(CAST(:users AS text[])) ORDER BY n""
 _USERS: Final = """
 SELECT user_id, per_minute, minute, accepted, accepted_before, team, caps FROM users
 WHERE user_id = ANY(CAST(:users AS text[]))"""
+
+# A statement of its own, in the same round trip: joined to the one above it makes the plan of both slow.
+_WATCHED: Final = "SELECT DISTINCT user_id FROM watchers WHERE user_id = ANY(CAST(:users AS text[]))"
 
 _TEAMS: Final = "SELECT team, caps FROM teams WHERE team = ANY(CAST(:teams AS text[]))"
 
@@ -87,7 +89,7 @@ class Freed:
 
 
 class _Rows(Rows):
-    """The rows of one gateway: whoever accepts a request is its home."""
+    """The rows of one gateway: the gateway that accepts a request is its home."""
 
     ACCEPT = sql.ACCEPT.replace("attachments)", "attachments, node, ordering_key)").replace("?)", "?, ?, ?)")
 
@@ -133,16 +135,26 @@ class Transaction:
     """What one transaction knows of its users, and what it writes."""
 
     def __init__(
-        self, database: Database, *, node: str, schema: str, taken: set[RequestKey], writes_schema: int
+        self,
+        database: Database,
+        *,
+        node: str,
+        schema: str,
+        taken: set[RequestKey],
+        is_here: Callable[[RequestKey], bool],
+        writes_schema: int,
     ) -> None:
         self.database = database
         self.node = node
+        self.is_here = is_here
         self.writes_schema = writes_schema
         self.taken = taken
         """What was taken over: the queue may have put it behind later ones of its key."""
         self.state = WriterState()
         self.homes: dict[RequestKey, str | None] = {}
         self.effects: dict[Changed | Freed, None] = {}
+        self.watched: set[str] = set()
+        """Those of its users of whom somebody watches something."""
         self._schema = schema
         self._rows = _Rows(node)
         self._ended: dict[RequestKey, Record] = {}
@@ -160,13 +172,14 @@ class Transaction:
         of_keys: Any = {"users": [key.user_id for key in keys], "requests": [key.request_id for key in keys]}
         ended = numbers = None
         if not names:
-            database.begin()
+            database.execute(database.BEGIN)
             self._read_budgets(names, teams)
             return
         with database.together():
-            database.begin()
+            database.execute(database.BEGIN)
             database.execute(_LOCK, locks)
             unfinished, known = database.execute(_UNFINISHED, of_users), database.execute(_USERS, of_users)
+            watched = database.execute(_WATCHED, of_users)
             if keys:
                 ended = database.execute(_RECORDS, of_keys)
             if accepts:
@@ -177,9 +190,10 @@ class Transaction:
                 asked = decode_question(options, question, "")
                 self.state.track(record.key, record, asked, n=n, width=0).is_stored = True
                 self.homes[record.key] = home
+        self.watched.update(user_id for (user_id,) in watched.fetchall())
         for user_id, per_minute, minute, accepted, before, team, caps in known.fetchall():
             self._users.add(user_id)
-            self.state.book.add_user(user_id, team, caps)
+            self.state.budgets.add_user(user_id, team, caps)
             if per_minute is not None:
                 self.state.limits[user_id] = per_minute
             if minute is not None:
@@ -198,9 +212,9 @@ class Transaction:
 
         Teams are locked behind all users, in one order: who waits for a team holds no user that its holder waits for.
         """
-        book, database = self.state.book, self.database
+        budgets, database = self.state.budgets, self.database
         holds = [hold for one in self.state.tracked.values() if (hold := one.record.hold) is not None]
-        teams = {*claimed, *book.teams.values(), *(hold.team for hold in holds if hold.team is not None)}
+        teams = {*claimed, *budgets.teams.values(), *(hold.team for hold in holds if hold.team is not None)}
         if teams:
             named: Any = {"teams": sorted(teams)}
             keys: Any = {"keys": sorted(lock_key(f"{self._schema} team {team}") for team in teams)}
@@ -208,10 +222,10 @@ class Transaction:
                 database.execute(_LOCK, keys)
                 found = database.execute(_TEAMS, named)
             for team, caps in found.fetchall():
-                book.keep(team_holder(team), decode_budgets(caps))
-        if book.budgets or holds:
+                budgets.keep(team_holder(team), decode_budgets(caps))
+        if budgets.by_holder or holds:
             holders: Any = {"holders": [*users, *map(team_holder, teams)]}
-            book.add_counters(database.execute(_COUNTERS, holders).fetchall())
+            budgets.add_counters(database.execute(_COUNTERS, holders).fetchall())
 
     def _decode(self, user_id: str, text: str, record_schema: int) -> Record | None:
         try:
@@ -233,11 +247,14 @@ class Transaction:
         return self._ended.get(key)
 
     def is_behind(self, ordering_key: str, n: int | None = None) -> bool:
-        """Whether one of the key is unfinished that was accepted before number `n`, elsewhere or taken from there."""
+        """Whether one of the key is unfinished that was accepted before number `n`, and the queue here does not order.
+
+        It is at home elsewhere, was taken from there, or is at home here and not in the queue yet.
+        """
         return any(
             one.record.ordering_key == ordering_key
             and (n is None or one.n < n)
-            and (self.homes[key] != self.node or key in self.taken)
+            and (self.homes[key] != self.node or key in self.taken or not self.is_here(key))
             for key, one in self.state.tracked.items()
         )
 
@@ -253,11 +270,11 @@ class Transaction:
         self._rows.accept(tracked, question, encode_record(record))
         if record.hold is not None:
             entries = reserved(record.hold, record.user_id)
-            self.state.book.post(entries)
+            self.state.budgets.post(entries)
             self._rows.charge(entries)
 
     def charge(self, entries: Collection[Entry]) -> None:
-        """Write what was posted in the book."""
+        """Write what was posted in the budgets."""
         self._rows.charge(entries)
 
     def put(self, tracked: Tracked, record: Record, content: Content = NOTHING) -> None:
@@ -329,8 +346,11 @@ class FleetCommit:
         self._schema = schema
         self._max_queued = max_queued
         self._on_effects = on_effects
+        self.is_here: Callable[[RequestKey], bool] = lambda _: True
         self.writes_schema = SCHEMA
         self._taken: set[RequestKey] = set()
+        self.watched: set[str] = set()
+        """Users of whom somebody watches something, as the last transaction about each has seen it."""
         self._connection: Thread | None = None
         self._jobs: list[_Job[Any]] = []
         self._is_busy = False
@@ -403,12 +423,17 @@ class FleetCommit:
         del self._jobs[: len(jobs)]
         self._is_busy = True
         assert self._connection is not None
-        self._connection.submit(partial(self._transact, jobs, users), partial(self._sent, jobs))
+        self._connection.submit(partial(self._transact, jobs, users), partial(self._sent, jobs, users))
 
-    def _transact(self, jobs: Sequence[_Job[Any]], users: Collection[str], database: Database) -> Collection[Any]:
+    def _transact(self, jobs: Sequence[_Job[Any]], users: Collection[str], database: Database) -> Transaction:
         """On the writer's thread. Raises: Undone: it has no effect. Unavailable: nobody knows."""
         transaction = Transaction(
-            database, node=self._node, schema=self._schema, taken=self._taken, writes_schema=self.writes_schema
+            database,
+            node=self._node,
+            schema=self._schema,
+            taken=self._taken,
+            is_here=self.is_here,
+            writes_schema=self.writes_schema,
         )
         keys = [job.key for job in jobs if job.key is not None]
         try:
@@ -430,11 +455,16 @@ class FleetCommit:
             database.commit()
         except Exception as exc:
             raise Unavailable(database.cause_of(exc) or "the store failed") from exc
-        return transaction.effects
+        return transaction
 
-    def _sent(self, jobs: Sequence[_Job[Any]], effects: Collection[Any] | None, error: Exception | None) -> None:
+    def _sent(
+        self, jobs: Sequence[_Job[Any]], users: Collection[str], done: Transaction | None, error: Exception | None
+    ) -> None:
         self._is_busy = False
         self.last_write_failed = error is not None
+        if done is not None:
+            self.watched.difference_update(users)
+            self.watched.update(done.watched)
         for job in jobs:
             if job.future.done():  # its caller was cancelled; what it asked for happened all the same
                 continue
@@ -444,8 +474,8 @@ class FleetCommit:
                 job.future.set_exception(job.error)
             else:
                 job.future.set_result(job.value)
-        if effects:
-            self._on_effects(effects)
+        if done is not None and done.effects:
+            self._on_effects(done.effects)
         if self._jobs:
             asyncio.get_running_loop().call_soon(self._send)
 

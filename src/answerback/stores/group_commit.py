@@ -24,7 +24,7 @@ from answerback.core.transitions import State
 from answerback.ports import Unavailable
 from answerback.stores import statements as sql
 from answerback.stores import writes
-from answerback.stores.book import rows_of
+from answerback.stores.budgets import rows_of
 from answerback.stores.database import Connection, Database, Undone, in_our_terms, once_more
 from answerback.stores.encoding import encode_attachments, encode_marks, encode_options
 from answerback.stores.writer_state import Tracked, WriterState
@@ -198,7 +198,7 @@ class Batch:
         """Write everything in order and commit. Raises: Undone: it has no effect. Unavailable: nobody knows."""
         try:
             if self._steps:
-                database.begin()
+                database.execute(database.BEGIN)
                 for step in self._steps:
                     step.run(database)
         except Exception as exc:
@@ -268,7 +268,7 @@ class GroupCommit:
             loading = self._loading = asyncio.get_running_loop().create_future()
             connection.submit(partial(in_our_terms, _load), partial(self._loaded, loading))
         if not loading.done():
-            await asyncio.wait([loading])  # whoever is cancelled here stops nobody else
+            await asyncio.wait([loading])  # a caller that is cancelled here stops nobody else
         return loading.result()
 
     def _loaded(
@@ -337,14 +337,16 @@ class GroupCommit:
         if error is None:
             self._written = batch.number
             self._settle(batch)
-            _notify(batch, None)
+            for future in batch.waiting:
+                if not future.done():  # its caller was cancelled; what it asked for happened all the same
+                    future.set_result(None)
             if self.batch.waiting:  # callers that wake now may have more for it
                 asyncio.get_running_loop().call_soon(self._send)
             return
         self._state = None
         gathered, self.batch = self.batch, Batch(self.batch.number + 1)
-        _notify(batch, error)
-        _notify(gathered, Undone(str(error)))
+        _fail(batch, error)
+        _fail(gathered, Undone(str(error)))
 
     def _settle(self, batch: Batch) -> None:
         state = self._state
@@ -353,7 +355,7 @@ class GroupCommit:
             tracked.is_stored = True
             if tracked.is_taken:
                 state.forget(tracked)
-                state.book.take_back(tracked.record)
+                state.budgets.take_back(tracked.record)
                 if tracked.counted_at_ms is not None:
                     state.count(tracked.record.user_id, tracked.counted_at_ms, -1)
         for tracked in batch.ended:
@@ -365,13 +367,9 @@ def _load(database: Database) -> WriterState:
     return WriterState.load(database)
 
 
-def _notify(batch: Batch, error: Exception | None) -> None:
+def _fail(batch: Batch, error: Exception) -> None:
     for future in batch.waiting:
-        if future.done():  # its caller was cancelled; what it asked for happened all the same
-            continue
-        if error is None:
-            future.set_result(None)
-        else:
+        if not future.done():
             future.set_exception(own(error))
 
 

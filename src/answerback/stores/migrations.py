@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from answerback.stores import statements as sql
-from answerback.stores.database import Database
-from answerback.stores.errors import StoreError
+from answerback.stores.database import Database, StoreError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

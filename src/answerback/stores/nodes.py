@@ -46,7 +46,9 @@ SELECT 1 FROM nodes WHERE reads_schema < :schema AND state <> 'gone'
   AND (beat_at_ms > {_NOW} - {STALE_MS} OR NOT node = ANY(CAST(:dead AS text[])))"""  # noqa: S608
 
 _NODES: Final = f"""
-SELECT n.node, n.state, {_NOW} - n.beat_at_ms, n.version, n.facts, n.started_at_ms FROM nodes n ORDER BY n.node"""  # noqa: S608
+SELECT n.node, n.state, {_NOW} - n.beat_at_ms, n.version, n.facts, n.started_at_ms, n.beat_at_ms, EXISTS (
+    SELECT 1 FROM leases l WHERE l.name = 'janitor' AND l.holder = n.node AND l.until_ms > {_NOW}
+  ) FROM nodes n ORDER BY n.node"""  # noqa: S608
 
 _LOCKED: Final = """
 SELECT (CAST(classid AS bigint) << 32) + CAST(objid AS bigint) FROM pg_locks
@@ -66,7 +68,7 @@ WHERE leases.holder = excluded.holder OR leases.until_ms < {_NOW} RETURNING 1"""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A gateway of the fleet, as its last beat and its lock show it. `age_ms`: of the beat."""
+    """A gateway of the fleet, as its last beat and its lock show it. `age_ms`: of the beat. `janitor`: it cleans up."""
 
     name: str
     state: str
@@ -74,7 +76,9 @@ class Node:
     has_lock: bool
     version: str
     started_at_ms: int
+    beat_at_ms: int = 0
     facts: Mapping[str, int]
+    janitor: bool = False
 
     @property
     def is_dead(self) -> bool:
@@ -178,9 +182,13 @@ def list_nodes(database: Database, schema: str) -> list[Node]:
             has_lock=lock_key(f"{schema} node {name}") in locked,
             version=version,
             started_at_ms=started_at_ms,
+            beat_at_ms=beat_at_ms,
             facts=json.loads(facts),
+            janitor=bool(janitor),
         )
-        for name, state, age_ms, version, facts, started_at_ms in database.execute(_NODES).fetchall()
+        for name, state, age_ms, version, facts, started_at_ms, beat_at_ms, janitor in database.execute(
+            _NODES
+        ).fetchall()
     ]
 
 

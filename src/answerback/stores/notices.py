@@ -17,8 +17,7 @@ import psycopg
 
 from answerback.ports import Unavailable
 from answerback.stores.database import Connection as Thread
-from answerback.stores.database import Database
-from answerback.stores.errors import StoreError, StoreInUse
+from answerback.stores.database import Database, StoreError, StoreInUse
 from answerback.stores.migrations import lock_key
 from answerback.stores.postgres import PostgresDatabase, connect
 
@@ -49,15 +48,17 @@ class Notices:
         self._is_stopped = threading.Event()
         self._heard: asyncio.Future[None] | None = None
         self._error: Exception | None = None
+        self._not_sent: Exception | None = None
+        """Why the last notices were not sent, if they were not."""
         self.listening_since: float | None = None
         """Monotonic seconds; None: nothing is heard now."""
-        self.sent = 0
-        self.received = 0
+        self.passed = 0
+        """How many were sent and heard."""
 
     async def start(self, on_notice: Callable[[str, Sequence[Any]], None]) -> None:
         """Listen, and hear oneself. `on_notice` gets who sent a notice, and its words.
 
-        Raises: StoreInUse: another process has this name. StoreError: notices do not come through.
+        Raises: StoreInUse: another process has this name. StoreError: notices do not come through. Unavailable.
         """
         self._on_notice = on_notice
         loop = asyncio.get_running_loop()
@@ -77,6 +78,8 @@ class Notices:
                 await self._heard
         except TimeoutError:
             await self.stop()
+            if self._not_sent is not None:
+                raise self._not_sent from None
             raise StoreError(
                 "A notice of this gateway to itself does not come through. Name the database server itself in "
                 "--database, not a pooler."
@@ -102,8 +105,13 @@ class Notices:
     def _flush(self) -> None:
         out, self._out = self._out, []
         if self._sender is not None:
-            self.sent += len(out)
-            self._sender.submit(partial(_notify, out), _note_failure)
+            self.passed += len(out)
+            self._sender.submit(partial(_notify, out), self._sent)
+
+    def _sent(self, _: None, error: Exception | None) -> None:
+        self._not_sent = error
+        if error is not None:
+            log.warning("notices were not sent: %s", error)
 
     def _connect_sender(self) -> Database:
         connection = self._connect()
@@ -123,7 +131,7 @@ class Notices:
             try:
                 connection = self._take_name()
             except (psycopg.Error, Unavailable) as exc:
-                log.warning("notices are not heard now: %s", exc)
+                log.warning("notices are not received now: %s", exc)
             except StoreError as exc:
                 self._error = exc
                 return
@@ -131,7 +139,7 @@ class Notices:
                 try:
                     self._hear(connection, loop)
                 except (psycopg.Error, RuntimeError) as exc:
-                    log.warning("notices are not heard now: %s", exc)
+                    log.warning("notices are not received now: %s", exc)
                 finally:
                     self.listening_since = None
                     connection.close()
@@ -163,7 +171,7 @@ class Notices:
 
     def _receive(self, payload: str) -> None:
         origin, _, *words = json.loads(payload)
-        self.received += 1
+        self.passed += 1
         if origin == self._node:
             if self._heard is not None and not self._heard.done():
                 self._heard.set_result(None)
@@ -184,8 +192,3 @@ def _notify(out: Sequence[tuple[str, str]], database: Database) -> None:
         database.execute(_NOTIFY, rows)
     except psycopg.Error as exc:
         raise Unavailable(str(exc)) from exc
-
-
-def _note_failure(_: None, error: Exception | None) -> None:
-    if error is not None:
-        log.warning("notices were not sent: %s", error)

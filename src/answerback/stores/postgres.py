@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 import psycopg
 from psycopg import errors
@@ -23,8 +23,7 @@ from psycopg.types.numeric import Int8Dumper
 
 from answerback.clock import epoch_ms
 from answerback.ports import Unavailable
-from answerback.stores.database import Database
-from answerback.stores.errors import StoreError, StoreInUse
+from answerback.stores.database import Database, StoreError, StoreInUse
 from answerback.stores.migrations import Migration, apply, lock_key, shipped
 from answerback.stores.statements import CREATE_COLLATION, Params, Row, to_psycopg
 from answerback.stores.store import SqlStore
@@ -67,6 +66,8 @@ _STATEMENT_TIMEOUT_MS: Final = 10_000
 LOCK_WAIT_S: Final = 2
 """How long a migration waits for a table."""
 _UPGRADE_S: Final = 60.0
+_THERE: Final = """
+SELECT k.name FROM unnest(CAST(:tables AS text[])) AS k(name) WHERE to_regclass(k.name) IS NOT NULL"""
 _POOLER_TRIES: Final = 3
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
@@ -91,6 +92,7 @@ class PostgresDatabase:
     """A connection, as the stores use it."""
 
     cause_of = staticmethod(cause_of)
+    BEGIN: ClassVar = "BEGIN"
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -105,9 +107,6 @@ class PostgresDatabase:
 
     def together(self) -> AbstractContextManager[Any]:
         return self._connection.pipeline()
-
-    def begin(self) -> None:
-        self._connection.execute("BEGIN")
 
     def commit(self) -> None:
         self._connection.commit()
@@ -182,7 +181,8 @@ class _Server:
             except (psycopg.Error, Unavailable) as exc:
                 may_pass = isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError | Unavailable)
                 if not may_pass or isinstance(exc, Pooled) or time.monotonic() + pause_s > deadline:
-                    raise Unavailable(str(exc)) from exc
+                    is_standby = isinstance(exc, errors.ReadOnlySqlTransaction)
+                    raise Unavailable(CAUSES[errors.ReadOnlySqlTransaction] if is_standby else str(exc)) from exc
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
@@ -211,21 +211,29 @@ class PostgresStore(SqlStore):
         try:
             await super().open()
         except Unavailable as exc:
-            if isinstance(exc.__cause__, Pooled):
+            if _is_by(exc, Pooled):
                 raise StoreError(
                     "The database is reached through a pooler that lends one session to many, so the lock of a gateway "
                     "would exclude nobody. Name the server itself in --database, or pool by session (PgBouncer: "
                     "pool_mode = session)."
                 ) from exc
-            if isinstance(exc.__cause__, _LockHeld):
+            if _is_by(exc, _LockHeld):
                 raise StoreInUse(
                     f"Another gateway uses this database (schema {self._schema}). Stop it, or use another database."
                 ) from exc
             raise StoreError(f"The database cannot be used: {exc}. Check --database and the server.") from exc
 
     async def _user_data(self) -> Sequence[Part]:
-        ((has_fleet,),) = await self._rows("SELECT to_regclass('sessions') IS NOT NULL")
-        return (*USER_DATA, *FLEET_DATA) if has_fleet else USER_DATA
+        fleet: Any = {"tables": [part.table for part in FLEET_DATA]}
+        there = {name for (name,) in await self._rows(_THERE, fleet)}
+        return (*USER_DATA, *(part for part in FLEET_DATA if part.table in there))
+
+
+def _is_by(error: BaseException | None, kind: type[Unavailable]) -> bool:
+    """Whether that is why it is unavailable. Whoever passes an error on may make one of their own of it."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__
+    return error is not None
 
 
 def connect(url: str, schema: str) -> Connection:
@@ -256,7 +264,7 @@ def connect(url: str, schema: str) -> Connection:
 def check_session(connection: Connection, other: Connection) -> None:
     """Check that the connection has a session of the server to itself, for the lock belongs to the session.
 
-    A pooler by transaction lends an idle session to whoever asks next: the one that was used last, so that another
+    A pooler by transaction lends an idle session to the next that asks: the one that was used last, so that another
     connection gets it, or one after the other, so that this connection gets several. Raises: Pooled.
     """
     mine, others = ({_session(one) for _ in range(_POOLER_TRIES)} for one in (connection, other))

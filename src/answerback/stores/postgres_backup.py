@@ -19,7 +19,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from answerback.stores.backup import Content, Manifest, check_content, content_of, read_backup, write_backup
-from answerback.stores.errors import StoreError, StoreInUse
+from answerback.stores.database import StoreError, StoreInUse
 from answerback.stores.migrations import lock_key
 from answerback.stores.postgres import Connection, PostgresDatabase, connect
 

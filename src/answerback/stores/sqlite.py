@@ -9,17 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, ClassVar, Final, TypeVar
 
 from answerback.clock import epoch_ms
 from answerback.core.parts import Content
 from answerback.core.request import Record, RequestKey
 from answerback.ports import Unavailable
+from answerback.stores.database import StoreError, StoreInUse
 from answerback.stores.encoding import content_of, decode_record
-from answerback.stores.errors import StoreError, StoreInUse
 from answerback.stores.migrations import Migration, apply, shipped
-from answerback.stores.statements import Params, Row
 from answerback.stores.store import SqlStore
+
+D = TypeVar("D", bound="SqliteDatabase")
 
 CAUSES: Final[Mapping[int, str]] = MappingProxyType(
     {
@@ -53,37 +54,20 @@ def cause_of(error: BaseException) -> str | None:
     return CAUSES.get(code & 0xFF)
 
 
-class SqliteDatabase:
-    """A connection, as the stores use it. `is_kept`: it is all that there is of the database, and is never closed.
+class SqliteDatabase(sqlite3.Connection):
+    """A connection, as the stores use it. `is_there`: whether its files are where they were when it was opened."""
 
-    `is_there`: whether its files are where they were.
-    """
-
+    is_there: Callable[[], bool] = staticmethod(lambda: True)
     cause_of = staticmethod(cause_of)
     together = contextlib.nullcontext
-
-    def __init__(
-        self, connection: sqlite3.Connection, *, is_kept: bool = False, is_there: Callable[[], bool] = lambda: True
-    ) -> None:
-        self._connection = connection
-        self._is_kept = is_kept
-        self._is_there = is_there
-
-    def execute(self, sql: str, params: Params | None = None, /) -> sqlite3.Cursor:
-        return self._connection.execute(sql, params or ())
-
-    def executemany(self, sql: str, rows: Sequence[Row]) -> sqlite3.Cursor:
-        return self._connection.executemany(sql, rows)
-
-    def begin(self) -> None:
-        if not self._is_there():
-            self.clear_log()  # of the log that this connection has: what was promised so far gets into the database
-            raise FilesGone
-        self._connection.execute("BEGIN IMMEDIATE")
+    BEGIN: ClassVar = "BEGIN IMMEDIATE"
 
     def commit(self) -> None:
-        if self._connection.in_transaction:
-            self._connection.execute("COMMIT")
+        if not self.is_there():
+            self.rollback()
+            self.clear_log()  # of the log that this connection has: what was promised so far gets into the database
+            raise FilesGone
+        super().commit()
 
     def clear_log(self) -> bool:
         ((waits_ms,),) = self.execute("PRAGMA busy_timeout").fetchall()
@@ -99,10 +83,17 @@ class SqliteDatabase:
 
     def close(self) -> None:
         with contextlib.suppress(sqlite3.Error):
-            if not self._is_kept:
-                self._connection.close()  # SQLite then writes the log back into the file
-            elif self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+            super().close()  # SQLite then writes the log back into the file
+
+
+class MemoryDatabase(SqliteDatabase):
+    """A connection that is all there is of its database. It lives as long as somebody holds it."""
+
+    def close(self) -> None:
+        self.rollback()
+
+    def __del__(self) -> None:
+        super().close()  # Python 3.13 warns of one that nobody closes
 
 
 class _File:
@@ -120,7 +111,7 @@ class _File:
     def connect_reader(self) -> SqliteDatabase:
         return self._connected(lambda connection: connection.execute("PRAGMA query_only = 1"))
 
-    def _connected(self, prepare: Callable[[sqlite3.Connection], object]) -> SqliteDatabase:
+    def _connected(self, prepare: Callable[[SqliteDatabase], object]) -> SqliteDatabase:
         if self._is_gone:
             raise Unavailable(FilesGone.WHAT)
         try:
@@ -132,7 +123,8 @@ class _File:
                 raise
         except sqlite3.Error as exc:
             raise Unavailable(cause_of(exc) or str(exc)) from exc
-        return SqliteDatabase(connection, is_there=partial(self._is_there, self._files()))
+        connection.is_there = partial(self._is_there, self._files())
+        return connection
 
     def _files(self) -> list[tuple[int, int] | None]:
         """Which files stand there. While a connection is open SQLite removes none of them."""
@@ -152,7 +144,7 @@ class _File:
         self._is_gone = self._is_gone or any(was is not None and was != found for was, found in now)
         return not self._is_gone
 
-    def _migrate(self, connection: sqlite3.Connection) -> None:
+    def _migrate(self, connection: SqliteDatabase) -> None:
         if not self._is_migrated:
             apply_migrations(connection, shipped(), now_ms=epoch_ms())
             self._is_migrated = True
@@ -200,7 +192,7 @@ class SqliteStore(SqlStore):
                 raise TimeoutError from exc
 
     def _check_whole(self) -> None:
-        """Raises: StoreError: the file is gone, and its log is there. SQLite would begin anew without a word."""
+        """Raises: StoreError: the file is gone, and its log is there. SQLite would begin again without a word."""
         log = Path(f"{self._path}-wal")
         has_log = log.exists() and log.stat().st_size > 0
         if has_log and not (self._path.exists() and self._path.stat().st_size > 0):
@@ -220,40 +212,24 @@ class SqliteStore(SqlStore):
         self._lock.release()
 
 
-class _InMemory(sqlite3.Connection):
-    """A database in memory. It lives as long as somebody holds it, so Python 3.13 need not warn that none closes it."""
-
-    def __del__(self) -> None:
-        self.close()
-
-
 class _Memory:
     """The connector to a database in memory, which has one connection."""
 
-    def __init__(self) -> None:
-        connection = _in_memory()
-        _empty().backup(connection)
-        self.database = SqliteDatabase(connection, is_kept=True)
+    def __init__(self, database: MemoryDatabase) -> None:
+        self._database = database
 
-    def connect_writer(self) -> SqliteDatabase:
-        return self.database
+    def connect_writer(self) -> MemoryDatabase:
+        return self._database
 
-    def connect_reader(self) -> SqliteDatabase:
-        return self.database
-
-
-def _in_memory() -> sqlite3.Connection:
-    return sqlite3.connect(
-        ":memory:", isolation_level=None, check_same_thread=False, cached_statements=128, factory=_InMemory
-    )
+    connect_reader = connect_writer
 
 
 @lru_cache(maxsize=1)
-def _empty() -> sqlite3.Connection:
+def _empty() -> SqliteDatabase:
     """A database with the tables of this version, to be copied: to make them takes longer."""
-    connection = _in_memory()
-    apply_migrations(connection, shipped(), now_ms=0)
-    return connection
+    database = _connect(":memory:", MemoryDatabase)
+    apply_migrations(database, shipped(), now_ms=0)
+    return database
 
 
 class MemoryStore(SqlStore):
@@ -262,10 +238,10 @@ class MemoryStore(SqlStore):
     `records` and `answers` are there to be looked at.
     """
 
-    def __init__(self) -> None:
-        memory = _Memory()
-        super().__init__(memory)
-        self._database = memory.database
+    def __init__(self, kind: type[MemoryDatabase] = MemoryDatabase) -> None:
+        self._database = _connect(":memory:", kind)
+        _empty().backup(self._database)
+        super().__init__(_Memory(self._database))
         self._start()
 
     async def open(self) -> None:
@@ -301,14 +277,12 @@ def _cannot_open(path: Path, error: BaseException) -> BaseException:
     return error
 
 
-def connect(path: Path, *, busy_timeout_s: float) -> sqlite3.Connection:
+def connect(path: Path, *, busy_timeout_s: float) -> SqliteDatabase:
     """A connection in the mode that all of this relies on: every commit is on the disk when it returns.
 
     What is deleted is overwritten, so that an erased text is nowhere in the file.
     """
-    connection = sqlite3.connect(
-        path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False, cached_statements=128
-    )
+    connection = _connect(path, SqliteDatabase, timeout=busy_timeout_s)
     try:
         for setting in (
             "journal_mode = WAL",
@@ -324,15 +298,21 @@ def connect(path: Path, *, busy_timeout_s: float) -> sqlite3.Connection:
     return connection
 
 
-def apply_migrations(connection: sqlite3.Connection, migrations: Sequence[Migration], *, now_ms: int) -> int:
+def _connect(path: Path | str, kind: type[D], **options: Any) -> D:
+    """A connection without a transaction of its own accord, that any thread may use."""
+    return sqlite3.connect(
+        path, factory=kind, isolation_level=None, check_same_thread=False, cached_statements=128, **options
+    )
+
+
+def apply_migrations(database: SqliteDatabase, migrations: Sequence[Migration], *, now_ms: int) -> int:
     """Apply what is missing; of several processes that do so at once, one does and the others wait for it."""
-    connection.execute("BEGIN IMMEDIATE")
+    database.execute(database.BEGIN)
     try:
-        applied = apply(SqliteDatabase(connection), migrations, now_ms=now_ms, dialect=_dialect)
-        connection.execute("COMMIT")
+        applied = apply(database, migrations, now_ms=now_ms, dialect=_dialect)
+        database.commit()
     except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+        database.rollback()
         raise
     return applied
 

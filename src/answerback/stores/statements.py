@@ -228,7 +228,7 @@ SELECT_OLD_DELETED: Final = """
 SELECT user_id, conversation_id, deleted_at_ms FROM conversations
 WHERE deleted_at_ms < :before_ms ORDER BY deleted_at_ms, user_id, conversation_id LIMIT :limit"""
 
-# Keeps what was asked since: it begins the conversation anew. Texts whose request can still be asked for stay with it.
+# Keeps what was asked since: it begins the conversation again. Texts whose request can still be asked for stay with it.
 ERASE_CONVERSATION: Final = (
     """
 DELETE FROM requests WHERE user_id = :user_id AND conversation_id = :conversation_id AND forgotten IS NOT NULL
@@ -341,11 +341,16 @@ SELECT_RANGE: Final = f"""
 SELECT data FROM pieces JOIN uploads USING (upload)
 WHERE {_FILE} AND completed_at_ms IS NOT NULL AND piece BETWEEN :first AND :last ORDER BY piece"""  # noqa: S608 - above
 
-# What the user has begun within a day, and what of it is unfinished.
-SELECT_BEGUN: Final = """
-SELECT CAST(COALESCE(SUM(CASE WHEN begun_at_ms > :since_ms THEN bytes ELSE 0 END), 0) AS bigint),
-  CAST(COALESCE(SUM(CASE WHEN completed_at_ms IS NULL THEN 1 ELSE 0 END), 0) AS bigint)
-FROM uploads WHERE user_id = :user_id"""
+SELECT_OPEN_UPLOADS: Final = """
+SELECT upload, COALESCE(touched_at_ms, begun_at_ms) FROM uploads
+WHERE user_id = :user_id AND completed_at_ms IS NULL"""
+
+SELECT_BEGUN: Final = "SELECT bytes FROM begun_uploads WHERE user_id = :user_id AND day = :day"
+
+COUNT_BEGUN: Final = """
+INSERT INTO begun_uploads (user_id, day, bytes) VALUES (:user_id, :day, :bytes)
+ON CONFLICT (user_id) DO UPDATE SET day = excluded.day,
+  bytes = excluded.bytes + CASE WHEN begun_uploads.day = excluded.day THEN begun_uploads.bytes ELSE 0 END"""
 
 BEGIN_UPLOAD: Final = """
 INSERT INTO uploads (user_id, sha256, bytes, upload, begun_at_ms)
@@ -357,17 +362,26 @@ SELECT upload, CAST(:piece AS integer), :data FROM uploads
 WHERE user_id = :user_id AND upload = :upload AND completed_at_ms IS NULL
 ON CONFLICT (upload, piece) DO NOTHING"""
 
+TOUCH_UPLOAD: Final = """
+UPDATE uploads SET touched_at_ms = :now_ms
+WHERE user_id = :user_id AND upload = :upload AND completed_at_ms IS NULL"""
+
 COMPLETE_UPLOAD: Final = f"""
 UPDATE uploads SET completed_at_ms = :completed_at_ms, content = :content
 WHERE {_FILE} AND upload = :upload"""  # noqa: S608 - the text above
 
+FORGET_UPLOAD: Final = """
+DELETE FROM uploads WHERE user_id = :user_id AND upload = :upload AND completed_at_ms IS NULL"""
+
+FORGET_ITS_PIECES: Final = "DELETE FROM pieces WHERE upload = :upload"
+
 FORGET_UPLOADS: Final = """
 DELETE FROM uploads
-WHERE (completed_at_ms IS NULL AND (begun_at_ms < :begun_before_ms OR upload = :upload))
+WHERE (completed_at_ms IS NULL AND begun_at_ms < :begun_before_ms)
   OR (completed_at_ms < :completed_before_ms AND NOT EXISTS (
     SELECT 1 FROM requests r
     WHERE r.user_id = uploads.user_id AND r.attachments LIKE '%' || uploads.sha256 || '%'))"""
-"""Unfinished uploads that began before then, the one named, and files that nothing can name any more."""
+"""Unfinished uploads that began before then, and files that nothing can name any more."""
 
 # After it: the uploads decide alone, so a gateway that completes or fills one meanwhile leaves no half of a file.
 FORGET_PIECES: Final = "DELETE FROM pieces WHERE upload NOT IN (SELECT upload FROM uploads)"

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from operator import add, attrgetter
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
@@ -12,7 +12,7 @@ from answerback.core.admission import admit_again
 from answerback.core.budget import KEPT_MS, Budget, BudgetState, Counter, Period, encode_budgets, reserved
 from answerback.core.parts import NOTHING, Content
 from answerback.core.request import Change, Question, Record, RequestKey
-from answerback.core.uploads import FileKey, Upload, examine
+from answerback.core.uploads import FileKey, NoRoom, Upload, examine
 from answerback.ports import (
     Accepted,
     Admission,
@@ -94,12 +94,12 @@ class SqlStore:
         return await min(self._readers, key=attrgetter("waiting")).read(function)
 
     async def _rows(self, statement: str, params: sql.Params | None = None) -> list[sql.Row]:
-        return await self._read(lambda database: database.execute(statement, params).fetchall())
+        return await self._read(lambda database: database.execute(statement, params or {}).fetchall())
 
     async def store_id(self) -> str:
         """The name of the data: made once, the same for every gateway that serves them."""
         if self._store_id is None:
-            await self._group.state()  # whoever loads it first names the store
+            await self._group.state()  # the first to load it names the store
             rows = await self._rows(sql.SELECT_MARK, {"name": "store_id"})
             self._store_id = str(rows[0][0])
         return self._store_id
@@ -169,7 +169,7 @@ class SqlStore:
         rows.accept(tracked, question, text.ljust(width))
         if record.hold is not None:
             entries = reserved(record.hold, record.user_id)
-            state.book.post(entries)
+            state.budgets.post(entries)
             rows.charge(entries, tracked)
         batch.accepted.append(tracked)
         tracked.written_in = batch.number
@@ -212,7 +212,7 @@ class SqlStore:
                     await group.written(tracked)
                     continue
                 if step.charge:
-                    step = state.book.charged(step)
+                    step = state.budgets.charged(step)
                     group.batch.rows().charge(step.charge)
                 assert step.record is not None
                 self._put(state, tracked, step.record, step.content)
@@ -281,7 +281,7 @@ class SqlStore:
 
     async def _forget_counters(self, before_ms: int) -> None:
         """Those of windows that ended before then."""
-        if (await self._group.state()).book.forget_windows(before_ms):
+        if (await self._group.state()).budgets.forget_windows(before_ms):
             await self._group.call(lambda database: database.execute(sql.FORGET_COUNTERS, {"before_ms": before_ms}))
 
     async def _repeat(self, step: Callable[[Database], int]) -> int:
@@ -395,7 +395,7 @@ class SqlStore:
         return (await self._group.state()).is_blocked(user_id)
 
     async def set_budget(self, holder: str, period: Period, budget: Budget | None, *, now_ms: int) -> None:
-        await self._store_caps(holder, now_ms, lambda state: state.book.set_budget(holder, period, budget))
+        await self._store_caps(holder, now_ms, lambda state: state.budgets.set_budget(holder, period, budget))
 
     async def _store_caps(self, holder: str, now_ms: int, change: Callable[[WriterState], tuple[Budget, ...]]) -> None:
         statement, row = caps_row(holder, now_ms)
@@ -407,15 +407,15 @@ class SqlStore:
     async def set_team(self, user_id: str, team: str | None, *, now_ms: int) -> None:
         row: sql.Params = {"user_id": user_id, "team": team, "created_at_ms": now_ms}
         await self._group.call(
-            lambda database: database.execute(sql.SET_TEAM, row), lambda state: state.book.set_team(user_id, team)
+            lambda database: database.execute(sql.SET_TEAM, row), lambda state: state.budgets.set_team(user_id, team)
         )
 
     async def budgets(self, holder: str, *, now_ms: int) -> Sequence[BudgetState]:
-        return (await self._group.state()).book.states(holder, now_ms)
+        return (await self._group.state()).budgets.states(holder, now_ms)
 
     async def budgets_of_user(self, user_id: str, team: str | None, *, now_ms: int) -> Sequence[BudgetState]:
         """Those that a question of the user is counted in, from memory. `team`: as the token has it."""
-        return (await self._group.state()).book.states_of_user(user_id, team, now_ms)
+        return (await self._group.state()).budgets.states_of_user(user_id, team, now_ms)
 
     async def teams(self) -> Sequence[str]:
         return [team for team, _ in await self._rows(sql.SELECT_TEAMS)]
@@ -466,19 +466,19 @@ class SqlStore:
     async def upload(self, key: FileKey) -> Upload | None:
         return await self._read(partial(writes.upload, key=key))
 
-    async def begin(self, key: FileKey, name: str, *, now_ms: int) -> Upload | None:
+    async def begin(self, key: FileKey, name: str, *, now_ms: int) -> Upload | NoRoom:
         return await self._write_of(key.user_id, partial(writes.begin_upload, key=key, name=name, now_ms=now_ms))
 
-    async def put(self, key: FileKey, name: str, number: int, data: bytes) -> None:
-        piece: dict[str, Any] = {"user_id": key.user_id, "upload": name, "piece": number, "data": data}
-        await self._write_of(key.user_id, lambda database: database.execute(sql.PUT_PIECE, piece))
+    async def put(self, key: FileKey, name: str, number: int, data: bytes, *, now_ms: int) -> None:
+        piece = {"user_id": key.user_id, "upload": name, "piece": number, "data": data, "now_ms": now_ms}
+        await self._write_of(key.user_id, partial(writes.put_piece, piece=piece))
 
     async def complete(self, key: FileKey, name: str, *, content: str, now_ms: int) -> None:
         row = {**writes.file_named(key), "upload": name, "content": content, "completed_at_ms": now_ms}
         await self._group.call(lambda database: database.execute(sql.COMPLETE_UPLOAD, row))
 
     async def discard(self, key: FileKey, name: str) -> None:
-        await self._group.call(partial(writes.forget_uploads, name=name))
+        await self._group.call(partial(writes.forget_upload, user_id=key.user_id, name=name))
 
     async def examine(self, key: FileKey) -> str | None:
         return await self._read(lambda database: examine(key, _file(database, key) or b""))

@@ -93,7 +93,14 @@ USER_DATA: Final = (
         table="uploads",
         key="upload",
         first="",
-        shown=("upload", "sha256", "bytes", "content", "begun_at_ms", "completed_at_ms"),
+        shown=("upload", "sha256", "bytes", "content", "begun_at_ms", "touched_at_ms", "completed_at_ms"),
+        inner=("user_id",),
+    ),
+    Part(
+        table="begun_uploads",
+        key="CAST(day AS text)",
+        first="",
+        shown=("day", "bytes"),
         inner=("user_id",),
     ),
     Part(
@@ -127,6 +134,13 @@ FLEET_DATA: Final = (
         shown=("session_id", "connected_at_ms", "connection_id"),
         inner=("user_id", "generation", "replaced"),
     ),
+    Part(
+        table="watchers",
+        key="conversation_id || '/' || session_id",
+        first="",
+        shown=("conversation_id", "session_id", "connection_id", "until_ms"),
+        inner=("user_id", "generation", "number", "is_off"),
+    ),
 )
 NO_USER: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -143,7 +157,7 @@ _JSON: Final = {"record", "options", "attachments", "marks"}
 
 def line_of(table: str, row: Mapping[str, Any]) -> bytes:
     """A line of an export: where something is stored, and what. What is empty is left out. Bytes are in base64."""
-    told = {camel(name): json.loads(value) if name in _JSON and value else value for name, value in row.items()}
-    told = {name: b64encode(value).decode() if isinstance(value, bytes) else value for name, value in told.items()}
-    told = {name: value for name, value in told.items() if value not in (None, "")}
-    return json.dumps({"table": table, **told}, ensure_ascii=False).encode() + b"\n"
+    fields = {camel(name): json.loads(value) if name in _JSON and value else value for name, value in row.items()}
+    fields = {name: b64encode(value).decode() if isinstance(value, bytes) else value for name, value in fields.items()}
+    fields = {name: value for name, value in fields.items() if value not in (None, "")}
+    return json.dumps({"table": table, **fields}, ensure_ascii=False).encode() + b"\n"

@@ -1,19 +1,19 @@
 """Rare writes: functions that run in a batch, in their place between its rows, on the writer's thread."""
 
-from collections.abc import Sequence
-from typing import Final, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 from answerback.core.instants import day_of
 from answerback.core.request import Change, RequestKey
 from answerback.core.uploads import (
     DAY_MS,
-    MAX_DAILY_BYTES,
-    MAX_OPEN,
     SWEEP_MARGIN_MS,
     UNFINISHED_MS,
     YOUNG_MS,
     FileKey,
+    NoRoom,
     Upload,
+    giving_way,
 )
 from answerback.ports import StoredConversation
 from answerback.stores import statements as sql
@@ -125,26 +125,42 @@ def upload(database: Database, key: FileKey) -> Upload | None:
     )
 
 
-def begin_upload(database: Database, key: FileKey, name: str, now_ms: int) -> Upload | None:
+def begin_upload(database: Database, key: FileKey, name: str, now_ms: int) -> Upload | NoRoom:
     """Begin an upload, if there is none and the user may."""
     known = upload(database, key)
     if known is not None:
         return known
-    since: sql.Params = {"user_id": key.user_id, "since_ms": now_ms - DAY_MS}
-    ((begun_bytes, unfinished),) = database.execute(sql.SELECT_BEGUN, since).fetchall()
-    if unfinished >= MAX_OPEN or begun_bytes + key.size > MAX_DAILY_BYTES:
-        return None
+    today: dict[str, sql.Value] = {"user_id": key.user_id, "day": now_ms // DAY_MS, "bytes": key.size}
+    touched: dict[str, int] = dict(database.execute(sql.SELECT_OPEN_UPLOADS, {"user_id": key.user_id}).fetchall())
+    begun_bytes = sum(count for (count,) in database.execute(sql.SELECT_BEGUN, today).fetchall())
+    leaving = giving_way(touched, begun_bytes=begun_bytes, size=key.size, now_ms=now_ms)
+    if isinstance(leaving, NoRoom):
+        return leaving
+    if leaving is not None:
+        forget_upload(database, key.user_id, leaving)
+    database.execute(sql.COUNT_BEGUN, today)
     database.execute(sql.BEGIN_UPLOAD, {**file_named(key), "upload": name, "begun_at_ms": now_ms})
-    return upload(database, key)
+    return upload(database, key) or Upload(name=name, begun_at_ms=now_ms)
 
 
-def forget_uploads(database: Database, *, name: str = "", now_ms: int = 0) -> int:
-    """Delete the unfinished upload with this name, and by `now_ms` all that is too old. Returns how many."""
-    completed_before_ms = now_ms - YOUNG_MS - SWEEP_MARGIN_MS
+def put_piece(database: Database, piece: Mapping[str, Any]) -> None:
+    """Keep a piece, and note that the upload is alive."""
+    database.execute(sql.PUT_PIECE, piece)
+    database.execute(sql.TOUCH_UPLOAD, piece)
+
+
+def forget_upload(database: Database, user_id: str, name: str) -> None:
+    """Delete an unfinished upload of the user, with its pieces."""
+    named: sql.Params = {"user_id": user_id, "upload": name}
+    if database.execute(sql.FORGET_UPLOAD, named).rowcount:
+        database.execute(sql.FORGET_ITS_PIECES, named)
+
+
+def forget_uploads(database: Database, now_ms: int) -> int:
+    """Delete all that is too old. Returns how many."""
     old: sql.Params = {
-        "upload": name,
         "begun_before_ms": now_ms - UNFINISHED_MS,
-        "completed_before_ms": completed_before_ms,
+        "completed_before_ms": now_ms - YOUNG_MS - SWEEP_MARGIN_MS,
     }
     count = database.execute(sql.FORGET_UPLOADS, old).rowcount
     database.execute(sql.FORGET_PIECES)

@@ -1,13 +1,32 @@
 """A whole backend in memory: the real front, worker and janitor over fakes. For tests of apps, of adapters, of us."""
 
 import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable, Iterable
+from typing import TypeAlias
 
 from answerback.core.delivery import steady
-from answerback.core.request import Policy
-from answerback.ports import Connection, Model, Quota, Sender, Tokens, limits_of
+from answerback.core.request import Policy, RequestKey
+from answerback.core.watching import MOST
+from answerback.ports import (
+    Connection,
+    Finish,
+    Gone,
+    Model,
+    Part,
+    Piece,
+    Prompt,
+    Quota,
+    Sender,
+    Sent,
+    Slow,
+    Tokens,
+    limits_of,
+)
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ClientFrame, ServerFrame
 from answerback.service.delivery_sender import DeliverySender
+from answerback.service.devices import Devices, newest_turn
 from answerback.service.front import Front
 from answerback.service.front_settings import FrontSettings
 from answerback.service.history_pages import HistoryPages
@@ -15,12 +34,127 @@ from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.observer import Observer
 from answerback.service.questions import Questions
 from answerback.service.uploads import Uploads
+from answerback.service.watchers import Watchers
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores.connections import MemoryConnections
 from answerback.stores.sqlite import MemoryStore
-from answerback.testing.model import ScriptedModel, say_question
-from answerback.testing.network import ScriptedSender
 from answerback.testing.queue import LaneQueue
+
+Line: TypeAlias = str | Part | float | Finish | Exception
+"""Text or a part to say, seconds to wait, the finish, or an error to raise."""
+
+
+class ScriptedModel:
+    """ports.Model that answers with what `script` returns; it keeps every prompt, so that a test can count runs."""
+
+    def __init__(
+        self, script: Callable[[Prompt], Iterable[Line]], *, name: str = "scripted", context_tokens: int = 4096
+    ) -> None:
+        self._script = script
+        self._name = name
+        self._context_tokens = context_tokens
+        self.prompts: list[Prompt] = []
+        self.running = 0
+        self.stopped = 0
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def context_tokens(self) -> int:
+        return self._context_tokens
+
+    @property
+    def concurrency(self) -> int:
+        return 1_000
+
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
+        self.prompts.append(prompt)
+        self.running += 1
+        finished = False
+        try:
+            for line in self._script(prompt):
+                if isinstance(line, Exception):
+                    raise line
+                if isinstance(line, float):
+                    await asyncio.sleep(line)
+                else:
+                    yield line
+            finished = True
+        finally:
+            self.running -= 1
+            self.stopped += not finished
+
+    async def close(self) -> None:
+        pass
+
+
+def say_question(prompt: Prompt) -> Iterable[Line]:
+    """A script: the question's own words, one a piece, 10 ms apart."""
+    question = prompt.messages[-1].text
+    words = question.split(" ")
+    for number, word in enumerate(words):
+        yield word if number == 0 else f" {word}"
+        yield 0.01
+    yield Finish(input_tokens=len(words), output_tokens=len(words))
+
+
+class ScriptedSender:
+    """ports.Sender without a network. A connection is open from `open` until `drop` or `close`."""
+
+    def __init__(self, *, parks: bool = True) -> None:
+        self.frames: dict[str, list[ServerFrame]] = defaultdict(list)
+        self.closed: set[str] = set()
+        self.slow: set[str] = set()
+        self.parked: list[tuple[str, RequestKey, int, int]] = []
+        self._open: set[str] = set()
+        self._parks = parks
+        self._arrived = asyncio.Event()
+        self._drained = asyncio.Event()
+
+    def open(self, connection_id: str) -> None:
+        """From now on frames reach it."""
+        self._open.add(connection_id)
+
+    def drop(self, connection_id: str) -> None:
+        """The network is gone under it."""
+        self._open.discard(connection_id)
+        self._drained.set()
+
+    def drain(self, connection_id: str) -> None:
+        """A slow connection reads again."""
+        self.slow.discard(connection_id)
+        self._drained.set()
+
+    async def send(self, connection_id: str, frame: ServerFrame) -> Sent | Gone | Slow:
+        if connection_id not in self._open:
+            return Gone()
+        if connection_id in self.slow:
+            return Slow()
+        self.frames[connection_id].append(frame)
+        self._arrived.set()
+        return Sent()
+
+    async def ready(self, connection_id: str) -> None:
+        while connection_id in self._open and connection_id in self.slow:
+            self._drained.clear()
+            await self._drained.wait()
+
+    async def close(self, connection_id: str) -> None:
+        self.closed.add(connection_id)
+        self.drop(connection_id)
+
+    def park(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> bool:
+        if self._parks:
+            self.parked.append((connection_id, key, attempt, offset))
+        return self._parks
+
+    async def arrival(self) -> None:
+        """Wait for the next frame on any connection."""
+        self._arrived.clear()
+        await self._arrived.wait()
+
 
 EPOCH_MS = 1_767_225_600_000
 """2026-01-01T00:00:00Z, when every virtual run begins; the start of a minute."""
@@ -31,7 +165,8 @@ class Backend:
 
     `bells_work` False: the front tells the worker nothing, as in different processes. `look_every_s`: how often a
     worker polls its record between renewals. `sender` replaces the scripted one, which then gets no frames.
-    `worker_skew_ms`: how far the workers' clock is ahead of the front's.
+    `worker_skew_ms`: how far the workers' clock is ahead of the front's. `connections`: keeps them, and what
+    they watch.
     """
 
     def __init__(
@@ -53,9 +188,11 @@ class Backend:
         lock_system: bool = False,
         system: str | None = None,
         worker_skew_ms: int = 0,
+        connections: MemoryConnections | None = None,
+        most_watchers: int = MOST,
     ) -> None:
         self.store = store or MemoryStore()
-        self.connections = MemoryConnections()
+        self.connections = connections or MemoryConnections()
         self.sender = ScriptedSender(parks=parks)
         sender = sender or self.sender
         self.model = model or ScriptedModel(say_question)
@@ -72,6 +209,13 @@ class Backend:
             observer=observer,
         )
         uploads = Uploads(files=self.store, clock=self.clock)
+        watchers = Watchers(
+            watching=self.connections,
+            requests=self.store,
+            delivery_sender=delivery_sender,
+            clock=self.clock,
+            history=self.store,
+        )
         self.worker = Worker(
             settings=WorkerSettings(
                 policy=policy, renew_every_s=renew_every_s, poll_every_s=look_every_s, system=system
@@ -85,6 +229,7 @@ class Backend:
             monotonic=self._loop.time,
             new_owner=owner_tokens(),
             uploads=uploads,
+            watchers=watchers,
         )
         self.queue = queue(self.worker.run, clock=self.clock, visibility_s=policy.lease_ms / 1000)
         settings = FrontSettings(
@@ -95,26 +240,38 @@ class Backend:
             lock_system=lock_system,
             queue_survives=queue_survives,
         )
+        questions = Questions(
+            settings=settings,
+            requests=self.store,
+            queue=self.queue,
+            delivery_sender=delivery_sender,
+            observer=observer,
+            clock=self.clock,
+            worker=self.worker if bells_work else None,
+            uploads=uploads,
+            watchers=watchers,
+        )
         self.front = Front(
             settings=settings,
-            questions=Questions(
-                settings=settings,
-                requests=self.store,
-                queue=self.queue,
-                delivery_sender=delivery_sender,
-                observer=observer,
-                clock=self.clock,
-                worker=self.worker if bells_work else None,
-                uploads=uploads,
-            ),
+            questions=questions,
             connections=self.connections,
-            history_pages=HistoryPages(history=self.store, clock=self.clock),
+            history_pages=HistoryPages(history=self.store, clock=self.clock, changed=watchers.tell_changed),
             delivery_sender=delivery_sender,
             tokens=tokens,
             clock=self.clock,
             is_blocked=self.store.is_blocked,
             budgets_of_user=self.store.budgets_of_user,
             uploads=uploads,
+            devices=Devices(
+                most=most_watchers,
+                watching=self.connections,
+                requests=self.store,
+                newest_turn=newest_turn(self.store),
+                queue=self.queue,
+                questions=questions,
+                delivery_sender=delivery_sender,
+                clock=self.clock,
+            ),
         )
         self.janitor = Janitor(
             settings=JanitorSettings(policy=policy, queue_survives=queue_survives),

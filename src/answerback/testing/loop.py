@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Stuck(RuntimeError):
+class Deadlock(RuntimeError):
     """Nothing is scheduled and the main coroutine is not done: it waits for something that will never come."""
 
 
@@ -23,7 +23,7 @@ class _Leaping(selectors.SelectSelector):
         if timeout is None:
             events = super().select(0)
             if not events:
-                raise Stuck("nothing is scheduled any more")
+                raise Deadlock("nothing is scheduled any more")
             return events
         if timeout > 0:
             self.now += timeout
@@ -55,6 +55,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run_virtual(main: Coroutine[Any, Any, T]) -> T:
-    """Like asyncio.run, on virtual time. Raises: Stuck: the coroutine can never finish."""
+    """Like asyncio.run, on virtual time. Raises: Deadlock: the coroutine can never finish."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)

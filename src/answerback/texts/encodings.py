@@ -19,6 +19,8 @@ _GUESSES: Final = (
     ("cp1252", "."),
 )
 """Names that both Python and iconv know, and letters that speak for them."""
+_SEPARATORS: Final = "\x1c\x1d\x1e\x1f"
+"""Controls that Python counts as white space."""
 MARK_BYTES: Final = 4
 """How much of the beginning `encoding_of` looks at."""
 
@@ -32,19 +34,19 @@ def likely_encoding(data: bytes) -> str | None:
     """Of bytes that are no UTF-8: what most of the characters beyond ASCII speak for."""
     if b"\0" in data:  # half of each plain character of UTF-16
         wide = "utf-16le" if data[1::2].count(0) >= data[::2].count(0) else "utf-16be"
-        return wide if _is_text(data, wide) else None
+        return wide if _text(data, wide) else None
     for name, letters in _GUESSES:
-        try:
-            foreign = re.sub("[\x00-\x7f]", "", data.decode(name))
-        except UnicodeError:
-            continue
+        foreign = re.sub("[\x00-\x7f]", "", _text(data, name))
         if len(re.findall(letters, foreign)) * 2 > len(foreign):
             return "cp949" if name == "euc-kr" else name
     return None
 
 
-def _is_text(data: bytes, name: str) -> bool:
+def _text(data: bytes, name: str) -> str:
+    """The text, empty if it is none."""
     try:
-        return all(character.isprintable() or character.isspace() for character in data.decode(name))
+        text = data.decode(name)
     except UnicodeError:
-        return False
+        return ""
+    is_text = all(letter.isprintable() or (letter.isspace() and letter not in _SEPARATORS) for letter in text)
+    return text if is_text else ""

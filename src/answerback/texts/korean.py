@@ -9,8 +9,10 @@ from answerback.protocol.errors import ERRORS
 from answerback.texts import words_of
 
 _PARTICLE: Final = re.compile(
-    r"([^\s'\"`”)\]]?)(['\"`”)\]]*)(이\(가\)|을\(를\)|은\(는\)|과\(와\)|\(으\)로|\(이\)라|\(이\)어야)"
+    r"([^\s'\"`”)\]]{0,2})(['\"`”)\]]*)(이\(가\)|을\(를\)|은\(는\)|과\(와\)|\(으\)로|\(이\)라|\(이\)어야)"
 )
+_CLOSED: Final = re.compile("[aeiou][bkpt]|ck|ng|pp|tt")
+"""Ends of English words that close a syllable of Hangul: timeout, limit, backup, stack."""
 _CHOICES: Final = {
     "이(가)": ("이", "가"),
     "을(를)": ("을", "를"),
@@ -60,7 +62,9 @@ def _patterns() -> list[tuple[re.Pattern[str], str]]:
         frames = key.endswith(": {}") and not any(other.startswith(key) for other in found if other != key)
         return not frames or key.startswith("{}"), -len(key.replace("{}", ""))
 
-    return [(re.compile("".join(_parts(key)), re.DOTALL), found[key]) for key in sorted(found, key=rank)]
+    return [
+        (re.compile("".join(_parts(key.removesuffix("."))), re.DOTALL), found[key]) for key in sorted(found, key=rank)
+    ]
 
 
 def _parts(key: str) -> Iterator[str]:
@@ -80,8 +84,11 @@ def _fitting(particle: str, last: str) -> str:
     return with_final if final else without
 
 
-def _final_sound(character: str) -> str:
-    """`ㄹ`, another consonant (`x`), or none, of how the character is read."""
+def _final_sound(end: str) -> str:
+    """`ㄹ`, another consonant (`x`), or none, of how a word that ends so is read."""
+    if _CLOSED.fullmatch(end):
+        return "x"
+    character = end[-1:]
     if "가" <= character <= "힣":
         number = (ord(character) - ord("가")) % 28
         return "ㄹ" if number == 8 else "x" if number else ""

@@ -67,6 +67,9 @@ def deploy(
     rate_limit: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Requests a user and minute; 0: no limit.")
     ] = None,
+    max_watchers: Annotated[
+        int | None, typer.Option(min=0, max=12, metavar="N", help="Devices that watch one conversation; 0: none.")
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, metavar="N", help="Longest answer.")] = None,
     system: Annotated[
         str | None, typer.Option(metavar="TEXT", help="System prompt, of any length.", show_default=False)
@@ -154,6 +157,7 @@ def deploy(
         "AllowOrigins": " ".join(allow_origin) if allow_origin else None,
         "LeastClient": least_client,
         "RateLimit": rate_limit,
+        "MaxWatchers": max_watchers,
         "MaxTokens": max_tokens,
         "WorkerPolicyArns": ",".join(worker_policy) if worker_policy else None,
         "RetentionDays": retention_days,

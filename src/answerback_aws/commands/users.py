@@ -14,7 +14,7 @@ from answerback.ports import Unavailable, Users
 with extra_needed("AWS", "aws"):
     from botocore.exceptions import ClientError
 
-    from answerback.stores.errors import StoreError
+    from answerback.stores.database import StoreError
     from answerback_aws.commands import options
     from answerback_aws.deploy.account import Account
     from answerback_aws.deploy.errors import explained

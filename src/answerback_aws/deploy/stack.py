@@ -23,7 +23,7 @@ _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
 _LOSSES: Final[Mapping[str, str]] = {
     "AWS::ApiGatewayV2::Api": "apps need another URL, and every connection is lost",
     "AWS::ApiGatewayV2::Stage": "apps need another URL, and every connection is lost",
-    "AWS::RDS::DBCluster": "the history begins anew in an empty database; the old one stays as a snapshot",
+    "AWS::RDS::DBCluster": "the history begins again in an empty database; the old one stays as a snapshot",
     "AWS::S3::Bucket": "the new bucket is empty: files have to be sent again",
     "AWS::DynamoDB::Table": "the new table is empty: running requests and turns that Aurora does not have yet are lost",
 }

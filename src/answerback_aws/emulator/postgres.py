@@ -46,8 +46,11 @@ class PostgresServer:
                 shutil.chown(self.folder, self._account, self._account)
             except LookupError as exc:
                 raise LocalFailed("PostgreSQL does not run as root", "run the command as another user") from exc
-        self._run("initdb", "-D", self._data, "-A", "trust", "-U", _USER, "-N", "-E", "UTF8", "--locale=C")
+        self._make()
         self.start()
+
+    def _make(self) -> None:
+        self._run("initdb", "-D", self._data, "-A", "trust", "-U", _USER, "-N", "-E", "UTF8", "--locale=C")
 
     def start(self) -> None:
         """Start a cluster that was made, and wait until it accepts connections. Raises: LocalFailed."""

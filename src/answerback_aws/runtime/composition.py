@@ -14,7 +14,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
 
 from answerback.clock import epoch_ms
-from answerback.ports import Connections, History, Identity, Model, Requests, Tokens
+from answerback.ports import History, Identity, Model, Requests, Tokens
 from answerback.service.observer import Observer
 from answerback_aws.runtime.settings import API_IDLE_MS, MAX_CONNECTION_MS, Settings
 from answerback_aws.runtime.telemetry import Observing
@@ -26,15 +26,16 @@ if TYPE_CHECKING:
     from answerback.service.front import Front
     from answerback.service.janitor import Janitor
     from answerback.service.uploads import Uploads
+    from answerback.service.watchers import Watchers
     from answerback.service.worker import Worker
     from answerback.traces import Traces
     from answerback_aws.runtime.api_gateway import ApiGatewaySender
     from answerback_aws.runtime.aurora.data_api import DataApi
     from answerback_aws.runtime.aurora.write_behind import WriteBehind
     from answerback_aws.runtime.client import Calls
-    from answerback_aws.runtime.dynamodb.database import Database
+    from answerback_aws.runtime.dynamodb.connections import DynamoConnections
+    from answerback_aws.runtime.dynamodb.database import Database, StoreId
     from answerback_aws.runtime.dynamodb.limits import RateLimits
-    from answerback_aws.runtime.dynamodb.store_id import StoreId
     from answerback_aws.runtime.dynamodb.turns import DynamoTurns
     from answerback_aws.runtime.sqs import SqsQueue, Visibility
     from answerback_aws.runtime.worker_settings import StoredSettings
@@ -159,8 +160,8 @@ class Composition:
         return Database(client=self.dynamodb, calls=self.calls, tables=tables)
 
     @cached_property
-    def connections(self) -> Connections:
-        """Open connections and sessions."""
+    def connections(self) -> "DynamoConnections":
+        """Open connections and sessions, and who watches."""
         from answerback_aws.runtime.dynamodb.connections import DynamoConnections  # noqa: PLC0415
 
         return DynamoConnections(self.database("connections", "sessions"))
@@ -186,7 +187,7 @@ class Composition:
     @cached_property
     def store_id(self) -> "StoreId":
         """The name of the data."""
-        from answerback_aws.runtime.dynamodb.store_id import StoreId  # noqa: PLC0415
+        from answerback_aws.runtime.dynamodb.database import StoreId  # noqa: PLC0415
 
         return StoreId(self.database("conversations"))
 
@@ -308,7 +309,22 @@ class Composition:
         )
 
     @cached_property
+    def watchers(self) -> "Watchers | None":
+        """Shows answers to those who watch, where the stack lets them; from then on the delivery sender tells it.
+
+        Not the history, which is in an Aurora that may sleep: a change of the list is told without title and count.
+        """
+        if not self.settings.max_watchers:
+            return None
+        from answerback.service.watchers import Watchers  # noqa: PLC0415
+
+        return Watchers(
+            watching=self.connections, requests=self.requests, delivery_sender=self.delivery_sender, clock=epoch_ms
+        )
+
+    @cached_property
     def front(self) -> "Front":
+        from answerback.service.devices import Devices  # noqa: PLC0415
         from answerback.service.front import Front  # noqa: PLC0415
         from answerback.service.front_settings import FrontSettings  # noqa: PLC0415
         from answerback.service.history_pages import HistoryPages  # noqa: PLC0415
@@ -327,19 +343,38 @@ class Composition:
             max_connection_ms=MAX_CONNECTION_MS,
             queue_survives=True,
         )
+        requests, watchers = RequestsInBothForms(self.requests, None, clock=epoch_ms), self.watchers
+        questions = Questions(
+            settings=settings,
+            requests=requests,
+            queue=self.queue,
+            delivery_sender=self.delivery_sender,
+            observer=self.observer,
+            clock=epoch_ms,
+            uploads=self.uploads,
+            watchers=watchers,
+        )
+        devices: Devices | None = None
+        if watchers is not None:
+            devices = Devices(
+                most=self.settings.max_watchers,
+                watching=self.connections,
+                requests=requests,
+                newest_turn=self.turns.newest_turn,  # asked by each renewal: Aurora could never sleep
+                queue=self.queue,
+                questions=questions,
+                delivery_sender=self.delivery_sender,
+                clock=epoch_ms,
+            )
         return Front(
             settings=settings,
-            questions=Questions(
-                settings=settings,
-                requests=RequestsInBothForms(self.requests, None, clock=epoch_ms),
-                queue=self.queue,
-                delivery_sender=self.delivery_sender,
-                observer=self.observer,
-                clock=epoch_ms,
-                uploads=self.uploads,
-            ),
+            questions=questions,
             connections=self.connections,
-            history_pages=HistoryPages(history=HistoryInBothForms(self.history), clock=epoch_ms),
+            history_pages=HistoryPages(
+                history=HistoryInBothForms(self.history),
+                clock=epoch_ms,
+                changed=None if watchers is None else watchers.tell_changed,
+            ),
             delivery_sender=self.delivery_sender,
             tokens=LazyTokens(partial(self._make_tokens, names_team=False)) if self.settings.has_tokens else None,
             clock=epoch_ms,
@@ -347,6 +382,7 @@ class Composition:
             store_id=self.store_id.read,
             budgets_of_user=self.limits.budgets_of_user,
             uploads=self.uploads,
+            devices=devices,
         )
 
     @cached_property
@@ -391,6 +427,7 @@ class Composition:
             new_owner=owner_tokens(),
             uploads=self.uploads,
             ask=ask if self.traces is None else self.traces.ask,
+            watchers=self.watchers,
         )
 
     @cached_property
@@ -398,6 +435,7 @@ class Composition:
         """Ends what the queue gave up."""
         from answerback.service.dead_letters import DeadLetters  # noqa: PLC0415
 
+        _ = self.watchers  # whoever ends a request tells them
         return DeadLetters(requests=self.requests, delivery_sender=self.delivery_sender, clock=epoch_ms)
 
     @cached_property
@@ -406,6 +444,7 @@ class Composition:
         from answerback.service.janitor import Janitor, JanitorSettings  # noqa: PLC0415
 
         settings = self.settings
+        _ = self.watchers  # whoever ends a request tells them
         return Janitor(
             settings=JanitorSettings(
                 policy=settings.policy,

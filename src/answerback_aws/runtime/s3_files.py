@@ -8,14 +8,14 @@ is an item of RateLimits, which sorts before the minutes.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
 from answerback.core.keys import digest
-from answerback.core.uploads import DAY_MS, MAX_DAILY_BYTES, MAX_OPEN, UNFINISHED_MS, FileKey, Upload, examine
+from answerback.core.uploads import DAY_MS, MAX_OPEN, UNFINISHED_MS, FileKey, NoRoom, Upload, examine, giving_way
 from answerback.ports import Unavailable
 from answerback_aws.runtime.client import Calls, error_code
 from answerback_aws.runtime.dynamodb.database import TRIES, Database, Refused
@@ -66,7 +66,7 @@ class S3Files:
             return None
         return _upload_of(found)
 
-    async def begin(self, key: FileKey, name: str, *, now_ms: int) -> Upload | None:
+    async def begin(self, key: FileKey, name: str, *, now_ms: int) -> Upload | NoRoom:
         """Begin in one transaction; what a user may begin on a day (UTC) is a condition of it.
 
         two fronts    A: read ─ transaction: the upload if there is none, what was begun if as read ─► A's
@@ -77,13 +77,51 @@ class S3Files:
             if known is not None:
                 return known
             begun = await self._begun(key.user_id, now_ms)
-            if len(begun.unfinished) >= MAX_OPEN or begun.today + key.size > MAX_DAILY_BYTES:
-                return None
+            touched = dict.fromkeys(begun.unfinished, now_ms)
+            if len(touched) >= MAX_OPEN:
+                touched = await self._touched(key.user_id, begun.unfinished)
+            leaving = giving_way(touched, begun_bytes=begun.today, size=key.size, now_ms=now_ms)
+            if isinstance(leaving, NoRoom):
+                return leaving
             new = Upload(name=name, begun_at_ms=now_ms)
-            if await self._database.transact([self._new(key, new), self._counted(key, new, begun)]) is None:
+            staying = tuple(place for place in touched if place != leaving)
+            actions = [self._new(key, new), self._counted(key, new, replace(begun, unfinished=staying))]
+            if leaving is not None:
+                actions.append(self._left(key.user_id, leaving, touched[leaving]))
+            if await self._database.transact(actions) is None:
                 return new
             await self._database.pause(attempt)
         raise Unavailable("other uploads of the user were in the way again and again")
+
+    async def _touched(self, user_id: str, places: Sequence[str]) -> dict[str, int]:
+        """When something came last for each of the uploads that are unfinished still."""
+        keys = {place: _key(_named(user_id, place)) for place in places}
+        found = await self._database.get_many(self._table, list(keys.values()))
+        known = {item["item"]["S"]: item for item in found}
+        touched = {}
+        for place, key in keys.items():
+            item = known.get(str(key["item"]))
+            if item is None or (number_of(item, TTL_ATTRIBUTE) or 0) <= self._clock() // 1000:
+                continue
+            upload = _upload_of(item)
+            if upload.completed_at_ms is None and place == _place(_named(user_id, place), upload):
+                touched[place] = number_of(item, "touchedAtMs") or 0
+        return touched
+
+    def _left(self, user_id: str, place: str, touched_at_ms: int) -> dict[str, Any]:
+        """The upload is past its time, if nothing has come for it since it was read."""
+        name = place.split("#")[1]
+        return {
+            "Update": {
+                "TableName": self._table,
+                "Key": encode(_key(_named(user_id, place))),
+                "UpdateExpression": "SET expiresAt = :now",
+                "ConditionExpression": "upload = :name AND touchedAtMs = :at AND attribute_not_exists(completedAtMs)",
+                "ExpressionAttributeValues": encode(
+                    {":now": self._clock() // 1000, ":name": name, ":at": touched_at_ms}
+                ),
+            }
+        }
 
     async def _begun(self, user_id: str, now_ms: int) -> _Begun:
         found = await self._database.query(
@@ -103,6 +141,7 @@ class S3Files:
             **_key(key),
             "upload": new.name,
             "begunAtMs": new.begun_at_ms,
+            "touchedAtMs": new.begun_at_ms,
             TTL_ATTRIBUTE: (new.begun_at_ms + UNFINISHED_MS) // 1000,
         }
         return {
@@ -126,7 +165,7 @@ class S3Files:
                     {
                         ":d": new.begun_at_ms // DAY_MS,
                         ":b": begun.today + key.size,
-                        ":open": (*begun.unfinished, _place(new)),
+                        ":open": (*begun.unfinished, _place(key, new)),
                         ":w": (seen or 0) + 1,
                         ":e": (new.begun_at_ms + 2 * DAY_MS) // 1000,
                         ":seen": seen,
@@ -135,7 +174,7 @@ class S3Files:
             }
         }
 
-    async def put(self, key: FileKey, name: str, number: int, data: bytes) -> None:
+    async def put(self, key: FileKey, name: str, number: int, data: bytes, *, now_ms: int) -> None:
         """Keep the bytes, then the note that they are there.
 
         front    piece into S3, if none is there ──► its number, if the upload is unfinished and has this name
@@ -152,9 +191,9 @@ class S3Files:
         await self._database.update(
             self._table,
             _key(key),
-            UpdateExpression="ADD pieces :n",
+            UpdateExpression="SET touchedAtMs = :now ADD pieces :n",
             ConditionExpression="upload = :name AND attribute_not_exists(completedAtMs)",
-            ExpressionAttributeValues=encode({":n": (number,), ":name": name}),
+            ExpressionAttributeValues=encode({":n": (number,), ":name": name, ":now": now_ms}),
         )
 
     async def complete(self, key: FileKey, name: str, *, content: str, now_ms: int) -> None:
@@ -225,7 +264,7 @@ class S3Files:
             {"userId": key.user_id, "window": _BEGUN},
             UpdateExpression="DELETE unfinished :place ADD writes :one",
             ConditionExpression="attribute_exists(userId)",
-            ExpressionAttributeValues=encode({":place": (_place(known),), ":one": 1}),
+            ExpressionAttributeValues=encode({":place": (_place(key, known),), ":one": 1}),
         )
 
     async def examine(self, key: FileKey) -> str | None:
@@ -318,9 +357,15 @@ def _key(key: FileKey) -> dict[str, Value]:
     return {"userId": key.user_id, "item": f"upload#{key.sha256}#{key.size}"}
 
 
-def _place(upload: Upload) -> str:
+def _place(key: FileKey, upload: Upload) -> str:
     """The upload among those that are unfinished, with the time that it began."""
-    return f"{upload.begun_at_ms}#{upload.name}"
+    return f"{upload.begun_at_ms}#{upload.name}#{key.sha256}#{key.size}"
+
+
+def _named(user_id: str, place: str) -> FileKey:
+    """The file of an unfinished upload."""
+    _, _, sha256, size = place.split("#")
+    return FileKey(user_id, sha256, int(size))
 
 
 def _folder(user_id: str) -> str:

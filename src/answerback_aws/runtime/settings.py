@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from answerback.core import defaults
 from answerback.core.handshake import Rules, origins
 from answerback.core.request import Policy
+from answerback.core.watching import MOST
 from answerback.ports import ModelLimits, Quota, answer_timeouts_ms, within
 
 if TYPE_CHECKING:
@@ -184,6 +185,9 @@ class Settings:
 
     _rate_limit = _Variable("RATE_LIMIT", _whole(0), defaults.RATE_LIMIT)
     _max_pending = _Variable("MAX_PENDING", _whole(1), _MAX_PENDING)
+    max_watchers = _Variable("MAX_WATCHERS", _whole(0), MOST)
+    """Sessions of a user that are shown one conversation as it goes on; 0: none."""
+
     _answer_timeout_ms = _Variable("ANSWER_TIMEOUT_S", _whole(1, unit=1000), _POLICY.answer_timeout_ms)
     _queue_timeout_ms = _Variable("QUEUE_TIMEOUT_S", _whole(1, unit=1000), _POLICY.queue_timeout_ms)
     _max_attempts = _Variable("MAX_ATTEMPTS", _whole(1), _POLICY.max_attempts)

@@ -18,7 +18,7 @@ from answerback_desktop.engine.events import Event, NoticeCode, NoticeRaised, Si
 from answerback_desktop.records import Account
 from answerback_desktop.settings import AuthMode, Settings
 from answerback_desktop.signin.provider import Grant, SignInError
-from answerback_desktop.signin.session import Identity, TokenKeeper, sign_in
+from answerback_desktop.signin.session import Identity, TokenSource, sign_in
 
 log = logging.getLogger("answerback.desktop")
 
@@ -27,12 +27,12 @@ ANONYMOUS: Final = "anonymous"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Who:
+class Login:
     """An account, and how to speak for it."""
 
     account: Account
     credentials: Credentials
-    keeper: TokenKeeper | None = None
+    token_source: TokenSource | None = None
 
 
 def account_of(server_url: str, user: str) -> Account:
@@ -51,7 +51,7 @@ def is_same_login(one: Settings, other: Settings) -> bool:
     )
 
 
-class IdentityKeeper:
+class Logins:
     """Knows who is signed in; the keyring is asked in a thread, since it may ask the person something."""
 
     def __init__(
@@ -62,13 +62,13 @@ class IdentityKeeper:
         self._on_failure = on_failure
         self._keeping = Tasks()
 
-    async def who(self, settings: Settings) -> Who | None:
+    async def login(self, settings: Settings) -> Login | None:
         """None: nobody is signed in."""
         match settings.auth:
             case AuthMode.NONE:
                 self._emit(SignInChanged(status=SignInStatus.NOT_NEEDED))
                 account = account_of(settings.server_url, settings.user or ANONYMOUS)
-                return Who(account=account, credentials=Credentials(user=settings.user or None))
+                return Login(account=account, credentials=Credentials(user=settings.user or None))
             case AuthMode.TOKEN:
                 return await self._by_token(settings)
             case AuthMode.OIDC:
@@ -79,7 +79,7 @@ class IdentityKeeper:
                     return None
                 return self._signed_in(settings, identity, None)
 
-    async def sign_in(self, settings: Settings) -> Who:
+    async def sign_in(self, settings: Settings) -> Login:
         """In the browser. Raises: SignInError."""
 
         def show(url: str) -> None:
@@ -103,17 +103,17 @@ class IdentityKeeper:
         """Wait for what is still being written to the keyring."""
         await self._keeping.settle(grace_s=None)
 
-    async def _by_token(self, settings: Settings) -> Who | None:
+    async def _by_token(self, settings: Settings) -> Login | None:
         token = await asyncio.to_thread(self._environment.vault.get, self._name(settings))
         if token is None:
             self._emit(SignInChanged(status=SignInStatus.SIGNED_OUT))
             return None
         user = user_of(token)
         self._emit(SignInChanged(status=SignInStatus.SIGNED_IN, user=user))
-        return Who(account=account_of(settings.server_url, user), credentials=Credentials(token=token))
+        return Login(account=account_of(settings.server_url, user), credentials=Credentials(token=token))
 
-    def _signed_in(self, settings: Settings, identity: Identity, grant: Grant | None) -> Who:
-        keeper = TokenKeeper(
+    def _signed_in(self, settings: Settings, identity: Identity, grant: Grant | None) -> Login:
+        token_source = TokenSource(
             identity,
             grant,
             issuer=settings.oidc_issuer,
@@ -124,7 +124,7 @@ class IdentityKeeper:
         )
         self._emit(SignInChanged(status=SignInStatus.SIGNED_IN, user=identity.name or identity.subject))
         account = account_of(settings.server_url, identity.subject)
-        return Who(account=account, credentials=Credentials(token=keeper), keeper=keeper)
+        return Login(account=account, credentials=Credentials(token=token_source), token_source=token_source)
 
     def _keep_soon(self, name: str, secret: str) -> None:
         self._keeping.start(self._keep(name, secret), name="keyring")

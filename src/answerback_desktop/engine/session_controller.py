@@ -12,7 +12,7 @@ from answerback.client import Attachment, File
 from answerback.tasks import Tasks
 from answerback_desktop.engine.account import AccountEngine
 from answerback_desktop.engine.answers import own_files
-from answerback_desktop.engine.environment import Environment, OutboundChoice
+from answerback_desktop.engine.environment import Environment, OutboundChoice, models_at, spec_of
 from answerback_desktop.engine.events import (
     AccountClosed,
     ConnectionChanged,
@@ -29,8 +29,7 @@ from answerback_desktop.engine.events import (
     SignInChanged,
     SignInStatus,
 )
-from answerback_desktop.engine.identity import IdentityKeeper, Who, is_same_login
-from answerback_desktop.engine.ollama import models_at, spec_of
+from answerback_desktop.engine.identity import Login, Logins, is_same_login
 from answerback_desktop.gateway import GatewayFailed, LocalGateway, address_of, can_start
 from answerback_desktop.settings import AuthMode, Preset, PresetError, Settings, SettingsFile, problems
 from answerback_desktop.signin.provider import SignInError
@@ -55,8 +54,8 @@ class SessionController:
         self._preset = Preset()
         self._settings = Settings()
         self._outbound = OutboundChoice()
-        self._identity = IdentityKeeper(environment, self._emit, self._token_failed)
-        self._who: Who | None = None
+        self._identity = Logins(environment, self._emit, self._token_failed)
+        self._login: Login | None = None
         self._account: AccountEngine | None = None
         self._lock = asyncio.Lock()
         self._tasks = Tasks()
@@ -82,7 +81,7 @@ class SessionController:
         if self._file.moved_aside is not None:
             self._emit(NoticeRaised(code=NoticeCode.SETTINGS_MOVED_ASIDE, facts={"path": str(self._file.moved_aside)}))
         if self._settings.auth is AuthMode.NONE:
-            await self._open_account(await self._identity.who(self._settings))
+            await self._open_account(await self._identity.login(self._settings))
         else:
             self._tasks.start(self._switch(), name="account")
 
@@ -99,25 +98,25 @@ class SessionController:
         """Close the open account and open the one that the settings name."""
         async with self._lock:
             await self._close_account()
-            await self._open_account(await self._identity.who(self._settings))
+            await self._open_account(await self._identity.login(self._settings))
 
-    async def _open_account(self, who: Who | None) -> None:
-        self._who = who
-        if who is None:
+    async def _open_account(self, login: Login | None) -> None:
+        self._login = login
+        if login is None:
             self._emit(AccountClosed())
             self._emit(ConnectionChanged(status=ConnectionStatus.SIGNED_OUT, reason=ConnectionReason.SIGN_IN_NEEDED))
             return
-        files = AccountFiles(self._environment.profile.accounts_folder, who.account)
-        self._open_data(who, files, files.open)
+        files = AccountFiles(self._environment.profile.accounts_folder, login.account)
+        self._open_data(login, files, files.open)
 
-    def _open_data(self, who: Who, files: AccountFiles, open_database: Callable[[], Database]) -> None:
+    def _open_data(self, login: Login, files: AccountFiles, open_database: Callable[[], Database]) -> None:
         try:
             self._account = AccountEngine(
-                who.account,
+                login.account,
                 open_database(),
-                who.credentials,
+                login.credentials,
                 files=files,
-                on_other_store=lambda store_id: self._start_following(who, files, store_id),
+                on_other_store=lambda store_id: self._start_following(login, files, store_id),
                 is_own_gateway=lambda: self._gateway_status in (GatewayStatus.STARTING, GatewayStatus.RUNNING),
                 emit=self._emit,
                 clock=self._environment.clock,
@@ -131,43 +130,43 @@ class SessionController:
             self._emit(NoticeRaised(code=NoticeCode(f"store-{exc.trouble}")))
             self._emit(ConnectionChanged(status=ConnectionStatus.STOPPED, reason=ConnectionReason.CLOSED))
 
-    def _start_following(self, who: Who, files: AccountFiles, store_id: str) -> None:
-        self._tasks.start(self._follow_store(who, files, store_id), name="other-store")
+    def _start_following(self, login: Login, files: AccountFiles, store_id: str) -> None:
+        self._tasks.start(self._follow_store(login, files, store_id), name="other-store")
 
-    async def _follow_store(self, who: Who, files: AccountFiles, store_id: str) -> None:
+    async def _follow_store(self, login: Login, files: AccountFiles, store_id: str) -> None:
         """Another store answers at the address: its conversations are others. Those from before stay as they are."""
         async with self._lock:
-            if self._who is not who or self._account is None:
+            if self._login is not login or self._account is None:
                 return
             count = self._account.conversations
             await self._close_account()
-            self._who = who
+            self._login = login
             try:
                 files.met(store_id)
             except StoreError as exc:
                 log.exception("the file of the other store cannot be opened")
                 self._emit(NoticeRaised(code=NoticeCode(f"store-{exc.trouble}")))
                 return
-            self._open_data(who, files, files.open)
+            self._open_data(login, files, files.open)
             if count:
-                facts: dict[str, str | int] = {"url": who.account.server_url, "count": count}
+                facts: dict[str, str | int] = {"url": login.account.server_url, "count": count}
                 self._emit(NoticeRaised(code=NoticeCode.OTHER_STORE, facts=facts))
 
     async def _open_kept(self, name: str) -> None:
         async with self._lock:
-            if (who := self._who) is None:
+            if (login := self._login) is None:
                 return
-            files = AccountFiles(self._environment.profile.accounts_folder, who.account)
+            files = AccountFiles(self._environment.profile.accounts_folder, login.account)
             database = files.open_kept(name)
             if database is None:
                 return
             await self._close_account()
-            self._who = who
-            kept = with_fields(who, account=with_fields(who.account, is_kept=True))
+            self._login = login
+            kept = with_fields(login, account=with_fields(login.account, is_kept=True))
             self._open_data(kept, files, lambda: database)
 
     async def _close_account(self) -> None:
-        account, self._account, self._who = self._account, None, None
+        account, self._account, self._login = self._account, None, None
         if account is not None:
             await account.close()
 
@@ -265,10 +264,10 @@ class SessionController:
 
     async def _sign_in(self, settings: Settings) -> None:
         try:
-            who = await self._identity.sign_in(settings)
+            login = await self._identity.sign_in(settings)
             async with self._lock:
                 await self._close_account()
-                await self._open_account(who)
+                await self._open_account(login)
         except SignInError as exc:
             self._emit(NoticeRaised(code=NoticeCode.SIGN_IN_FAILED, facts={"reason": exc.failure.value}))
             self._emit_sign_in()
@@ -280,11 +279,11 @@ class SessionController:
 
     def _emit_sign_in(self) -> None:
         """Emit the sign-in status after a sign-in that failed."""
-        keeper = None if self._who is None else self._who.keeper
-        if keeper is None:
+        token_source = None if self._login is None else self._login.token_source
+        if token_source is None:
             self._emit(SignInChanged(status=SignInStatus.SIGNED_OUT))
         else:
-            user = keeper.identity.name or keeper.identity.subject
+            user = token_source.identity.name or token_source.identity.subject
             self._emit(SignInChanged(status=SignInStatus.SIGNED_IN, user=user))
 
     async def _sign_out(self) -> None:
@@ -401,5 +400,9 @@ class SessionController:
         self._out(event)
         if isinstance(event, ConnectionChanged):
             self._find_gateway(event)
-            if event.status is ConnectionStatus.SIGNED_OUT and self._who is not None and self._who.keeper is not None:
-                self._who.keeper.doubt()
+            if (
+                event.status is ConnectionStatus.SIGNED_OUT
+                and self._login is not None
+                and self._login.token_source is not None
+            ):
+                self._login.token_source.invalidate()

@@ -68,7 +68,7 @@ async def sign_in(
     return Identity(subject=subject, name=name, refresh_token=grant.refresh_token), grant
 
 
-class TokenKeeper:
+class TokenSource:
     """The client's token function. `on_rotated` gets the identity when the provider gave another refresh token."""
 
     def __init__(
@@ -106,7 +106,7 @@ class TokenKeeper:
                     raise
             return self._access_token
 
-    def doubt(self) -> None:
+    def invalidate(self) -> None:
         """The server does not accept the token: get a fresh one the next time."""
         self._access_token = ""
 

@@ -109,7 +109,7 @@ class HistoryStore:
                     continue
                 title, title_to_send, updated_at_ms, synced_at, deleted_at_ms, is_known = before
                 if not is_known and title != one.title and title_to_send is None and self._is_kept(one.conversation_id):
-                    # It was lost, or imported, and begins anew at the server: the person knows it by our title.
+                    # It was lost, or imported, and begins again at the server: the person knows it by our title.
                     title_to_send = title
                     db.run(
                         "UPDATE conversations SET title_to_send = title WHERE conversation_id = ?", one.conversation_id

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from answerback.client import Attachment
 from answerback_desktop.records import Failure, Times, Tokens, Turn, TurnStatus
-from answerback_desktop.viewmodels.countdown import Countdown
+from answerback_desktop.viewmodels.connection import Countdown
 
 
 class TurnViewModel:

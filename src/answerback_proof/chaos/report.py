@@ -156,8 +156,9 @@ def conclude(
 
 
 def write_trace(path: Path, history: RunHistory, violations: Sequence[Violation]) -> None:
-    """JSON lines: the violations, the faults, then every event about a request that shows a violation."""
-    broken = {violation.request for violation in violations} - {""}
+    """JSON lines: the violations, the faults, then every event about a request that a violation names."""
+    named = (word for one in violations for word in (one.request, *one.detail.replace(":", " ").split()))
+    broken = {*named} - {""}
     with path.open("wb") as trace:
 
         def line(**facts: Any) -> None:

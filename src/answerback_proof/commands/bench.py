@@ -15,7 +15,7 @@ import typer
 
 from answerback.cli.options import Json, MaxTokens, ModelName, TokenText, with_options
 from answerback.cli.output import CliError, ExitCode, extra_needed, note, say, say_json, usage_error
-from answerback.stores.errors import StoreError
+from answerback.stores.database import StoreError
 
 with extra_needed("the load test", "server"):
     from answerback_aws.emulator.emulator import EmulatorFailed, LocalFailed, emulator_python

@@ -25,9 +25,8 @@ from answerback_proof.conformance.cases import (
     ServerStep,
     Wait,
 )
-from answerback_proof.conformance.dialer import Dialer, server_peer
 from answerback_proof.conformance.patterns import BrokenPattern, Variables, matches, substitute
-from answerback_proof.conformance.peer import CaseFailed, CaseRun, Frame, Peer, Transcript
+from answerback_proof.conformance.peer import CaseFailed, CaseRun, Dialer, Frame, Peer, Transcript, server_peer
 from answerback_proof.history import ViolationKind
 
 RATE_HINT: Final = "the server limited the rate: start it with --rate-limit 0"

@@ -18,7 +18,7 @@ from answerback.ports import Gone, Sent, Slow, Unavailable
 from answerback.protocol.frames import ServerFrame
 from answerback.service.attempt import Turn
 from answerback.service.front import Front
-from answerback.stores.errors import StoreError, StoreInUse
+from answerback.stores.database import StoreError, StoreInUse
 from answerback.stores.fleet import FleetStore
 from answerback.stores.migrations import lock_key
 from answerback.stores.nodes import LOST_MS, Nodes
@@ -71,6 +71,7 @@ class SimulatedNotices:
         self._arrives_at: dict[str, float] = {}
         self._tasks = Tasks()
         self.listening_since: float | None = None
+        self.passed = 0
 
     async def start(self, on_notice: Callable[[str, Sequence[Any]], None]) -> None:
         self._on_notice = on_notice
@@ -107,7 +108,7 @@ class SimulatedNotices:
     def send(self, node: str, /, *words: Any) -> None:
         network, injector, faults = self._node.network, self._node.injector, self._node.faults
         # A client that never asks again would wait for ever for a frame that was lost.
-        may_be_lost = faults.probes or words[0] != "frame"
+        may_be_lost = faults.probes or words[0] not in ("frame", "piece")
         if self._node.is_cut or (may_be_lost and injector.occurs(FaultKind.LOST_NOTICE, faults.lose_notice)):
             return
         is_late = injector.occurs(FaultKind.LATE_NOTICE, faults.late_notice)
@@ -288,7 +289,7 @@ class Node:
 
         async def stop() -> None:
             began = self.loop.time()
-            await shut_down(listener, queue, tasks, fleet, settings=SETTINGS, hurry=asyncio.Event())
+            await shut_down(listener, queue, tasks, fleet, settings=SETTINGS, skip_grace=asyncio.Event())
             if parts.worker.running and self.loop.time() - began >= SETTINGS.grace_s:
                 self.injector.on_death(FaultKind.TERMINATE)  # what had not ended by then is begun again
             await fleet.leave()
@@ -378,7 +379,8 @@ class Node:
     async def _suffer(self, fault: FaultKind, begin: Callable[[], None], end: Callable[[], None]) -> None:
         lasts_s = self.injector.stream(f"{fault} for").uniform(*LASTS_S)
         self._trace(f"{fault}: {self.name}, for {lasts_s:.1f} s")
-        self.wrong_since = self.loop.time()
+        if self.loop.time() >= self._wrong_until:  # else it has not been heard since the last time
+            self.wrong_since = self.loop.time()
         notices = self._notices
         begin()
         await asyncio.sleep(min(lasts_s, FORGOTTEN_S))

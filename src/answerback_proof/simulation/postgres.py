@@ -7,7 +7,7 @@ of users exclude nobody here; `tests/stores/test_fleet.py` has two stores on a r
 import asyncio
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache, partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -17,8 +17,7 @@ from answerback.ports import Unavailable
 from answerback.stores.database import Connection, Database, Done, Undone
 from answerback.stores.encoding import decode_record
 from answerback.stores.fleet import prepare
-from answerback.stores.sqlite import SqliteDatabase
-from answerback.stores.statements import Params, Row
+from answerback.stores.sqlite import MemoryDatabase
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.simulation.process import current
 from answerback_proof.simulation.store import WatchedStore
@@ -75,41 +74,40 @@ def _unnested(found: "re.Match[str]") -> str:
     return f"(SELECT {values} FROM {joined}) AS k"  # noqa: S608 - of our own words
 
 
-class _FleetDatabase(SqliteDatabase):
+class _FleetDatabase(MemoryDatabase):
     """The one connection. `ended` is called after each transaction."""
 
-    def __init__(self, connection: "sqlite3.Connection", ended: Callable[..., None]) -> None:
-        super().__init__(connection, is_kept=True)
-        self._ended = ended
+    ended: Callable[..., None]
 
-    def execute(self, sql: str, params: Params | None = None, /) -> "sqlite3.Cursor":
+    def execute(self, sql: str, params: Any = (), /) -> "sqlite3.Cursor":
         if isinstance(params, dict):
             params = {name: json.dumps(v) if isinstance(v, list) else v for name, v in params.items()}
         return super().execute(_translated(sql), params)
 
-    def executemany(self, sql: str, rows: Sequence[Row]) -> "sqlite3.Cursor":
+    def executemany(self, sql: str, rows: Any, /) -> "sqlite3.Cursor":
         return super().executemany(_translated(sql), rows)
 
     def commit(self) -> None:
         super().commit()
-        self._ended(is_committed=True)
+        self.ended(is_committed=True)
 
     def close(self) -> None:
         super().close()
-        self._ended(is_committed=False)
+        self.ended(is_committed=False)
 
 
 class SimulatedPostgres(WatchedStore):
     """The server: what it holds, who has which lock of a session, and whether it is up."""
 
     def __init__(self, watch: Callable[[Record | None, Record], None], *, clock: Callable[[], int]) -> None:
-        super().__init__(watch)
+        super().__init__(watch, kind=_FleetDatabase)
         self.is_down = False
         self.locks: dict[int, SimulatedNotices] = {}
         self.restarts = 0
         self._written: list[Record] = []
-        connection = self._database._connection
-        self.database = _FleetDatabase(connection, self._ended)
+        assert isinstance(self._database, _FleetDatabase)
+        self.database = self._database
+        self.database.ended = self._ended
         numbers = count(1)
         for name, arguments, function in (
             ("nextval", 1, lambda _: next(numbers)),
@@ -119,10 +117,10 @@ class SimulatedPostgres(WatchedStore):
             ("locked", 0, lambda: json.dumps(list(self.locks))),
             ("saw", 2, self._note),
         ):
-            connection.create_function(name, arguments, function)
+            self.database.create_function(name, arguments, function)
         prepare(self.database)
         for event in ("INSERT", "UPDATE OF record"):
-            connection.execute(
+            self.database.execute(
                 f"CREATE TEMP TRIGGER saw_{event[:6]} AFTER {event} ON requests WHEN NEW.forgotten IS NULL "
                 "BEGIN SELECT saw(NEW.record, NEW.record_schema); END"
             )

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from answerback.core.budget import Budget, Counter, Period, Unit, team_holder
 from answerback.core.parts import Content
 from answerback.core.request import Change, Question, Record, RequestKey, Step
-from answerback.core.uploads import FileKey, Upload
+from answerback.core.uploads import FileKey, NoRoom, Upload
 from answerback.ports import (
     Accepted,
     Admission,
@@ -26,7 +26,7 @@ from answerback.ports import (
 )
 from answerback.stores.connections import MemoryConnections
 from answerback.stores.encoding import turn_of
-from answerback.stores.sqlite import MemoryStore
+from answerback.stores.sqlite import MemoryDatabase, MemoryStore
 from answerback.stores.statements import TURN
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.simulation.injector import FaultInjector, Faults
@@ -92,8 +92,10 @@ def now(act: Coroutine[Any, Any, T]) -> T:
 class WatchedStore(MemoryStore):
     """A store that shows what it holds. `watch` sees every record that changes: before (None: new) and after."""
 
-    def __init__(self, watch: Callable[[Record | None, Record], None]) -> None:
-        super().__init__()
+    def __init__(
+        self, watch: Callable[[Record | None, Record], None], kind: type[MemoryDatabase] = MemoryDatabase
+    ) -> None:
+        super().__init__(kind)
         self._watch = watch
         self._seen: dict[RequestKey, Record] = {}
         self.caps: dict[str, int] = {}
@@ -218,12 +220,12 @@ class FaultyStore(WatchedStore):
     async def upload(self, key: FileKey) -> Upload | None:
         return await self._channel.call(partial(MemoryStore.upload, self, key))
 
-    async def begin(self, key: FileKey, name: str, *, now_ms: int) -> Upload | None:
+    async def begin(self, key: FileKey, name: str, *, now_ms: int) -> Upload | NoRoom:
         return await self._channel.call(partial(MemoryStore.begin, self, key, name, now_ms=now_ms))
 
-    async def put(self, key: FileKey, name: str, number: int, data: bytes) -> None:
+    async def put(self, key: FileKey, name: str, number: int, data: bytes, *, now_ms: int) -> None:
         self._files.put(key, name, number, data)
-        await self._channel.call(partial(MemoryStore.put, self, key, name, number, data))
+        await self._channel.call(partial(MemoryStore.put, self, key, name, number, data, now_ms=now_ms))
 
     async def complete(self, key: FileKey, name: str, *, content: str, now_ms: int) -> None:
         async def complete() -> None:

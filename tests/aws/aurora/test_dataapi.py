@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeou
 
 from answerback.ports import StoredTurn, Unavailable
 from answerback.protocol.frames import Status
-from answerback.stores.errors import StoreError
+from answerback.stores.database import StoreError
 from answerback.stores.migrations import shipped
 from answerback_aws.runtime.aurora.data_api import (
     MAX_REQUEST_BYTES,

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 import psycopg
 import pytest
 
-from answerback.stores.errors import StoreError
+from answerback.stores.database import StoreError
 from answerback.stores.migrations import parse, shipped
 from answerback.stores.statements import SELECT_USERS
 from answerback_aws.emulator.emulator import Emulator

@@ -345,7 +345,7 @@ def test_what_failed_first_is_reported_and_nothing_is_left_of_it(
         Deployment(account, stack_name, recorder, build=build_failing).deploy(wanted())
     assert caught.value.message.startswith("Schema (Custom::Schema) failed:")
     assert "planted" in caught.value.message
-    assert Stack(account, stack_name).state() is None, "so that the next try begins anew"
+    assert Stack(account, stack_name).state() is None, "so that the next try begins again"
     assert not [name for name in account.client("dynamodb").list_tables()["TableNames"] if stack_name in name]
     clusters = account.client("rds").describe_db_clusters()["DBClusters"]
     assert not [one for one in clusters if stack_name in one["DBClusterIdentifier"].lower()]

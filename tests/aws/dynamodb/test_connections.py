@@ -1,11 +1,17 @@
 """What DynamoConnections does beyond the contract: the two-frame client's item, races, lost calls."""
 
 import asyncio
+import uuid
+from collections import Counter
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from answerback.ports import Bound, Connection, Superseded, Unavailable
+from answerback.core.watching import MOST
+from answerback.ports import Bound, Connection, Place, Superseded, Unavailable, Watcher
+from answerback.protocol.frames import is_id
+from answerback_aws.runtime.aurora.users import erase_user
 
 pytestmark = pytest.mark.emulator
 
@@ -175,3 +181,56 @@ async def test_the_idle_ones_are_found_on_every_page(world) -> None:
     await asyncio.gather(*(connections.add(connection(f"k{n}", user_agent="x" * 60_000)) for n in range(40)))
     assert len(await connections.idle(since_ms=AT_MS + 1)) == 40
     assert list(await connections.idle(since_ms=AT_MS)) == []
+
+
+# --- who watches
+
+
+def watcher(session: str, number: int = 1) -> Watcher:
+    return Watcher(session_id=session, connection_id=session, generation=1, number=number, until_ms=AT_MS + 600_000)
+
+
+async def test_who_watches_is_one_item_that_goes_with_the_last_of_them(world) -> None:
+    connections = world.connections()
+    for one in (watcher("a"), watcher("b")):
+        assert await connections.watch("ann", "c", one, now_ms=AT_MS, most=8) is Place.KEPT
+    item = only(world.items(world.tables.sessions))
+    assert set(item) == {"userId", "sessionId", "watchers", "version", "expiresAt"}
+    assert int(item["expiresAt"]["N"]) == AT_MS // 1000 + 601
+    assert not is_id(item["sessionId"]["S"]), "no session of the user is called so"
+
+
+async def test_a_full_house_of_long_names_is_a_small_item(world) -> None:
+    connections = world.connections()
+    for number in range(2 * MOST):
+        names = {"session_id": str(uuid.uuid4()), "connection_id": "L0S9aeCap5sA92b=", "generation": AT_MS}
+        one = replace(watcher("", 2**31), **names, off=number >= MOST)
+        assert await connections.watch("ann", "c", one, now_ms=AT_MS, most=MOST) is Place.KEPT
+    assert len(only(world.items(world.tables.sessions))["watchers"]["S"]) < 4_000
+
+
+async def test_of_sessions_that_begin_to_watch_at_once_none_is_lost(world) -> None:
+    fronts = [world.connections() for _ in range(6)]
+    for number, front in enumerate(fronts):
+        await front.add(connection(str(number)))
+    outcomes = await asyncio.gather(
+        *(front.watch("ann", "c", watcher(str(n)), now_ms=AT_MS, most=4) for n, front in enumerate(fronts))
+    )
+    assert Counter(outcomes) == {Place.KEPT: 4, Place.FULL: 2}
+    found = (await fronts[0].watchers("ann", "c", now_ms=AT_MS))["c"]
+    assert {one.session_id for one in found} == {str(n) for n, kept in enumerate(outcomes) if kept is Place.KEPT}
+
+
+async def test_a_watch_whose_answer_is_lost_is_kept_once(world, faulty) -> None:
+    faulty.plan["put_item"] = ["lost"]
+    with pytest.raises(Unavailable):
+        await world.connections(faulty).watch("ann", "c", watcher("a"), now_ms=AT_MS, most=8)
+    connections = world.connections()
+    assert await connections.watch("ann", "c", watcher("a"), now_ms=AT_MS, most=8) is Place.KEPT
+    assert (await connections.watchers("ann", "c", now_ms=AT_MS))["c"] == [watcher("a")]
+
+
+async def test_erasing_a_user_erases_what_it_watches(world) -> None:
+    await world.connections().watch("ann", "c", watcher("a"), now_ms=AT_MS, most=8)
+    assert await erase_user(world.database(), world.requests(), "ann")
+    assert world.items(world.tables.sessions) == []

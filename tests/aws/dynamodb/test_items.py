@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from answerback.core.request import DeliveryTarget, Ending, Record
+from answerback.core.request import DeliveryTarget, Ending, Record, Watcher
 from answerback.core.transitions import State
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
-from answerback.stores.errors import StoreError
+from answerback.stores.database import StoreError
 from answerback_aws.runtime.dynamodb import items
 from answerback_aws.runtime.dynamodb.items import decode, decode_item, encode, encode_record, update
 from asking import record_of
@@ -36,6 +36,16 @@ endings = st.builds(
     model=st.none() | names,
     first_text_ms=maybe,
 )
+watchers = st.builds(
+    Watcher,
+    session_id=names,
+    connection_id=names,
+    generation=numbers,
+    number=numbers,
+    off=st.booleans(),
+    attempt=numbers,
+    offset=numbers,
+)
 records = st.builds(
     Record,
     user_id=names,
@@ -58,6 +68,8 @@ records = st.builds(
     target=st.none() | targets,
     ending=st.none() | endings,
     parts=st.none() | st.lists(names, max_size=3).map(tuple),
+    watchers=st.lists(watchers, max_size=3).map(tuple),
+    cancelled_by=st.none() | names,
 )
 
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from answerback.ports import Unavailable
-from answerback_aws.runtime.dynamodb.store_id import StoreId
+from answerback_aws.runtime.dynamodb.database import StoreId
 from metering import meter
 
 pytestmark = pytest.mark.emulator

@@ -201,6 +201,23 @@ async def test_erasing_a_conversation_takes_what_was_asked_before_its_deletion(w
     assert len([item for item in world.items(world.tables.conversations) if "text" in item]) == 4
 
 
+async def test_the_newest_turn_is_found_behind_what_is_unfinished_and_not_behind_a_deletion(world) -> None:
+    turns, requests = world.turns(), world.requests()
+    assert await turns.newest_turn("ann", "c1") is None
+    await world.turn(requests, "r1")
+    await world.turn(requests, "r2", status=Status.FAILED)
+    await world.turn(requests, "other", conversation="c2")
+    for number in range(3):
+        await world.accept(requests, f"waits-{number}")
+    assert await turns.newest_turn("ann", "c1") == "r2"
+    await turns.delete_conversation("ann", "c1", now_ms=world.now_ms)
+    assert await turns.newest_turn("ann", "c1") is None
+    world.now_ms += 1
+    await world.turn(requests, "r3")
+    assert await turns.newest_turn("ann", "c1") == "r3"
+    assert await turns.newest_turn("bob", "c1") is None
+
+
 async def test_texts_that_nothing_names_are_no_turns(world) -> None:
     """Many of them in one conversation, as after crashes between text and record."""
     store = world.requests()

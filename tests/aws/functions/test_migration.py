@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from answerback.stores.errors import StoreError
+from answerback.stores.database import StoreError
 from answerback_aws.runtime.aurora import migration as migrations
 from answerback_aws.runtime.composition import Composition
 from answerback_aws.runtime.functions import migration

@@ -7,8 +7,8 @@ import pytest
 from aiohttp import web
 
 from answerback_desktop.engine import session_controller
+from answerback_desktop.engine.environment import models_at
 from answerback_desktop.engine.events import GatewayStatus
-from answerback_desktop.engine.ollama import models_at
 from answerback_desktop.records import TurnStatus
 from answerback_desktop.settings import Settings
 from desktop_app import DesktopApp

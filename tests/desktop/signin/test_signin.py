@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from answerback_desktop.signin.provider import SignInError, SignInFailure
-from answerback_desktop.signin.session import Identity, TokenKeeper, sign_in
+from answerback_desktop.signin.session import Identity, TokenSource, sign_in
 from oidc_provider import CLIENT
 
 SCOPES = ("openid", "offline_access")
@@ -146,9 +146,9 @@ async def test_nobody_answers(provider):
     assert (caught.value.failure, caught.value.is_final) == (SignInFailure.UNREACHABLE, False)
 
 
-def keeper_of(provider, identity, grant, now):
+def token_source_of(provider, identity, grant, now):
     told = []
-    keeper = TokenKeeper(
+    token_source = TokenSource(
         identity,
         grant,
         issuer=provider.issuer,
@@ -157,32 +157,32 @@ def keeper_of(provider, identity, grant, now):
         on_rotated=told.append,
         on_failure=told.append,
     )
-    return keeper, told
+    return token_source, told
 
 
 async def test_tokens_are_fresh_and_the_refresh_token_rotates(provider):
     identity, grant = await signed_in(provider)
     now = [0.0]
-    keeper, told = keeper_of(provider, identity, grant, now)
-    assert [await keeper(), await keeper()] == [grant.access_token] * 2
+    token_source, told = token_source_of(provider, identity, grant, now)
+    assert [await token_source(), await token_source()] == [grant.access_token] * 2
     now[0] = provider.lifetime_s - 60
-    first, second = await asyncio.gather(keeper(), keeper())
+    first, second = await asyncio.gather(token_source(), token_source())
     assert first == second != grant.access_token
     assert [one.refresh_token for one in told] == list(provider.refresh_tokens)
-    keeper.doubt()
-    assert await keeper() != first
+    token_source.invalidate()
+    assert await token_source() != first
 
 
 async def test_a_provider_in_trouble_is_asked_again_and_one_that_refuses_is_not(provider):
     identity, _ = await signed_in(provider)
-    keeper, told = keeper_of(provider, identity, None, [0.0])
+    token_source, told = token_source_of(provider, identity, None, [0.0])
     provider.refusal = (503, "temporarily_unavailable")
     with pytest.raises(SignInError):
-        await keeper()
+        await token_source()
     provider.refusal = None
-    assert await keeper()
+    assert await token_source()
     provider.refresh_tokens.clear()
-    keeper.doubt()
+    token_source.invalidate()
     with pytest.raises(SignInError):
-        await keeper()
+        await token_source()
     assert [error.is_final for error in told if isinstance(error, SignInError)] == [False, True]

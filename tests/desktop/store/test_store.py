@@ -413,7 +413,7 @@ def test_what_the_server_lost_is_kept_whether_or_not_its_turns_were_fetched(stor
     history.merge_list([listed("c", "1", title="mine?")])
     history.keep_missing(["c"])
     history.settle_missing(keep=True)
-    history.merge_list([listed("c", "2", title="begun anew")])
+    history.merge_list([listed("c", "2", title="begun again")])
     assert store.conversation("c").title == "mine?"
     assert not history.gone("c").removed
     assert names(store) == ["mine"]

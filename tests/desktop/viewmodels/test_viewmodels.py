@@ -34,7 +34,8 @@ from answerback_desktop.engine.events import (
 )
 from answerback_desktop.records import Account, Conversation, Failure, FailureCode, Turn, TurnStatus
 from answerback_desktop.settings import Settings
-from answerback_desktop.viewmodels import Appended, AppViewModel, Changes, countdown
+from answerback_desktop.viewmodels import Appended, AppViewModel, Changes
+from answerback_desktop.viewmodels import connection as connecting
 
 ACCOUNT = Account(key="k", server_url="ws://h", user="ada")
 
@@ -256,8 +257,8 @@ def test_connection(app, monkeypatch):
     assert app.apply([online, RoundTripMeasured(12.5)]) == Changes(connection=True)
     assert (app.connection.is_online, app.connection.round_trip_ms, app.connection.retry_in_s) == (True, 12.5, None)
     clock = {"epoch_ms": 9_000, "monotonic": 50.0}
-    monkeypatch.setattr(countdown, "epoch_ms", lambda: clock["epoch_ms"])
-    monkeypatch.setattr(countdown.time, "monotonic", lambda: clock["monotonic"])
+    monkeypatch.setattr(connecting, "epoch_ms", lambda: clock["epoch_ms"])
+    monkeypatch.setattr(connecting.time, "monotonic", lambda: clock["monotonic"])
     app.apply([offline])
     shown = []
     for clock["monotonic"], clock["epoch_ms"] in ((50.0, 0), (50.6, 9_500), (51.5, 99_999), (99.0, 0)):

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from botocore.exceptions import ClientError
 
 from answerback.ports import Unavailable
-from answerback.stores.errors import StoreError
+from answerback.stores.database import StoreError
 from answerback.stores.statements import Params, Row, Value, names
 from answerback_aws.runtime.client import Calls, client, error_code, is_outage
 
@@ -64,7 +64,7 @@ class Waking(Unavailable):
     """Aurora was paused at 0 ACU. The call has woken it; it is there in 15 to 60 seconds."""
 
 
-class _Passing(Unavailable):
+class _Transient(Unavailable):
     """The same work may succeed in a moment."""
 
 
@@ -194,7 +194,7 @@ class DataApi:
         while True:
             try:
                 return await attempt()
-            except (Waking, _Passing) as exc:
+            except (Waking, _Transient) as exc:
                 if isinstance(exc, Waking):
                     self._on_waking()
                 wait_s = pause_s * (0.5 + self._jitter() / 2)
@@ -212,7 +212,7 @@ class DataApi:
         try:
             answer = await self._calls.run(getattr(self._client, method), **where, **arguments)
         except Unavailable as exc:
-            raise _Passing(str(exc)) from exc
+            raise _Transient(str(exc)) from exc
         except ClientError as exc:
             failure = _failure(exc, arguments.get("sql", method))
         else:
@@ -327,13 +327,13 @@ def _failure(error: ClientError, statement: str) -> Exception:
     if code == "DatabaseResumingException":
         return Waking("Aurora is waking up")
     if code in _PASSING:
-        return _Passing(_PASSING[code])
+        return _Transient(_PASSING[code])
     if code in _MISTAKES:
         return StoreError(_MISTAKES[code])
     if is_outage(error):
-        return _Passing(f"the Data API answered {code}")
+        return _Transient(f"the Data API answered {code}")
     found = _SQLSTATE.search(str(error.response.get("Error", {}).get("Message", "")))
     sqlstate = found[1] if found else None
     if sqlstate is not None and (sqlstate in _PASSING_STATES or sqlstate.startswith("08")):
-        return _Passing(_PASSING_STATES.get(sqlstate, "the connection to Aurora was lost"))
+        return _Transient(_PASSING_STATES.get(sqlstate, "the connection to Aurora was lost"))
     return StatementFailed(code, sqlstate, " ".join(statement.split()[:3]))

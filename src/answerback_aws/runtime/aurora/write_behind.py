@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from answerback.ports import Unavailable
-from answerback.stores.errors import StoreError
+from answerback.stores.database import StoreError
 from answerback_aws.runtime.aurora import operations
 from answerback_aws.runtime.aurora.data_api import DataApi, StatementFailed, Statements
 from answerback_aws.runtime.dynamodb.turns import DynamoTurns, PendingTurn

@@ -1,14 +1,22 @@
-"""ports.Connections on DynamoDB: open connections, and which one is the address of each session."""
+"""ports.Connections and ports.Watching on DynamoDB.
 
-from collections.abc import Mapping, Sequence
+Open connections, which one is the address of each session, and which sessions watch what.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+import msgspec
+
 from answerback.core.instants import iso
-from answerback.ports import Bound, Connection, Superseded, Unavailable
+from answerback.core.watching import placed
+from answerback.ports import Bound, Connection, Place, Superseded, Unavailable, Watcher
 from answerback_aws.runtime.dynamodb.database import TRIES, Database
 from answerback_aws.runtime.dynamodb.items import Item, Value, decode, encode, number_of, text_of
-from answerback_aws.runtime.dynamodb.tables import TTL_ATTRIBUTE
+from answerback_aws.runtime.dynamodb.tables import TTL_ATTRIBUTE, WATCH, watch_key
 
 STATUS: Final = "active"
 
@@ -20,8 +28,28 @@ SESSION_S: Final = 90 * 24 * 3_600
 generation."""
 
 
+MOST_WATCHED: Final = 100
+"""Conversations of one user that are watched at a time. All are read at once, by every answer of theirs."""
+
+_decode_watchers: Final = msgspec.json.Decoder(tuple[Watcher, ...])
+_encode_watchers: Final = msgspec.json.Encoder()
+
+
+class _Everyone(Container[str]):
+    """Who watches stands in the table alone."""
+
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
 class DynamoConnections:
-    """ports.Connections in two DynamoDB tables."""
+    """ports.Connections and ports.Watching in two DynamoDB tables.
+
+    Those who watch a conversation are one item, which is written if it still is as it was read. It names connections
+    that are closed, too: whoever posts to one finds it gone.
+    """
+
+    watched: Final[Container[str]] = _Everyone()
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -146,6 +174,65 @@ class DynamoConnections:
             ExpressionAttributeValues=encode({":c": connection_id}),
         )
 
+    # --- ports.Watching
+
+    async def watch(
+        self, user_id: str, conversation_id: str | None, watcher: Watcher, *, now_ms: int, most: int
+    ) -> Place:
+        key = watch_key(user_id, conversation_id)
+        for attempt in range(TRIES):
+            watched = await self._watched(user_id)
+            before, known = watched.get(key["sessionId"], (None, ()))
+            others = sum(any(one.until_ms > now_ms for one in all_) for _, all_ in watched.values())
+            if not known and others >= MOST_WATCHED:
+                return Place.FULL
+            found = placed(known, watcher, now_ms=now_ms, most=most)
+            if found is Place.FULL:
+                open_now = await asyncio.gather(*(self.get(one.connection_id) for one in known))
+                known = [one for one, connection in zip(known, open_now, strict=True) if connection is not None]
+                found = placed(known, watcher, now_ms=now_ms, most=most)
+            if isinstance(found, Place):
+                return found
+            version = secrets.token_hex(6)
+            kept: dict[str, Value] = {
+                "watchers": _encode_watchers.encode(found).decode(),
+                "version": version,
+                TTL_ATTRIBUTE: max(one.until_ms for one in found) // 1000 + 1,
+            }
+            condition: dict[str, Any] = {"ConditionExpression": "attribute_not_exists(userId)"}
+            if before is not None:
+                condition = {
+                    "ConditionExpression": "version = :seen",
+                    "ExpressionAttributeValues": encode({":seen": before}),
+                }
+            refused = await self._database.put(self._sessions, encode({**key, **kept}), **condition)
+            if refused is None or _version(refused.items[0]) == version:
+                return Place.KEPT
+            await self._database.pause(attempt)
+        raise Unavailable("others began to watch again and again")
+
+    async def watchers(
+        self, user_id: str, *conversations: str | None, now_ms: int
+    ) -> Mapping[str | None, Sequence[Watcher]]:
+        watched = await self._watched(user_id)
+        found = {name: watched.get(watch_key(user_id, name)["sessionId"], (None, ()))[1] for name in conversations}
+        return {name: [one for one in all_ if one.until_ms > now_ms] for name, all_ in found.items()}
+
+    async def _watched(self, user_id: str) -> Mapping[Value, tuple[str | None, Sequence[Watcher]]]:
+        """All that is watched of the user, by sort key, with the version of each item.
+
+        Of one who watches nothing, or a few things, that is one read unit.
+        """
+        items = await self._database.query(
+            self._sessions,
+            "userId = :u AND begins_with(sessionId, :w)",
+            {":u": user_id, ":w": WATCH},
+            ConsistentRead=True,
+        )
+        return {
+            item["sessionId"]["S"]: (_version(item), _decode_watchers.decode(item["watchers"]["S"])) for item in items
+        }
+
     async def idle(self, *, since_ms: int) -> Sequence[Connection]:
         """Scan the table: about 500 read units for 10,000 connections (6 cents for 1,000 sweeps).
 
@@ -157,6 +244,10 @@ class DynamoConnections:
             ExpressionAttributeValues=encode({":since": since_ms}),
         )
         return [_decode(item) for item in found]
+
+
+def _version(item: Item | None) -> str | None:
+    return None if item is None else text_of(item, "version")
 
 
 def _next_generation(connection: Connection, session: Item | None) -> int:

@@ -19,7 +19,7 @@ Value: TypeAlias = str | int | bool | tuple[int, ...] | tuple[str, ...]
 Item: TypeAlias = Mapping[str, Mapping[str, Any]]
 """As the low-level client has it: `{"attempt": {"N": "1"}}`."""
 
-_NESTED: Final = ("wish", "ending", "parts", "hold")
+_NESTED: Final = ("wish", "ending", "parts", "hold", "watchers")
 """Fields that are kept as JSON: they are written whole and never asked about."""
 
 _decode_json: Final = msgspec.json.Decoder()
@@ -61,7 +61,7 @@ def encode_record(record: Record) -> dict[str, dict[str, Any]]:
 def decode_item(item: Item) -> Record:
     """The record; attributes that are the store's own are not looked at.
 
-    Raises: answerback.stores.errors.StoreError: a newer version of the program wrote it.
+    Raises: answerback.stores.database.StoreError: a newer version of the program wrote it.
     """
     plain: dict[str, Any] = {snake(name): value for name, value in decode(item).items()}
     for name in _NESTED:

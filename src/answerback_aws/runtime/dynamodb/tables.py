@@ -2,7 +2,8 @@
 
     table          partition key   sort key    an item is
     Connections    connectionId                an open connection: the two-frame client's attributes, and a few of ours
-    Sessions       userId          sessionId   which connection is the address of the session, with its generation
+    Sessions       userId          sessionId   which connection is the address of the session, with its generation;
+                                               under `watch ...`, which no session id is, who watches a conversation
     Requests       userId          requestId   the record that decides about a request
     Conversations  userId          item        a text of a request, an ended turn, the mark of a deletion, or an upload
     RateLimits     userId          window      how often the user asked in a minute, the user's own limit, begun
@@ -95,6 +96,16 @@ def below(conversation_id: str, position: int) -> str:
 def deletion_key(user_id: str, conversation_id: str) -> dict[str, str | int | bool]:
     """The key of the conversation's mark of a deletion."""
     return {"userId": user_id, "item": prefix(conversation_id) + _DELETED}
+
+
+WATCH: Final = "watch "
+"""What the sort keys in Sessions begin with that are no sessions."""
+
+
+def watch_key(user_id: str, conversation_id: str | None) -> dict[str, str | int | bool]:
+    """The key of those who watch the conversation, or the list."""
+    name = "" if conversation_id is None else prefix(conversation_id)
+    return {"userId": user_id, "sessionId": WATCH + name}
 
 
 def kind_of(item: str) -> tuple[int, str] | None:

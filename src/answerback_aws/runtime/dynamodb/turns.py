@@ -85,6 +85,32 @@ class DynamoTurns:
                     chosen.append(shown)
         return chosen[::-1]
 
+    async def newest_turn(self, user_id: str, conversation_id: str) -> str | None:
+        """The request id of the newest ended turn; strongly consistent. Behind an ended turn it reads no text."""
+        limit, deleted_at_ms = 1, -1
+        start: dict[str, Any] = {}
+        while True:
+            found, has_more = await self._database.query_page(
+                self._table,
+                "userId = :u AND begins_with(#i, :p)",
+                {":u": user_id, ":p": places.prefix(conversation_id)},
+                limit=limit,
+                newest_first=True,
+                ExpressionAttributeNames={"#i": "item"},
+                ConsistentRead=True,
+                **start,
+            )
+            for item in found:
+                name = places.kind_of(item["item"]["S"])
+                if name is None:
+                    deleted_at_ms = number_of(item, "deletedAtMs") or number_of(item, "goneAtMs") or -1
+                elif name[1] == TURN:
+                    return item["requestId"]["S"] if _asked_at_ms(item) > deleted_at_ms else None
+            if not has_more:
+                return None
+            start = {"ExclusiveStartKey": {name: found[-1][name] for name in ("userId", "item")}}
+            limit *= 4
+
     async def replaces_from(self, record: Record, position: int, replaces: str) -> int | None:
         """From which position on the turn at `position` supersedes the turns before it; None: it supersedes none.
 

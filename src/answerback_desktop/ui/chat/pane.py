@@ -12,8 +12,8 @@ from PySide6.QtGui import QColor, QDragEnterEvent, QDropEvent, QGuiApplication, 
 from PySide6.QtWidgets import QFileDialog, QStackedWidget, QToolButton, QVBoxLayout, QWidget
 
 from answerback.client import File
+from answerback.texts import language_is_known, unknown_language
 from answerback.texts.korean import with_particles
-from answerback.texts.languages import language_is_known, unknown_language
 from answerback_desktop.attachments import ChosenFile, read_file, within
 from answerback_desktop.engine.events import GatewayStatus
 from answerback_desktop.settings import Language

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from answerback_desktop.records import FailureCode, TurnStatus
 from answerback_desktop.texts import ChatTexts
-from answerback_desktop.viewmodels.countdown import local_time
+from answerback_desktop.viewmodels.connection import local_time
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
 

@@ -11,7 +11,7 @@ from answerback_desktop.engine.events import Exported, FileFetched
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.dialogs.about import AboutDialog, HelpDialog
 from answerback_desktop.ui.dialogs.conversation_dialog import ConversationDialog
-from answerback_desktop.ui.dialogs.settings_dialog import SettingsDialog
+from answerback_desktop.ui.dialogs.settings import SettingsDialog
 from answerback_desktop.ui.theme import Theme
 from answerback_desktop.ui.tray import Tray
 from answerback_desktop.ui.window.toast import Toast

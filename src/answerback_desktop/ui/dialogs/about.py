@@ -10,6 +10,7 @@ from PySide6.QtWidgets import QDialogButtonBox, QGridLayout, QHBoxLayout, QLabel
 from answerback import __version__
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.dialogs.fields import Dialog
+from answerback_desktop.ui.parts import label
 from answerback_desktop.ui.shortcuts import GROUPS, Shortcut, shown
 from answerback_desktop.ui.theme import Icon, Theme, pixmap
 
@@ -28,26 +29,19 @@ class AboutDialog(Dialog):
         mark = QLabel()
         mark.setPixmap(pixmap(Icon.CHAT, theme.colours.accent, theme.space(10), scale=self.devicePixelRatioF()))
         column.addWidget(mark)
-        title = QLabel(words.about_title)
-        title.setProperty("variant", "title")
-        column.addWidget(title)
+        column.addWidget(label(words.about_title, "title"))
         qt = words.about_qt.format(qt=qVersion(), pyside=PySide6.__version__)
-        for text, is_muted in (
-            (words.about_version.format(version=__version__), True),
-            (words.about_what, False),
-            (words.about_licence, False),
-            (qt, False),
-            (words.about_others, True),
-            (f"{words.about_log}: {log_path}", True),
+        for text, variant in (
+            (words.about_version.format(version=__version__), "muted"),
+            (words.about_what, ""),
+            (words.about_licence, ""),
+            (qt, ""),
+            (words.about_others, "muted"),
+            (f"{words.about_log}: {log_path}", "muted"),
         ):
-            label = QLabel(text)
-            label.setTextFormat(Qt.TextFormat.PlainText)
-            label.setWordWrap(True)
-            label.setMinimumWidth(theme.space(100))
-            label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-            if is_muted:
-                label.setProperty("variant", "muted")
-            column.addWidget(label)
+            line = label(text, variant, can_copy=True)
+            line.setMinimumWidth(theme.space(100))
+            column.addWidget(line)
         buttons = QDialogButtonBox()
         source = buttons.addButton(words.about_qt_source, QDialogButtonBox.ButtonRole.ActionRole)
         source.setProperty("variant", "quiet")
@@ -80,9 +74,7 @@ class HelpDialog(Dialog):
         right.addStretch(1)
         column.addLayout(groups)
         bottom = QHBoxLayout()
-        hint = QLabel(texts.window.help_hint.format(key=shown(Shortcut.HELP)))
-        hint.setProperty("variant", "muted")
-        bottom.addWidget(hint, 1)
+        bottom.addWidget(label(texts.window.help_hint.format(key=shown(Shortcut.HELP)), "muted"), 1)
         buttons = QDialogButtonBox()
         buttons.addButton(texts.window.close, QDialogButtonBox.ButtonRole.RejectRole)
         buttons.rejected.connect(self.reject)

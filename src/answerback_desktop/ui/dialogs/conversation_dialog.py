@@ -2,17 +2,15 @@
 
 from PySide6.QtWidgets import (
     QFormLayout,
-    QHBoxLayout,
-    QLabel,
     QLineEdit,
     QPlainTextEdit,
-    QPushButton,
     QVBoxLayout,
     QWidget,
 )
 
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.dialogs.fields import CheckBox, Choice, Dialog
+from answerback_desktop.ui.parts import button, label, row
 from answerback_desktop.ui.theme import Theme
 from answerback_desktop.viewmodels import AppViewModel, ConversationViewModel
 
@@ -49,7 +47,7 @@ class ConversationDialog(Dialog):
         form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
         form.setVerticalSpacing(theme.space(2))
         form.addRow(words.tags, self.tags)
-        form.addRow("", _hint(words.tags_hint))
+        form.addRow("", label(words.tags_hint, "muted"))
         form.addRow(words.model_name, self.model)
         column = QVBoxLayout(self)
         column.setContentsMargins(*[theme.space(5)] * 4)
@@ -57,17 +55,10 @@ class ConversationDialog(Dialog):
         column.addLayout(form)
         column.addWidget(self.own_system)
         column.addWidget(self.system, 1)
-        column.addWidget(_hint(words.own_system_hint))
-        cancel, self.save_button = QPushButton(texts.status.cancel), QPushButton(words.save)
-        self.save_button.setProperty("variant", "primary")
+        column.addWidget(label(words.own_system_hint, "muted"))
+        self.save_button = button(words.save, self.save, "primary")
         self.save_button.setDefault(True)
-        cancel.clicked.connect(self.reject)
-        self.save_button.clicked.connect(self.save)
-        row = QHBoxLayout()
-        row.addStretch(1)
-        row.addWidget(cancel)
-        row.addWidget(self.save_button)
-        column.addLayout(row)
+        column.addLayout(row(None, button(texts.status.cancel, self.reject), self.save_button))
         self.resize(theme.space(130), theme.space(110))
 
     def save(self) -> None:
@@ -78,10 +69,3 @@ class ConversationDialog(Dialog):
             system=self.system.toPlainText() if self.own_system.isChecked() else None,
         )
         self.accept()
-
-
-def _hint(text: str) -> QLabel:
-    label = QLabel(text)
-    label.setProperty("variant", "muted")
-    label.setWordWrap(True)
-    return label

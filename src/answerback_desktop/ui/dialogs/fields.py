@@ -1,5 +1,9 @@
 """Fields whose drawings follow the theme: a style sheet alone cannot draw an arrow or a tick without image files."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 from PySide6.QtCore import QRect, QRectF, QSize, Qt
 from PySide6.QtGui import QColor, QPainter, QPaintEvent, QWheelEvent
 from PySide6.QtWidgets import QCheckBox, QComboBox, QDialog, QLineEdit, QSizePolicy, QStyle, QStyleOptionButton, QWidget
@@ -8,11 +12,18 @@ from answerback_desktop.ui.theme import Icon, Theme, pixmap
 
 
 class Choice(QComboBox):
-    """One of several, with a chevron. The wheel scrolls the page and not the choice under the pointer."""
+    """One of several, with a chevron. The wheel scrolls the page and not the choice under the pointer.
 
-    def __init__(self, theme: Theme) -> None:
+    `names`: how each is called, in their order. `chosen`: the one that is chosen first.
+    """
+
+    def __init__(self, theme: Theme, names: Mapping[Any, str] = MappingProxyType({}), chosen: object = None) -> None:
         super().__init__()
         self._theme = theme
+        for value, name in names.items():
+            self.addItem(name, value)
+        if names:
+            self.setCurrentIndex(list(names).index(chosen))
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802
         super().paintEvent(event)

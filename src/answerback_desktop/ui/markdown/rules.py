@@ -469,7 +469,7 @@ def _note(state: StateBlock, start: int, end: int, silent: bool) -> bool:
 
 
 def parser() -> MarkdownIt:
-    """What is read is text: no HTML, and links as they are written. They are judged where they are shown."""
+    """What is read is text: no HTML, and links as they are written. Where they are shown they are checked."""
     md = MarkdownIt("commonmark", {"html": False, "maxNesting": 40, "tasklists": True, "alerts": True})
     md.enable(["table", "strikethrough"])
     ends: RuleOptionsType = {"alt": ["paragraph", "reference", "blockquote", "list"]}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from PySide6.QtCore import QEvent, QModelIndex, QObject, QPoint, QSize, Qt, QTimer, Signal
-from PySide6.QtGui import QAction, QKeyEvent, QKeySequence
+from PySide6.QtGui import QAction, QKeyEvent, QKeySequence, QPainter, QPaintEvent
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QFrame,
@@ -24,10 +24,29 @@ from answerback_desktop.engine.export import ExportFormat
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.sidebar.conversation_delegate import ConversationDelegate
 from answerback_desktop.ui.sidebar.conversation_model import ConversationListModel, Index
-from answerback_desktop.ui.sidebar.search_box import SearchBox
 from answerback_desktop.ui.sidebar.search_results import HitRole, SearchResultDelegate, SearchResultModel
-from answerback_desktop.ui.theme import Icon, Theme, icon
+from answerback_desktop.ui.theme import Icon, Theme, icon, pixmap
 from answerback_desktop.viewmodels import AppViewModel, Changes, ConversationViewModel
+
+
+class SearchBox(QLineEdit):
+    """A line edit with a magnifier that grows with the text; Qt's own icons in a line edit have one size."""
+
+    def set_theme(self, theme: Theme) -> None:
+        self._theme = theme
+        self.setTextMargins(self._side + theme.space(1), 0, 0, 0)
+        self.update()
+
+    @property
+    def _side(self) -> int:
+        return self._theme.body_px + 1
+
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802
+        super().paintEvent(event)
+        painter = QPainter(self)
+        drawn = pixmap(Icon.SEARCH, self._theme.colours.text_muted, self._side, scale=self.devicePixelRatioF())
+        painter.drawPixmap(self._theme.space(2.5), (self.height() - self._side) // 2, drawn)
+
 
 _SEARCH_AFTER_MS: Final = 150
 """Typing pauses that are shorter do not start a search."""

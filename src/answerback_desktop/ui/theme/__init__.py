@@ -1,7 +1,16 @@
 """The appearance: tokens, theme, style sheet and icons."""
 
-from answerback_desktop.ui.theme.icons import Icon, icon, pixmap
-from answerback_desktop.ui.theme.theme import BODY_PX, MAX_BODY_PX, MIN_BODY_PX, Theme, apply, system_scheme
+from answerback_desktop.ui.theme.theme import (
+    BODY_PX,
+    MAX_BODY_PX,
+    MIN_BODY_PX,
+    Icon,
+    Theme,
+    apply,
+    icon,
+    pixmap,
+    system_scheme,
+)
 from answerback_desktop.ui.theme.tokens import Colours, Scheme, contrast
 
 __all__ = [

@@ -1,7 +1,7 @@
 """The connection indicator in the header, and its details."""
 
 from PySide6.QtCore import QPoint, QSize, Qt, QTimer, Signal
-from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QLabel, QPushButton, QToolButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QGridLayout, QLabel, QToolButton, QVBoxLayout, QWidget
 
 from answerback.client import BudgetInfo
 from answerback.clock import epoch_ms
@@ -10,9 +10,10 @@ from answerback_desktop.engine.events import ConnectionReason, ConnectionStatus
 from answerback_desktop.engine.export import instant_ms
 from answerback_desktop.settings import Language
 from answerback_desktop.texts import Texts
+from answerback_desktop.ui.parts import button, row
 from answerback_desktop.ui.theme import Icon, Theme, icon
 from answerback_desktop.viewmodels import AppViewModel
-from answerback_desktop.viewmodels.countdown import local_time
+from answerback_desktop.viewmodels.connection import local_time
 
 
 def headline(app: AppViewModel, texts: Texts) -> str:
@@ -156,31 +157,25 @@ class ConnectionDetails(QFrame):
         grid.setHorizontalSpacing(theme.space(4))
         grid.setVerticalSpacing(theme.space(1.5))
         self._rows: list[tuple[QLabel, QLabel]] = []
-        for row, (key, value) in enumerate(self._values.items()):
+        for line, (key, value) in enumerate(self._values.items()):
             name = QLabel(getattr(texts.status, key))
             name.setProperty("variant", "muted")
             name.setAlignment(Qt.AlignmentFlag.AlignTop)
             value.setWordWrap(True)
             value.setFont(theme.font(px=theme.small_px))
             value.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-            grid.addWidget(name, row, 0)
-            grid.addWidget(value, row, 1)
+            grid.addWidget(name, line, 0)
+            grid.addWidget(value, line, 1)
             self._rows.append((name, value))
-        self.retry_button = QPushButton(texts.status.retry_now)
-        self.settings_button = QPushButton(texts.status.open_settings)
-        self.retry_button.clicked.connect(self._retry)
-        self.settings_button.clicked.connect(self._open_settings)
-        buttons = QHBoxLayout()
-        buttons.addStretch(1)
-        buttons.addWidget(self.settings_button)
-        buttons.addWidget(self.retry_button)
+        self.retry_button = button(texts.status.retry_now, self._app.reconnect)
+        self.settings_button = button(texts.status.open_settings, self._open_settings)
         column = QVBoxLayout(self)
         column.setContentsMargins(*[theme.space(4)] * 4)
         column.setSpacing(theme.space(3))
         for part in (self._title, self._reason):
             column.addWidget(part)
         column.addLayout(grid)
-        column.addLayout(buttons)
+        column.addLayout(row(None, self.settings_button, self.retry_button))
         self.refresh()
 
     def refresh(self) -> None:
@@ -214,9 +209,6 @@ class ConnectionDetails(QFrame):
 
     def _waiting(self) -> int:
         return 0 if self._app.connection.is_online else self._app.unsent
-
-    def _retry(self) -> None:
-        self._app.reconnect()
 
     def _open_settings(self) -> None:
         self.close()

@@ -5,10 +5,11 @@ from typing import Final, TypeAlias
 
 from PySide6.QtCore import QSize, Qt, Signal
 from PySide6.QtGui import QActionGroup, QFont, QFontMetrics, QPainter, QPaintEvent, QResizeEvent
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QMenu, QPushButton, QSizePolicy, QToolButton, QWidget
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QMenu, QPushButton, QSizePolicy, QToolButton, QWidget
 
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.chat import column_in
+from answerback_desktop.ui.parts import label, row
 from answerback_desktop.ui.theme import Icon, Theme, icon
 from answerback_desktop.ui.window.connection import ConnectionIndicator, budget_text
 from answerback_desktop.viewmodels import AppViewModel
@@ -232,16 +233,12 @@ class Banner(QFrame):
         super().__init__(parent)
         self.setProperty("variant", "banner")
         self._choices: tuple[Choice, ...] = ()
-        self.text = QLabel()
-        self.text.setTextFormat(Qt.TextFormat.PlainText)
-        self.text.setWordWrap(True)
+        self.text = label()
         self.button, self.second_button = QPushButton(), QPushButton()
         self.button.clicked.connect(lambda: self._pressed(0))
         self.second_button.clicked.connect(lambda: self._pressed(1))
-        self._row = QHBoxLayout(self)
-        self._row.addWidget(self.text, 1)
-        self._row.addWidget(self.button)
-        self._row.addWidget(self.second_button)
+        self._row = row(self.text, self.button, self.second_button, into=self)
+        self._row.setStretch(0, 1)
         self.set_theme(theme)
         self.hide()
 

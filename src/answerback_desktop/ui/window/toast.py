@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from PySide6.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QToolButton, QVBoxLayout, QWidget
+from PySide6.QtCore import QEvent, QObject, QSize, QTimer, Signal
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QSizePolicy, QToolButton, QVBoxLayout, QWidget
 
 from answerback_desktop.engine.events import NoticeCode, NoticeRaised
 from answerback_desktop.signin.provider import SignInFailure
 from answerback_desktop.texts import Texts
+from answerback_desktop.ui.parts import button, label
 from answerback_desktop.ui.theme import Icon, Theme, icon
 from answerback_desktop.ui.tray import Tray
 from answerback_desktop.viewmodels import AppViewModel, Changes
@@ -106,18 +107,12 @@ class _Bar(QFrame):
         self.setProperty("variant", "card")
         self.setAccessibleName(toast.text)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
-        text = QLabel(toast.text)
-        text.setTextFormat(Qt.TextFormat.PlainText)
-        text.setWordWrap(True)
         row = QHBoxLayout(self)
         row.setContentsMargins(theme.space(4), theme.space(2), theme.space(2), theme.space(2))
         row.setSpacing(theme.space(2))
-        row.addWidget(text, 1)
+        row.addWidget(label(toast.text), 1)
         if toast.action and toast.act is not None:
-            button = QPushButton(toast.action)
-            button.setProperty("variant", "quiet")
-            button.clicked.connect(self._act)
-            row.addWidget(button)
+            row.addWidget(button(toast.action, self._act, "quiet"))
         dismiss = QToolButton()
         dismiss.setIcon(icon(Icon.CLOSE, theme.colours.text_muted, theme.space(4)))
         dismiss.setIconSize(QSize(theme.space(4), theme.space(4)))

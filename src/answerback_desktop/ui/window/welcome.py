@@ -14,7 +14,6 @@ from PySide6.QtWidgets import (
     QLabel,
     QLineEdit,
     QProgressBar,
-    QPushButton,
     QScrollArea,
     QVBoxLayout,
     QWidget,
@@ -23,6 +22,7 @@ from PySide6.QtWidgets import (
 from answerback_desktop.engine.events import ConnectionReason, ConnectionStatus, GatewayStatus, SignInStatus
 from answerback_desktop.settings import AuthMode, Field, Settings, server_url_of
 from answerback_desktop.texts import Texts
+from answerback_desktop.ui.parts import button, label, row
 from answerback_desktop.ui.theme import Icon, Theme, pixmap
 from answerback_desktop.ui.window.connection import detail_text
 from answerback_desktop.viewmodels import AppViewModel
@@ -125,23 +125,20 @@ class WelcomePage(QScrollArea):
 
     def _offer(self, column: QVBoxLayout) -> None:
         words = self._texts.status
-        self._title(column, words.welcome_title)
-        self._text(column, words.welcome_text)
+        column.addWidget(label(words.welcome_title, "title"))
+        column.addWidget(label(words.welcome_text))
         self._obstacle(column)
         if self._screen is Screen.OFFER:
             start = self._card(column, words.start_title, words.start_text)
             self._button(start, words.start, self._app.start_gateway, is_primary=True)
             if self._app.local_models:
                 name = self._app.local_models[0]
-                start.addWidget(self._muted(words.start_ollama_text))
+                start.addWidget(label(words.start_ollama_text, "muted"))
                 self._button(start, words.start_ollama.format(model=name), lambda: self._start_with(name))
-        row = QHBoxLayout()
-        row.addStretch(1)
-        self._plain(row, words.open_settings, self.settings_wanted.emit)
-        self._plain(row, words.later, self.put_off.emit)
         if "server_url" not in self._app.locked:
             self._connect_card(column)
-        column.addLayout(row)
+        settings = button(words.open_settings, self.settings_wanted.emit, "quiet")
+        column.addLayout(row(None, settings, button(words.later, self.put_off.emit, "quiet")))
 
     def _connect_card(self, column: QVBoxLayout) -> None:
         """Another address, and a name there."""
@@ -156,9 +153,7 @@ class WelcomePage(QScrollArea):
         self.user_box = QLineEdit(self._typed_user or settings.user)
         self.user_box.setPlaceholderText(words.user_placeholder)
         self.user_box.setAccessibleName(words.user_name)
-        self._problem = QLabel()
-        self._problem.setProperty("variant", "error")
-        self._problem.setWordWrap(True)
+        self._problem = label("", "error")
         self._problem.hide()
         form.addRow(words.server_url, self.url_box)
         form.addRow(words.user_name, self.user_box)
@@ -178,14 +173,14 @@ class WelcomePage(QScrollArea):
         """What is in the way to the server of the settings, and what the client says about it."""
         words, connection = self._texts.status, self._app.connection
         address = words.not_connected_to.format(url=_unbroken(self._app.settings.server_url))
-        self._text(column, f"{address} {words.reasons[connection.reason]}", is_copyable=True)
+        column.addWidget(label(f"{address} {words.reasons[connection.reason]}", can_copy=True))
         detail = detail_text(connection.detail, self._texts)
         if detail and self._screen is not Screen.OFFER:
-            self._text(column, detail, is_copyable=True, variant="muted")
+            column.addWidget(label(detail, "muted", can_copy=True))
 
     def _starting(self, column: QVBoxLayout) -> None:
-        self._title(column, self._texts.status.starting_title)
-        self._text(column, self._texts.status.starting_text)
+        column.addWidget(label(self._texts.status.starting_title, "title"))
+        column.addWidget(label(self._texts.status.starting_text))
         bar = QProgressBar()
         bar.setRange(0, 0)
         bar.setAccessibleName(self._texts.status.starting_title)
@@ -193,62 +188,43 @@ class WelcomePage(QScrollArea):
 
     def _start_failed(self, column: QVBoxLayout) -> None:
         words = self._texts.status
-        self._title(column, words.start_failed_title)
-        self._text(column, words.start_failed_text, is_copyable=True)
-        row = QHBoxLayout()
-        self._button(row, words.start_again, self._app.start_gateway, is_primary=True)
+        column.addWidget(label(words.start_failed_title, "title"))
+        column.addWidget(label(words.start_failed_text, can_copy=True))
+        line = QHBoxLayout()
+        self._button(line, words.start_again, self._app.start_gateway, is_primary=True)
         if self._app.gateway.log:
-            self._button(row, words.show_log, self._show_log)
-        self._button(row, words.open_settings, self.settings_wanted.emit)
-        row.addStretch(1)
-        column.addLayout(row)
+            self._button(line, words.show_log, self._show_log)
+        self._button(line, words.open_settings, self.settings_wanted.emit)
+        line.addStretch(1)
+        column.addLayout(line)
 
     def _sign_in(self, column: QVBoxLayout) -> None:
         words, settings, reason = self._texts.status, self._app.settings, self._app.connection.reason
         is_refused = reason is ConnectionReason.TOKEN_REFUSED
-        self._title(column, words.welcome_refused_title if is_refused else words.welcome_signin_title)
+        column.addWidget(label(words.welcome_refused_title if is_refused else words.welcome_signin_title, "title"))
         text = words.reasons[reason] if is_refused else words.welcome_signin_text
-        self._text(column, text.format(url=_unbroken(settings.server_url)))
-        row = QHBoxLayout()
+        column.addWidget(label(text.format(url=_unbroken(settings.server_url))))
+        line = QHBoxLayout()
         if settings.auth is AuthMode.OIDC:
-            self._button(row, words.sign_in, self._app.start_sign_in, is_primary=True)
-        self._button(row, words.open_settings, self.settings_wanted.emit, is_primary=settings.auth is not AuthMode.OIDC)
-        row.addStretch(1)
-        column.addLayout(row)
+            self._button(line, words.sign_in, self._app.start_sign_in, is_primary=True)
+        self._button(
+            line, words.open_settings, self.settings_wanted.emit, is_primary=settings.auth is not AuthMode.OIDC
+        )
+        line.addStretch(1)
+        column.addLayout(line)
 
     def _browser(self, column: QVBoxLayout) -> None:
         words = self._texts.status
-        self._title(column, words.browser_title)
-        self._text(column, words.browser_text)
-        row = QHBoxLayout()
+        column.addWidget(label(words.browser_title, "title"))
+        column.addWidget(label(words.browser_text))
+        line = QHBoxLayout()
         if self._app.sign_in.url:
-            self._button(row, words.browser_copy_link, self._copy_link)
-        self._button(row, words.cancel, self._app.cancel_sign_in)
-        row.addStretch(1)
-        column.addLayout(row)
+            self._button(line, words.browser_copy_link, self._copy_link)
+        self._button(line, words.cancel, self._app.cancel_sign_in)
+        line.addStretch(1)
+        column.addLayout(line)
 
     # --- its parts
-
-    def _title(self, column: QVBoxLayout, text: str) -> None:
-        label = QLabel(text)
-        label.setProperty("variant", "title")
-        label.setWordWrap(True)
-        column.addWidget(label)
-
-    def _text(self, column: QVBoxLayout, text: str, *, is_copyable: bool = False, variant: str = "") -> None:
-        label = QLabel(text)
-        label.setProperty("variant", variant)
-        label.setTextFormat(Qt.TextFormat.PlainText)
-        label.setWordWrap(True)
-        if is_copyable:
-            label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        column.addWidget(label)
-
-    def _muted(self, text: str) -> QLabel:
-        label = QLabel(text)
-        label.setProperty("variant", "muted")
-        label.setWordWrap(True)
-        return label
 
     def _card(self, column: QVBoxLayout, title: str, text: str) -> QVBoxLayout:
         card = QFrame()
@@ -259,30 +235,18 @@ class WelcomePage(QScrollArea):
         head = QLabel(title)
         head.setFont(self._theme.font(weight=self._theme.font().Weight.DemiBold))
         inner.addWidget(head)
-        inner.addWidget(self._muted(text))
+        inner.addWidget(label(text, "muted"))
         column.addWidget(card)
         return inner
 
     def _button(
         self, into: QVBoxLayout | QHBoxLayout, text: str, act: Callable[[], object], *, is_primary: bool = False
     ) -> None:
-        button = QPushButton(text)
-        if is_primary:
-            button.setProperty("variant", "primary")
-        button.clicked.connect(lambda _checked=False: act())
+        made = button(text, act, "primary" if is_primary else "")
         if isinstance(into, QVBoxLayout):
-            row = QHBoxLayout()
-            row.addWidget(button)
-            row.addStretch(1)
-            into.addLayout(row)
+            into.addLayout(row(made, None))
         else:
-            into.addWidget(button)
-
-    def _plain(self, row: QHBoxLayout, text: str, act: Callable[[], object]) -> None:
-        button = QPushButton(text)
-        button.setProperty("variant", "quiet")
-        button.clicked.connect(lambda _checked=False: act())
-        row.addWidget(button)
+            into.addWidget(made)
 
     # --- what a person does
 

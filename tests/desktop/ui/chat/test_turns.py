@@ -18,7 +18,7 @@ from answerback_desktop.ui.chat import ChatPane
 from answerback_desktop.ui.chat.footer import FooterView
 from answerback_desktop.ui.chat.question import QuestionView
 from answerback_desktop.ui.chat.state_line import StateLine, Tone, state_line
-from answerback_desktop.viewmodels import countdown
+from answerback_desktop.viewmodels import connection as connecting
 from answerback_desktop.viewmodels.app import AppViewModel
 from answerback_desktop.viewmodels.turn import TurnViewModel
 from chat_samples import CHAT_EN, CHAT_KO, Recorder, turn
@@ -40,8 +40,8 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.epoch_ms, self.monotonic = NOW_MS, 100.0
-        monkeypatch.setattr(countdown, "epoch_ms", lambda: self.epoch_ms)
-        monkeypatch.setattr(countdown.time, "monotonic", lambda: self.monotonic)
+        monkeypatch.setattr(connecting, "epoch_ms", lambda: self.epoch_ms)
+        monkeypatch.setattr(connecting.time, "monotonic", lambda: self.monotonic)
 
 
 def failed(code: FailureCode, *, is_retryable: bool, retry_at_ms: int | None = None) -> Turn:

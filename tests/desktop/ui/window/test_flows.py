@@ -22,7 +22,7 @@ from answerback_desktop.ui.sidebar.conversation_model import Role
 from answerback_desktop.ui.theme.tokens import Scheme
 from answerback_desktop.ui.window.connection import ConnectionDetails
 from answerback_desktop.ui.window.welcome import Screen
-from answerback_desktop.viewmodels.countdown import local_time
+from answerback_desktop.viewmodels.connection import local_time
 from budgeted import give
 from gateway_thread import GatewayThread
 from wall import set_clock

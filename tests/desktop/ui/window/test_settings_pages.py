@@ -22,7 +22,7 @@ from pytestqt.qtbot import QtBot
 from answerback_desktop.engine.events import SettingsChanged
 from answerback_desktop.settings import AuthMode, Field, Language, Settings
 from answerback_desktop.texts import texts_of
-from answerback_desktop.ui.dialogs.settings_dialog import SettingsDialog
+from answerback_desktop.ui.dialogs.settings import SettingsDialog
 from answerback_desktop.ui.theme import Scheme, Theme, apply
 from answerback_desktop.viewmodels import AppViewModel
 from commands import NotedCommands

@@ -1,29 +1,35 @@
-"""The pages of the settings: each knows its fields and says what stands in them."""
+"""The settings: pages that know their fields, checked while they are typed, saved together."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from PySide6.QtCore import Qt, QUrl, Signal
 from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import (
+    QDialogButtonBox,
     QFileDialog,
+    QFrame,
     QHBoxLayout,
     QLabel,
     QLineEdit,
     QPlainTextEdit,
     QPushButton,
+    QScrollArea,
+    QTabWidget,
     QVBoxLayout,
     QWidget,
 )
 
 from answerback_desktop.engine.events import SignInStatus
-from answerback_desktop.settings import AuthMode, Field, Language, is_ca_file, server_url_of
+from answerback_desktop.settings import AuthMode, Field, Language, Settings, is_ca_file, problems, server_url_of
 from answerback_desktop.settings import Theme as ThemeChoice
 from answerback_desktop.texts import Texts
-from answerback_desktop.ui.dialogs.fields import CheckBox, Choice, Number
+from answerback_desktop.ui.dialogs.fields import CheckBox, Choice, Dialog, Number
+from answerback_desktop.ui.parts import button, label, row
 from answerback_desktop.ui.theme import Theme
-from answerback_desktop.viewmodels import AppViewModel
+from answerback_desktop.viewmodels import AppViewModel, Changes
 
 SIZES: Final = (9, 10, 11, 12, 13, 14, 16, 18, 21)
 """Of the text, in points."""
@@ -73,22 +79,19 @@ class Page(QWidget):
         *,
         hint: QLabel | str = "",
         field: Field | None = None,
-        button: QPushButton | None = None,
+        beside: QPushButton | None = None,
     ) -> QWidget:
         """A name, the field of a setting with a button beside it, room for what is wrong with it, and a hint."""
         title = QLabel(name)
         title.setBuddy(widget)
         widget.setAccessibleName(name)
         holder = widget
-        if button is not None:
+        if beside is not None:
             holder = QWidget()
-            row = QHBoxLayout(holder)
-            row.setContentsMargins(0, 0, 0, 0)
-            row.addWidget(widget, 1)
-            row.addWidget(button)
+            row(widget, beside, into=holder).setStretch(0, 1)
         parts: list[QWidget] = [title, holder]
         if field is not None:
-            complaint = self._note(self._texts.preferences.problems[field], "error")
+            complaint = label(self._texts.preferences.problems[field], "error")
             complaint.hide()
             parts.append(complaint)
             self._complaints[field] = (widget, complaint)
@@ -110,16 +113,9 @@ class Page(QWidget):
         for part in parts:
             column.addWidget(part)
         if hint:
-            column.addWidget(self._note(hint, "muted") if isinstance(hint, str) else hint)
+            column.addWidget(label(hint, "muted") if isinstance(hint, str) else hint)
         self._column.addWidget(holder)
         return holder
-
-    def _note(self, text: str, variant: str) -> QLabel:
-        label = QLabel(text)
-        label.setProperty("variant", variant)
-        label.setTextFormat(Qt.TextFormat.PlainText)
-        label.setWordWrap(True)
-        return label
 
 
 class ServerPage(Page):
@@ -129,10 +125,7 @@ class ServerPage(Page):
         super().__init__(app, texts, theme)
         words, settings = texts.preferences, app.settings
         self.url = QLineEdit(settings.server_url)
-        self.auth = Choice(theme)
-        for mode in AuthMode:
-            self.auth.addItem(words.auth_modes[mode], mode)
-        self.auth.setCurrentIndex(list(AuthMode).index(settings.auth))
+        self.auth = Choice(theme, {mode: words.auth_modes[mode] for mode in AuthMode}, settings.auth)
         self.user = QLineEdit(settings.user)
         self.user.setPlaceholderText(words.user_placeholder)
         self.token = QLineEdit()
@@ -148,11 +141,10 @@ class ServerPage(Page):
         self.ca_file.setPlaceholderText(words.ca_file_placeholder)
         self.proxy = QLineEdit(settings.proxy)
         self.proxy.setPlaceholderText(words.proxy_placeholder)
-        choose = QPushButton(words.ca_file_choose)
-        choose.clicked.connect(self._choose_ca_file)
+        choose = button(words.ca_file_choose, self._choose_ca_file)
 
         self._row(words.server_url, self.url, "server_url", hint=words.server_url_hint, field=Field.SERVER_URL)
-        self._auth_hint = self._note("", "muted")
+        self._auth_hint = label("", "muted")
         self._row(words.auth, self.auth, "auth", hint=self._auth_hint)
         self._of_mode = {
             self._row(words.user, self.user, "user", field=Field.USER): AuthMode.NONE,
@@ -163,14 +155,11 @@ class ServerPage(Page):
             ): AuthMode.OIDC,
             self._sign_in_row(): AuthMode.OIDC,
         }
-        self._row(words.ca_file, self.ca_file, "ca_file", hint=words.ca_file_hint, field=Field.CA_FILE, button=choose)
+        self._row(words.ca_file, self.ca_file, "ca_file", hint=words.ca_file_hint, field=Field.CA_FILE, beside=choose)
         self._row(words.proxy, self.proxy, "proxy", hint=words.proxy_hint, field=Field.PROXY)
         self._stack(self.starts_gateway, setting="starts_gateway", hint=words.starts_gateway_hint)
-        self.local_model = Choice(theme)
-        self.local_model.addItem(words.local_model_embedded, "")
-        for name in dict.fromkeys(filter(None, (settings.local_model, *app.local_models))):
-            self.local_model.addItem(name, name)
-        self.local_model.setCurrentIndex(self.local_model.findData(settings.local_model))
+        models = {name: name for name in filter(None, (settings.local_model, *app.local_models))}
+        self.local_model = Choice(theme, {"": words.local_model_embedded} | models, settings.local_model)
         self.local_model.currentIndexChanged.connect(self.changed)
         row = self._row(words.local_model, self.local_model, "local_model", hint=words.local_model_hint)
         row.setVisible(self.local_model.count() > 1)
@@ -230,14 +219,10 @@ class ServerPage(Page):
         dialog.open()
 
     def _sign_in_row(self) -> QWidget:
-        self._sign_in_state = QLabel()
-        self.sign_in_button = QPushButton()
-        self.sign_in_button.clicked.connect(self._sign_in_pressed)
+        self._sign_in_state = label()
+        self.sign_in_button = button("", self._sign_in_pressed)
         holder = QWidget()
-        row = QHBoxLayout(holder)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self._sign_in_state, 1)
-        row.addWidget(self.sign_in_button)
+        row(self._sign_in_state, self.sign_in_button, into=holder).setStretch(0, 1)
         self._column.addWidget(holder)
         return holder
 
@@ -311,19 +296,11 @@ class AppearancePage(Page):
     def __init__(self, app: AppViewModel, texts: Texts, theme: Theme) -> None:
         super().__init__(app, texts, theme)
         words, settings = texts.preferences, app.settings
-        self.theme = Choice(theme)
-        for choice in ThemeChoice:
-            self.theme.addItem(words.themes[choice], choice)
-        self.theme.setCurrentIndex(list(ThemeChoice).index(settings.theme))
-        self.font_size = Choice(theme)
-        sizes = sorted({*SIZES, settings.font_size})
-        for size in sizes:
-            self.font_size.addItem(f"{size}{words.font_size_unit}", size)
-        self.font_size.setCurrentIndex(sizes.index(settings.font_size))
-        self.language = Choice(theme)
-        for language in Language:
-            self.language.addItem(words.languages[language], language)
-        self.language.setCurrentIndex(list(Language).index(settings.language))
+        self.theme = Choice(theme, {choice: words.themes[choice] for choice in ThemeChoice}, settings.theme)
+        sizes = {size: f"{size}{words.font_size_unit}" for size in sorted({*SIZES, settings.font_size})}
+        self.font_size = Choice(theme, sizes, settings.font_size)
+        languages = {language: words.languages[language] for language in Language}
+        self.language = Choice(theme, languages, settings.language)
         self._row(words.theme, self.theme, "theme")
         self._row(words.font_size, self.font_size, "font_size", field=Field.FONT_SIZE)
         self._row(words.language, self.language, "language")
@@ -340,7 +317,7 @@ class AppearancePage(Page):
         }
 
 
-class MannersPage(Page):
+class DesktopPage(Page):
     """Notifications, the tray, the log."""
 
     def __init__(self, app: AppViewModel, texts: Texts, theme: Theme, *, has_tray: bool, log_path: Path) -> None:
@@ -359,16 +336,120 @@ class MannersPage(Page):
             box.toggled.connect(self.changed)
             self._stack(box, setting=setting, hint=hint)
         holder = QWidget()
-        row = QHBoxLayout(holder)
-        row.setContentsMargins(0, 0, 0, 0)
-        path = self._note(str(log_path), "muted")
-        path.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        show = QPushButton(words.show_log)
-        show.clicked.connect(lambda: QDesktopServices.openUrl(QUrl.fromLocalFile(str(log_path))))
-        row.addWidget(path, 1)
-        row.addWidget(show)
+        show = button(words.show_log, lambda: QDesktopServices.openUrl(QUrl.fromLocalFile(str(log_path))))
+        row(label(str(log_path), "muted", can_copy=True), show, into=holder).setStretch(0, 1)
         self._stack(QLabel(words.log), holder)
         self._column.addStretch(1)
 
     def values(self) -> Mapping[str, Any]:
         return {"notifications": self.notifications.isChecked(), "tray": self.tray.isChecked()}
+
+
+class SettingsDialog(Dialog):
+    """Shows `app.settings`; Save gives the changed ones to `app.change_settings`.
+
+    Signals: `previewed(Settings)`: theme, size or language were changed and can be looked at before they are saved.
+    """
+
+    previewed = Signal(object)
+
+    def __init__(
+        self, app: AppViewModel, texts: Texts, theme: Theme, *, has_tray: bool, log_path: Path, parent: QWidget
+    ) -> None:
+        super().__init__(parent, texts.preferences.title)
+        self._app = app
+        self._texts = texts
+        self.server = ServerPage(app, texts, theme)
+        self.answers = AnswersPage(app, texts, theme)
+        self.appearance = AppearancePage(app, texts, theme)
+        self.desktop = DesktopPage(app, texts, theme, has_tray=has_tray, log_path=log_path)
+        self._pages = (self.server, self.answers, self.appearance, self.desktop)
+        words = texts.preferences
+        self.tabs = QTabWidget()
+        for name, *pages in (
+            (words.page_server, self.server),
+            (words.page_answers, self.answers),
+            (words.page_app, self.appearance, self.desktop),
+        ):
+            self.tabs.addTab(_scrolling(*pages), name)
+        for page in self._pages:
+            page.changed.connect(self._check)
+        self.appearance.changed.connect(self._preview)
+        self.about_button = QPushButton(texts.window.about)
+        self.about_button.setProperty("variant", "quiet")
+        self.about_button.setAutoDefault(False)
+        self.buttons = QDialogButtonBox()
+        self.save_button = self.buttons.addButton(words.save, QDialogButtonBox.ButtonRole.AcceptRole)
+        self.save_button.setProperty("variant", "primary")
+        self.buttons.addButton(words.cancel, QDialogButtonBox.ButtonRole.RejectRole)
+        self.buttons.accepted.connect(self.save)
+        self.buttons.rejected.connect(self.reject)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(*[theme.space(4)] * 4)
+        column.setSpacing(theme.space(3))
+        column.addWidget(self.tabs, 1)
+        bottom = QHBoxLayout()
+        bottom.addWidget(self.about_button)
+        bottom.addWidget(self.buttons, 1)
+        column.addLayout(bottom)
+        tallest = max(page.sizeHint().height() for page in self._pages)
+        room = parent.screen().availableGeometry().height() * 9 // 10
+        self.resize(theme.space(130), min(tallest + theme.space(40), room))
+        self.server.url.setFocus()
+        self._check()
+
+    @property
+    def settings(self) -> Settings:
+        settings = self._app.settings
+        for page in self._pages:
+            settings = msgspec.structs.replace(settings, **page.values())
+        return settings
+
+    def apply(self, changes: Changes) -> None:
+        """The sign-in or the connection changed behind the dialog."""
+        if changes.sign_in or changes.settings:
+            self.server.refresh_sign_in()
+        if changes.connection:
+            self.answers.refresh_models()
+
+    def save(self) -> None:
+        """Let them hold and close; if something is wrong, show where."""
+        wrong = self._wrong() or self._app.change_settings(self.settings)
+        if not wrong:
+            self.accept()
+            return
+        self._check()
+        for page in self._pages:
+            if page.first_wrong(wrong):
+                self.tabs.setCurrentIndex(min(self._pages.index(page), self.tabs.count() - 1))
+                return
+
+    def _check(self) -> None:
+        wrong = self._wrong()
+        for page in self._pages:
+            page.mark(wrong)
+        self.save_button.setEnabled(not wrong)
+
+    def _wrong(self) -> frozenset[Field]:
+        return frozenset(problems(self.settings)).union(*(page.wrong() for page in self._pages))
+
+    def _preview(self) -> None:
+        if not problems(self.settings):
+            self.previewed.emit(self.settings)
+
+
+def _scrolling(*pages: QWidget) -> QScrollArea:
+    """Pages below each other. A small screen and a large font leave little room."""
+    holder = QWidget()
+    column = QVBoxLayout(holder)
+    column.setContentsMargins(0, 0, 0, 0)
+    column.setSpacing(0)
+    for page in pages:
+        column.addWidget(page)
+    column.addStretch(1)
+    area = QScrollArea()
+    area.setWidget(holder)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setWidgetResizable(True)
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    return area

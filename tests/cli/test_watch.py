@@ -1,0 +1,125 @@
+"""`answerback chat --watch` against a real gateway process, in a pipe and on a terminal, while another device asks."""
+
+import signal
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+import forked
+from answerback.client import BlockingClient, RequestCancelled
+from chat_terminal import terminal
+from cli_process import STOP_TIMEOUT_S, GatewayProcess, Run, Serve, start_gateway
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(60)]
+
+KOREAN = "봄에 어디로 갈까요? 😀"
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    folder = tmp_path_factory.mktemp("watch")
+    models = ("--model", "echo", "--model", "slow=echo:delay_ms=100", "--model", "broken=echo:fail=midstream")
+    parts = ("--model", "parts=echo:parts=1")
+    started = start_gateway(*models, *parts, "--rate-limit", "0", data_dir=folder / "data", log=folder / "log")
+    yield started
+    started.stop(signal.SIGKILL)
+    assert started.process.stdout is not None
+    started.process.stdout.close()
+
+
+def watching(url: str, *arguments: str, user: str) -> "subprocess.Popen[str]":
+    """The command in a pipe, when it watches."""
+    command = ["chat", "--watch", "--url", url, "--user", user, *arguments]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process: subprocess.Popen[str] = forked.Command(command, text=True, encoding="utf-8", **streams)
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("(watching ")
+    return process
+
+
+def ended(process: "subprocess.Popen[str]") -> tuple[str, str]:
+    """Ctrl+C; what it had printed."""
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=STOP_TIMEOUT_S)
+    assert process.returncode == 0
+    return out, err
+
+
+def lines(process: "subprocess.Popen[str]", count: int) -> list[str]:
+    assert process.stdout is not None
+    return [process.stdout.readline().rstrip("\n") for _ in range(count)]
+
+
+def test_a_pipe_gets_what_another_device_asks_and_is_answered(gateway: GatewayProcess) -> None:
+    with BlockingClient(gateway.url, user="pipe") as desktop:
+        desktop.ask("before", conversation="trip")
+        process = watching(gateway.url, "--show", "reasoning", user="pipe")
+        desktop.ask(KOREAN, conversation="trip")
+        desktop.ask("elsewhere", conversation="other")
+        with pytest.raises(Exception, match="model"):
+            desktop.ask("fails", conversation="trip", model="broken")
+        said = desktop.stream("one", conversation="trip", model="parts", parts=["reasoning", "tool"]).answer
+        first, second, *others = lines(process, 6)
+        assert (first, second) == (f"> {KOREAN}", KOREAN)
+        # An answer that is not streamed and fails is read in the history, perhaps after the next one.
+        assert others in (["> fails", "fails", "> one", "one"], ["> one", "one", "> fails", "fails"])
+        out, err = ended(process)
+    assert out == "\n"
+    failure, thoughts = sorted(err.splitlines())
+    assert failure.startswith("(")
+    assert "model" in failure
+    assert thoughts == f"reasoning: {said.parts[0].text}"
+
+
+def test_an_answer_grows_on_a_terminal_and_control_c_stops_it(gateway: GatewayProcess) -> None:
+    with BlockingClient(gateway.url, user="tty") as desktop:
+        desktop.ask("before", conversation="trip")
+        with terminal(gateway.url, "--watch", "--conversation", "trip", "--user", "tty") as chat:
+            shown = chat.until("watching trip")
+            assert "> before" in shown
+            stream = desktop.stream(f"{KOREAN} " + "tick " * 100, conversation="trip", model="slow")
+            chat.until(r"\n봄에 어디로 갈까요\? 😀 (tick ){3}")
+            chat.type("\x03")
+            with pytest.raises(RequestCancelled):
+                _ = stream.answer
+            chat.until("stopped")
+            desktop.ask("after", conversation="trip")
+            chat.until(r"> after\r\nafter\r\n")
+            chat.type("\x03")
+            assert chat.process.wait(STOP_TIMEOUT_S) == 0
+
+
+def test_control_c_twice_leaves_although_the_gateway_says_nothing(serve: Serve) -> None:
+    gateway = serve("--model", "echo:fail=hang")
+    with terminal(gateway.url, "--watch", "-c", "trip", "--user", "tty") as chat:
+        chat.until("watching trip")
+        with BlockingClient(gateway.url, user="tty") as desktop:
+            desktop.stream("never ends", conversation="trip")
+            chat.until("> never ends")
+        gateway.process.send_signal(signal.SIGSTOP)
+        chat.type("\x03")
+        chat.until("again leaves")
+        chat.type("\x03")
+        assert chat.process.wait(STOP_TIMEOUT_S) == 0
+
+
+def test_what_cannot_be_watched(gateway: GatewayProcess, serve: Serve, run: Run) -> None:
+    nothing = run("chat", "--watch", "--url", gateway.url, "--user", "nobody")
+    assert (nothing.code, nothing.out) == (1, "")
+    assert "no conversation yet" in nothing.err
+    asks = run("chat", "--watch", "--url", gateway.url, "--user", "nobody", "--model", "echo")
+    assert asks.code == 2
+    old = serve("--model", "echo", "--max-watchers", "0").url
+    refused = run("chat", "--watch", "-c", "t", "--url", old, "--user", "kim")
+    assert (refused.code, refused.out) == (1, "")
+    assert "does not show answers to other devices" in refused.err
+
+
+def test_one_device_too_many_is_told(serve: Serve) -> None:
+    url = serve("--model", "echo", "--max-watchers", "1").url
+    with BlockingClient(url, user="kim") as desktop, desktop.watch("t"):
+        process = watching(url, "-c", "t", user="kim")
+        assert process.stderr is not None
+        assert "too many devices" in process.stderr.readline()
+        assert ended(process) == ("\n", "")
