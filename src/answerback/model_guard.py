@@ -9,7 +9,6 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, TypeAlias
 
-from answerback.core.answer import clean
 from answerback.core.finish import finish_reason, token_count
 from answerback.core.masking import masked, masked_error, text_of
 from answerback.core.parts import MAX_NAME_LENGTH, TEXT
@@ -105,7 +104,9 @@ def _part(given: Part) -> Part | str:
         raise TypeError("the kind and the text of a part must be str")
     if kind == TEXT:
         return text
-    return Part(kind, text, (clean(name)[:MAX_NAME_LENGTH] or None) if isinstance(name, str) else None, bool(given.new))
+    # A name is shown in one line, beside words that are not the model's.
+    shown = "".join(filter(str.isprintable, name)) if isinstance(name, str) else ""
+    return Part(kind, text, shown[:MAX_NAME_LENGTH] or None, bool(given.new))
 
 
 def texts_of(prompt: Prompt) -> tuple[str, ...]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, v1
 
 from answerback.client import AnswerInvalid, BlockingClient, Client
-from answerback.client.typed import read_as, schema_of
+from answerback.client.typed import read_as, schema_of, without_fence
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
 from answerback.protocol.limits import MAX_MESSAGE_BYTES
@@ -38,9 +38,19 @@ class Person(BaseModel):
     name: str
 
 
+class Old(v1.BaseModel):
+    name: str
+
+
 class Node(BaseModel):
     value: int
     inner: "list[Node]" = []
+
+
+@pytest.mark.parametrize("kind", [5, "Person", asyncio.Lock])
+def test_what_is_no_type_of_an_answer_is_told_in_words(kind: Any) -> None:
+    with pytest.raises(TypeError, match=r"an answer cannot be a .*; ask for a msgspec Struct, a dataclass, a pydantic"):
+        schema_of(kind)
 
 
 @pytest.fixture
@@ -60,6 +70,9 @@ async def app(tmp_path):
         (Point, '{"x": 1}', Point(1)),
         (Point, '\ufeff```json5 \r\n{"x": 1}\r\n```', Point(1)),
         (Person, '{"name": "Kim"}', Person(name="Kim")),
+        (Old, '{"name": "Kim"}', Old(name="Kim")),
+        (list[Person], '[{"name": "Kim"}]', [Person(name="Kim")]),
+        (dict[str, Node | None], '{"a": {"value": 1}, "b": null}', {"a": Node(value=1), "b": None}),
         (list[int], "[1, 2]", [1, 2]),
         (dict[str, Point], '{"a": {"x": 1, "y": 2}}', {"a": Point(1, 2)}),
     ],
@@ -156,6 +169,23 @@ def test_the_top_of_a_schema_is_no_reference() -> None:
     assert schema["$defs"]["Line"]["type"] == "object"
     assert schema_of(Person)["properties"]["name"]["type"] == "string"
     assert (schema_of(Node)["type"], "$ref" in schema_of(Node)) == ("object", False)
+
+
+def test_a_method_of_that_name_makes_no_pydantic_model() -> None:
+    @dataclass
+    class Report:
+        pages: int
+
+        def model_json_schema(self) -> str:
+            return "of the model"
+
+    assert schema_of(Report)["properties"].keys() == {"pages"}
+    assert read_as(Report, '{"pages": 3}') == Report(3)
+
+
+@pytest.mark.parametrize("fenced", ["```json\n{}\n```", "\ufeff```\n{}```\n", " ```\n{}\n``` "])
+def test_a_fence_is_taken_off(fenced: str) -> None:
+    assert without_fence(fenced) == "{}"
 
 
 def test_what_is_no_fence_is_left_alone() -> None:

@@ -387,8 +387,36 @@ async def test_a_pipe_in_place_of_a_kept_file_ends_the_question(start, tmp_path)
             await app.restored[0].answer
 
 
+def test_a_media_type_is_brought_into_the_form_of_the_wire() -> None:
+    for said in ("Text/Plain", "text/plain; charset=utf-8", " text/plain ", ""):
+        assert File(name="a.txt", data=b"x", media_type=said).media_type == "text/plain"
+    for wrong in ("text", "text/", "text/pla in", "텍스트/plain"):
+        with pytest.raises(ValueError, match="is no media type"):
+            File(name="a.txt", data=b"x", media_type=wrong)
+
+
+async def test_bytes_that_the_app_changes_are_sent_as_they_were(start):
+    gateway, data = await start(), bytearray(PNG)
+    async with Client(gateway.url) as app:
+        stream = app.stream("?", attachments=[File(name="a.png", data=data)])  # type: ignore[arg-type]
+        data[-1] ^= 1
+        assert (await stream.answer).text == told(("a.png", "image/png", PNG))
+    with pytest.raises(TypeError, match="must be bytes"):
+        File(name="a.txt", data="text")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("files", ["a.txt", Path("a.txt"), File(name="a.txt", data=b"x")])
+async def test_one_file_that_is_not_in_a_list_is_told_so(start, files):
+    gateway = await start()
+    async with Client(gateway.url) as app:
+        with pytest.raises(TypeError, match="attachments must be a list of files, such as"):
+            await app.ask("?", attachments=files)
+
+
 def test_names_are_composed_and_have_nothing_that_cannot_be_seen() -> None:
     assert File(name=unicodedata.normalize("NFD", "보고서.txt"), data=b"x").name == "보고서.txt"
+    with pytest.raises(ValueError, match="needs a name"):
+        File(name="  ", data=b"x")
     assert File(name="a\u202etxt.exe\x85\u2028\udc80", data=b"x").name == "a_txt.exe___"
     assert File(name=f"{'가' * 300}.txt", data=b"x").name == f"{'가' * 251}.txt"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from msgspec.structs import replace
+from msgspec.structs import fields, replace
 
 from answerback.core import request as changes
 from answerback.core.parts import Content
@@ -478,3 +478,12 @@ class AnyHistory(RuleBasedStateMachine):
 
 
 TestAnyHistory = AnyHistory.TestCase
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Record) if not field.required])
+def test_a_record_is_lowered_by_the_fields_that_raise_its_version(name):
+    """Whoever adds a field to the one has to add it to the other."""
+    record = accepted(**{name: "x"})
+    assert record.schema == next((version for version, names in changes._SINCE.items() if name in names), 1)
+    assert record.lowered(1).schema == 1
+    assert record.lowered(changes.SCHEMA) is record

@@ -12,7 +12,7 @@ import pytest
 from answerback import model_guard
 from answerback.models import ModelSpecError, build_model
 from answerback.models.python import PythonModel
-from answerback.ports import Finish, ModelError, ModelLimits, Piece, Prompt, limits_of
+from answerback.ports import Finish, ModelError, ModelLimits, Part, Piece, Prompt, limits_of
 from answerback.protocol.errors import ErrorCode
 
 MODULE = """
@@ -223,6 +223,17 @@ async def test_a_model_error_passes_as_it_is(read: Callable, ask: Callable) -> N
         yield ""
 
     assert await read(PythonModel(answer, name="mine"), ask("?")) == ([], mine)
+
+
+async def test_the_name_of_a_part_is_one_line_of_letters(read: Callable, ask: Callable) -> None:
+    async def answer(prompt: Prompt) -> AsyncIterator[Piece]:
+        yield Part("tool", "{}", "a\x00\n\u202eb\ud800\u2028 c" + "n" * 10_000, new=True)
+        for name in ("", "\n", None, 7):
+            yield Part("tool", "{}", name, new=True)  # type: ignore[arg-type]
+
+    pieces, error = await read(PythonModel(answer, name="m"), ask("?"))
+    assert error is None
+    assert [piece.name for piece in pieces[:-1]] == ["ab c" + "n" * 60, None, None, None, None]
 
 
 async def test_the_first_finish_ends_it_and_empty_pieces_are_left_out(read: Callable, ask: Callable) -> None:

@@ -390,6 +390,22 @@ def test_a_conversation_has_one_name() -> None:
     on(main)
 
 
+def test_a_deleted_conversation_has_no_turns_and_begins_again() -> None:
+    async def main() -> None:
+        backend = Backend(model=ScriptedModel(words))
+        asker, phone = await one_of(backend, "desk"), await one_of(backend, "phone")
+        await asker.say(question())
+        await backend.queue.idle()
+        await asker.say(UpdateConversation(request_id="u1", conversation_id="c", deleted=True))
+        await phone.say(watch())
+        assert phone.frames == [Watching(request_id="watch-1", conversation_id="c", number=1)]
+        await asker.say(question("again"))
+        await backend.queue.idle()
+        assert ending(phone.frames, "again") == ending(asker.frames, "again")
+
+    on(main)
+
+
 def test_its_own_question_comes_once() -> None:
     async def main() -> None:
         backend = Backend(model=ScriptedModel(words))
@@ -618,13 +634,14 @@ class Late(MemoryConnections):
     """Some reads of who watches fail."""
 
     fails = 0
+    error: Exception = Unavailable("not now")
 
     async def watchers(
         self, user_id: str, *conversations: str | None, now_ms: int
     ) -> Mapping[str | None, Sequence[Watcher]]:
         if any(conversations) and self.fails:
             self.fails -= 1
-            raise Unavailable("not now")
+            raise self.error
         return await super().watchers(user_id, *conversations, now_ms=now_ms)
 
 
@@ -676,14 +693,15 @@ def test_what_the_record_notes_is_seen_when_the_worker_polls() -> None:
     on(main)
 
 
+@pytest.mark.parametrize("error", [Unavailable("not now"), RuntimeError("our own mistake")])
 @pytest.mark.parametrize("fails", [1, 2, 3])
-def test_a_look_that_fails_is_made_up_for(fails: int) -> None:
+def test_a_look_that_fails_is_made_up_for(fails: int, error: Exception) -> None:
     async def main() -> None:
         watching = Late()
         backend = Backend(model=ScriptedModel(words), renew_every_s=0.1, connections=watching)
         asker, phone = await one_of(backend, "desk"), await one_of(backend, "phone")
         await phone.say(watch())
-        watching.fails = fails
+        watching.fails, watching.error = fails, error
         await asker.say(question())
         await backend.queue.idle()
         assert ending(phone.frames) == ending(asker.frames)
@@ -712,7 +730,8 @@ def test_a_second_attempt_is_shown_from_its_beginning() -> None:
 
 def test_an_ending_that_was_not_told_is_told_by_whoever_finds_it() -> None:
     async def main() -> None:
-        backend = Backend(model=ScriptedModel(words))
+        watching = Late()
+        backend = Backend(model=ScriptedModel(words), connections=watching)
         asker, phone = await one_of(backend, "desk"), await one_of(backend, "phone")
         await asker.say(question())
         await backend.queue.idle()
@@ -721,11 +740,15 @@ def test_an_ending_that_was_not_told_is_told_by_whoever_finds_it() -> None:
         assert record is not None
         assert backend.worker._watchers is not None
         backend.worker._watchers._told.clear()  # as in another process
+        watching.fails = 1
         await backend.queue.put(replace(record, queue_no=2))
+        await backend.queue.idle()
+        assert about(phone.frames) == []
+        await backend.queue.put(replace(record, queue_no=3))
         await backend.queue.idle()
         assert ending(phone.frames) == ending(asker.frames)
         seen = len(phone.frames)
-        await backend.queue.put(replace(record, queue_no=3))
+        await backend.queue.put(replace(record, queue_no=4))
         await backend.queue.idle()
         assert len(phone.frames) == seen, "once is enough"
 

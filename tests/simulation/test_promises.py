@@ -20,6 +20,10 @@ SEEDS = {
     "aws-parts": 60,
     "aws-parts-quiet": 60,
     "uploads": 60,
+    "uploads-quiet": 40,
+    "aws-uploads": 40,
+    "aws-uploads-quiet": 40,
+    "fleet-uploads": 40,
     "thinking": 60,
     "aws-thinking": 60,
     "fleet": 120,
@@ -27,7 +31,7 @@ SEEDS = {
     "fleet-limits": 60,
     "fleet-budgets": 120,
 }
-"""1,480 in all, a tenth of them in every run of the tests; `answerback simulate --seeds 100000` for more."""
+"""1,640 in all, a tenth of them in every run of the tests; `answerback simulate --seeds 100000` for more."""
 
 
 @pytest.fixture(autouse=True)

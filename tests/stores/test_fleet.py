@@ -69,7 +69,7 @@ async def test_who_watches_is_known_where_an_answer_begins_and_ends(stores, acto
     assert "ann" not in stores[0].watched
     await actors[0].claim("r1")
     assert "ann" in stores[0].watched
-    assert await stores[0].watchers("ann", "c", now_ms=0) == [watcher]
+    assert await stores[0].watchers("ann", "c", now_ms=0) == {"c": [watcher]}
     await stores[0].purge(ended_before_ms=0, refused_before_ms=0)  # its time is over
     await actors[0].finish("r1")
     assert "ann" not in stores[0].watched

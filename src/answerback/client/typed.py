@@ -1,7 +1,9 @@
 """Typed answers: the JSON Schema of a Python type, and an answer's text as a value of it."""
 
 import re
+import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar, cast
 
 import msgspec
@@ -14,14 +16,26 @@ T = TypeVar("T")
 _FENCED: Final = re.compile(r"\s*```[^\n`]*\n(.*?)\n?```\s*", re.DOTALL)
 
 
-class _Pydantic(Protocol):
-    """What a pydantic model has; the package itself is not needed for it."""
+class _Reader(Protocol):
+    """What knows a type that msgspec does not."""
 
-    @classmethod
-    def model_json_schema(cls) -> dict[str, Any]: ...
+    def json_schema(self) -> dict[str, Any]: ...
 
-    @classmethod
-    def model_validate_json(cls, text: str) -> Any: ...
+    def validate_json(self, text: str) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Old:
+    """A model of pydantic 1."""
+
+    kind: Any
+
+    def json_schema(self) -> dict[str, Any]:
+        schema: dict[str, Any] = self.kind.schema()
+        return schema
+
+    def validate_json(self, text: str) -> Any:
+        return self.kind.parse_raw(text)
 
 
 def schema_of(kind: type[Any]) -> dict[str, Any]:
@@ -29,9 +43,19 @@ def schema_of(kind: type[Any]) -> dict[str, Any]:
 
     Its top is never a reference: most servers want to see an object there. Raises: TypeError: the type has none.
     """
-    schema = cast("type[_Pydantic]", kind).model_json_schema() if _is_pydantic(kind) else msgspec.json.schema(kind)
+    reader = _reader(kind)
+    try:
+        schema = msgspec.json.schema(kind) if reader is None else reader.json_schema()
+    except (TypeError, ValueError, RuntimeError) as exc:  # the last are of pydantic
+        raise TypeError(
+            f"an answer cannot be a {kind!r}; ask for a msgspec Struct, a dataclass, a pydantic model, or a list or "
+            "dict of such"
+        ) from exc
     if reference := schema.pop("$ref", None):
-        schema = {**schema["$defs"][reference.rpartition("/")[2]], **schema}
+        inner: Any = schema
+        for name in reference.removeprefix("#/").split("/"):
+            inner = inner[name]
+        schema = {**inner, **schema}
     return schema
 
 
@@ -39,9 +63,8 @@ def read_as(kind: type[T], text: str) -> T:
     """The value that the text is. Raises: ValueError: what is wrong, for a person and for the model."""
     text = without_fence(text)
     try:
-        if _is_pydantic(kind):
-            return cast("T", cast("type[_Pydantic]", kind).model_validate_json(text))
-        return msgspec.json.decode(text, type=kind)
+        reader = _reader(kind)
+        return msgspec.json.decode(text, type=kind) if reader is None else cast("T", reader.validate_json(text))
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
         raise ValueError(str(exc)) from exc
 
@@ -72,5 +95,18 @@ def described(schema: Mapping[str, Any]) -> dict[str, Any]:
     return loose
 
 
-def _is_pydantic(kind: type[Any]) -> bool:
-    return hasattr(kind, "model_json_schema") and hasattr(kind, "model_validate_json")
+def _reader(kind: Any) -> _Reader | None:
+    """What reads the type if msgspec does not: it is a model of pydantic, or has one inside, as `list[Invoice]` has."""
+    if (pydantic := sys.modules.get("pydantic")) is None:
+        return None
+    if hasattr(kind, "parse_raw") and not hasattr(kind, "model_validate_json"):
+        return _Old(kind)
+    try:
+        msgspec.json.schema(kind)
+    except TypeError:
+        try:
+            reader: _Reader = pydantic.TypeAdapter(kind)
+        except (AttributeError, pydantic.errors.PydanticUserError):  # of pydantic 1, or nothing that it knows
+            return None
+        return reader
+    return None

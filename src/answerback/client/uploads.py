@@ -30,6 +30,7 @@ PIECES_OUT: Final = 3
 
 _NAME_BYTES: Final = 200
 """Of a name on a disk, of which file systems take 255, and a number may follow."""
+_MEDIA_TYPE: Final = re.compile(r"[a-z0-9.+-]+/[a-z0-9.+-]+")
 _UNSAFE: Final = re.compile(r'[<>:"|?*`\x00-\x1f]')
 
 _MAX_RESTARTS: Final = 5
@@ -53,17 +54,22 @@ class File:
     sha256: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.data, bytes | bytearray | memoryview):
+            raise TypeError(f"the data of {self.name} must be bytes; encode text first")
+        object.__setattr__(self, "data", bytes(self.data))  # nobody changes them while they are sent
         size = len(self.data)
         if not 0 < size <= MAX_ATTACHMENT_BYTES:
             raise ValueError(f"{self.name} has {size} bytes; a file may have 1 to {MAX_ATTACHMENT_BYTES}")
         name = unicodedata.normalize("NFC", self.name)  # macOS gives Hangul in pieces, which no model reads well
-        name = "".join(sign if sign.isprintable() else "_" for sign in name)[-MAX_FILE_NAME_LENGTH:]
+        name = "".join(sign if sign.isprintable() else "_" for sign in name).strip()[-MAX_FILE_NAME_LENGTH:]
         if not name:
             raise ValueError("a file needs a name")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "sha256", hashlib.sha256(self.data).hexdigest())
-        if not self.media_type:
-            object.__setattr__(self, "media_type", media_type_of(name, self.data))
+        media_type = self.media_type.partition(";")[0].strip().lower() or media_type_of(name, self.data)
+        if not _MEDIA_TYPE.fullmatch(media_type):
+            raise ValueError(f"{self.media_type!r} is no media type; leave it out, and it is found out")
+        object.__setattr__(self, "media_type", media_type)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:
@@ -136,6 +142,8 @@ def read_bounded(path: str | os.PathLike[str], max_bytes: int) -> bytes:
 
 def files_of(sources: Sequence[Source]) -> tuple[File, ...]:
     """The files that an app names. Raises: OSError. ValueError: one cannot be sent, or not all of them together."""
+    if isinstance(sources, str | bytes | os.PathLike | File):
+        raise TypeError(f"attachments must be a list of files, such as [{sources!r}]")
     if len(sources) > MAX_ATTACHMENTS:
         raise ValueError(f"there are {len(sources)} files; a question may have {MAX_ATTACHMENTS}")
     files = tuple(source if isinstance(source, File) else File.read(source) for source in sources)

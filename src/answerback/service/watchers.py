@@ -45,7 +45,7 @@ class Audience:
         """The last word of each session: also of one that left before it had a stream."""
         self.of_list: Sequence[Watcher] = ()
         """Who watches the list of conversations, as of the last look."""
-        self.looks: set[asyncio.Task[None]] = set()
+        self.looks: set[asyncio.Task[bool]] = set()
         self.is_closed = False
 
     def close(self) -> None:
@@ -94,7 +94,9 @@ class Watchers:
         audience.looks.add(task)
         task.add_done_callback(audience.looks.discard)
 
-    async def _look(self, audience: Audience, *, reads: bool) -> None:
+    async def _look(self, audience: Audience, *, reads: bool) -> bool:
+        """Returns whether all could be read that there is to read."""
+        has_read = True
         record = audience.record
         found = [*record.watchers]
         try:
@@ -102,14 +104,18 @@ class Watchers:
                 here, audience.of_list = await self._watchers(record.user_id, record.conversation_id)
                 found += here
             if all(one.session_id == record.session_id for one in found):
-                return
+                return True
             if audience.question is None:
                 audience.question = await self._requests.question(record.key)
         except Unavailable:
+            has_read = False
             log.warning("it could not be read who watches", extra={"requestId": record.request_id})
+        except Exception:  # those who are shown it already get their ending all the same
+            log.exception("it cannot be read who watches", extra={"requestId": record.request_id})
         if audience.question is not None:  # else it was never asked
             for one in found:
                 self._show(audience, one, audience.question)
+        return has_read
 
     def _show(self, audience: Audience, watcher: Watcher, question: Question) -> None:
         """The session is shown the answer from where it stands, unless it has said something later."""
@@ -151,10 +157,10 @@ class Watchers:
         record = audience.record = ended.record
         if audience.looks:
             await asyncio.wait(audience.looks)
-        await self._look(audience, reads=True)
-        self._told[record.key] = None
-        if len(self._told) > MAX_TOLD:
-            self._told.popitem(last=False)
+        if await self._look(audience, reads=True):
+            self._told[record.key] = None
+            if len(self._told) > MAX_TOLD:
+                self._told.popitem(last=False)
         finish = self._delivery_sender.finish_patiently
         ways: list[Awaitable[object]] = [finish(stream, record) for stream in audience.streams.values()]
         if ended.is_new:

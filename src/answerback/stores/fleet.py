@@ -266,11 +266,13 @@ class FleetStore(PostgresStore):
         )
 
     async def budgets(self, holder: str, *, now_ms: int) -> Sequence[BudgetState]:
-        return await self._fleet.do(lambda transaction: transaction.state.book.states(holder, now_ms), **_about(holder))
+        return await self._fleet.do(
+            lambda transaction: transaction.state.budgets.states(holder, now_ms), **_about(holder)
+        )
 
     async def budgets_of_user(self, user_id: str, team: str | None, *, now_ms: int) -> Sequence[BudgetState]:
         return await self._fleet.do(
-            lambda transaction: transaction.state.book.states_of_user(user_id, team, now_ms),
+            lambda transaction: transaction.state.budgets.states_of_user(user_id, team, now_ms),
             users=(user_id,),
             teams=() if team is None else (team,),
         )
@@ -416,7 +418,7 @@ def _change(transaction: Transaction, *, key: RequestKey, change: Change[T], now
         if runs and not is_first:
             return Busy(now_ms + BEHIND_MS), False
     if step.charge:
-        step = state.book.charged(step)
+        step = state.budgets.charged(step)
         transaction.charge(step.charge)
     assert step.record is not None
     transaction.put(tracked, step.record, step.content)

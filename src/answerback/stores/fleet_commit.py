@@ -193,7 +193,7 @@ class Transaction:
         self.watched.update(user_id for (user_id,) in watched.fetchall())
         for user_id, per_minute, minute, accepted, before, team, caps in known.fetchall():
             self._users.add(user_id)
-            self.state.book.add_user(user_id, team, caps)
+            self.state.budgets.add_user(user_id, team, caps)
             if per_minute is not None:
                 self.state.limits[user_id] = per_minute
             if minute is not None:
@@ -212,9 +212,9 @@ class Transaction:
 
         Teams are locked behind all users, in one order: who waits for a team holds no user that its holder waits for.
         """
-        book, database = self.state.book, self.database
+        budgets, database = self.state.budgets, self.database
         holds = [hold for one in self.state.tracked.values() if (hold := one.record.hold) is not None]
-        teams = {*claimed, *book.teams.values(), *(hold.team for hold in holds if hold.team is not None)}
+        teams = {*claimed, *budgets.teams.values(), *(hold.team for hold in holds if hold.team is not None)}
         if teams:
             named: Any = {"teams": sorted(teams)}
             keys: Any = {"keys": sorted(lock_key(f"{self._schema} team {team}") for team in teams)}
@@ -222,10 +222,10 @@ class Transaction:
                 database.execute(_LOCK, keys)
                 found = database.execute(_TEAMS, named)
             for team, caps in found.fetchall():
-                book.keep(team_holder(team), decode_budgets(caps))
-        if book.budgets or holds:
+                budgets.keep(team_holder(team), decode_budgets(caps))
+        if budgets.by_holder or holds:
             holders: Any = {"holders": [*users, *map(team_holder, teams)]}
-            book.add_counters(database.execute(_COUNTERS, holders).fetchall())
+            budgets.add_counters(database.execute(_COUNTERS, holders).fetchall())
 
     def _decode(self, user_id: str, text: str, record_schema: int) -> Record | None:
         try:
@@ -270,11 +270,11 @@ class Transaction:
         self._rows.accept(tracked, question, encode_record(record))
         if record.hold is not None:
             entries = reserved(record.hold, record.user_id)
-            self.state.book.post(entries)
+            self.state.budgets.post(entries)
             self._rows.charge(entries)
 
     def charge(self, entries: Collection[Entry]) -> None:
-        """Write what was posted in the book."""
+        """Write what was posted in the budgets."""
         self._rows.charge(entries)
 
     def put(self, tracked: Tracked, record: Record, content: Content = NOTHING) -> None:

@@ -24,7 +24,7 @@ from answerback.core.transitions import State
 from answerback.ports import Unavailable
 from answerback.stores import statements as sql
 from answerback.stores import writes
-from answerback.stores.book import rows_of
+from answerback.stores.budgets import rows_of
 from answerback.stores.database import Connection, Database, Undone, in_our_terms, once_more
 from answerback.stores.encoding import encode_attachments, encode_marks, encode_options
 from answerback.stores.writer_state import Tracked, WriterState
@@ -355,7 +355,7 @@ class GroupCommit:
             tracked.is_stored = True
             if tracked.is_taken:
                 state.forget(tracked)
-                state.book.take_back(tracked.record)
+                state.budgets.take_back(tracked.record)
                 if tracked.counted_at_ms is not None:
                     state.count(tracked.record.user_id, tracked.counted_at_ms, -1)
         for tracked in batch.ended:

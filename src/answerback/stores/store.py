@@ -169,7 +169,7 @@ class SqlStore:
         rows.accept(tracked, question, text.ljust(width))
         if record.hold is not None:
             entries = reserved(record.hold, record.user_id)
-            state.book.post(entries)
+            state.budgets.post(entries)
             rows.charge(entries, tracked)
         batch.accepted.append(tracked)
         tracked.written_in = batch.number
@@ -212,7 +212,7 @@ class SqlStore:
                     await group.written(tracked)
                     continue
                 if step.charge:
-                    step = state.book.charged(step)
+                    step = state.budgets.charged(step)
                     group.batch.rows().charge(step.charge)
                 assert step.record is not None
                 self._put(state, tracked, step.record, step.content)
@@ -281,7 +281,7 @@ class SqlStore:
 
     async def _forget_counters(self, before_ms: int) -> None:
         """Those of windows that ended before then."""
-        if (await self._group.state()).book.forget_windows(before_ms):
+        if (await self._group.state()).budgets.forget_windows(before_ms):
             await self._group.call(lambda database: database.execute(sql.FORGET_COUNTERS, {"before_ms": before_ms}))
 
     async def _repeat(self, step: Callable[[Database], int]) -> int:
@@ -395,7 +395,7 @@ class SqlStore:
         return (await self._group.state()).is_blocked(user_id)
 
     async def set_budget(self, holder: str, period: Period, budget: Budget | None, *, now_ms: int) -> None:
-        await self._store_caps(holder, now_ms, lambda state: state.book.set_budget(holder, period, budget))
+        await self._store_caps(holder, now_ms, lambda state: state.budgets.set_budget(holder, period, budget))
 
     async def _store_caps(self, holder: str, now_ms: int, change: Callable[[WriterState], tuple[Budget, ...]]) -> None:
         statement, row = caps_row(holder, now_ms)
@@ -407,15 +407,15 @@ class SqlStore:
     async def set_team(self, user_id: str, team: str | None, *, now_ms: int) -> None:
         row: sql.Params = {"user_id": user_id, "team": team, "created_at_ms": now_ms}
         await self._group.call(
-            lambda database: database.execute(sql.SET_TEAM, row), lambda state: state.book.set_team(user_id, team)
+            lambda database: database.execute(sql.SET_TEAM, row), lambda state: state.budgets.set_team(user_id, team)
         )
 
     async def budgets(self, holder: str, *, now_ms: int) -> Sequence[BudgetState]:
-        return (await self._group.state()).book.states(holder, now_ms)
+        return (await self._group.state()).budgets.states(holder, now_ms)
 
     async def budgets_of_user(self, user_id: str, team: str | None, *, now_ms: int) -> Sequence[BudgetState]:
         """Those that a question of the user is counted in, from memory. `team`: as the token has it."""
-        return (await self._group.state()).book.states_of_user(user_id, team, now_ms)
+        return (await self._group.state()).budgets.states_of_user(user_id, team, now_ms)
 
     async def teams(self) -> Sequence[str]:
         return [team for team, _ in await self._rows(sql.SELECT_TEAMS)]

@@ -15,7 +15,7 @@ from answerback.core.budget import Entry
 from answerback.core.context import title_of
 from answerback.core.request import Question, Record, RequestKey, erase
 from answerback.stores import statements as sql
-from answerback.stores.book import Book
+from answerback.stores.budgets import Budgets
 from answerback.stores.database import Database
 from answerback.stores.encoding import decode_question, decode_record, width_of
 
@@ -57,7 +57,7 @@ class WriterState:
         self.tracked: dict[RequestKey, Tracked] = {}
         self.limits: dict[str, int] = {}
         """Users with a limit of their own a minute, as it is stored."""
-        self.book = Book()
+        self.budgets = Budgets()
         self._known: dict[str, None] = {}
         self._queues: dict[str, dict[int, None]] = {}
         self._pending: Counter[str] = Counter()
@@ -87,7 +87,7 @@ class WriterState:
         state.limits = dict(database.execute(sql.SELECT_LIMITS.format(users=users), params).fetchall())
         state._known = dict.fromkeys(state.limits)
         if user_ids is None:
-            state.book = Book.load(database)
+            state.budgets = Budgets.load(database)
         # Only the newest minute can still be counted in; the one before it is for calls that arrive late.
         select, before, since_ms = sql.SELECT_ACCEPTED.format(users=users), last + 1, None
         while rows := database.execute(select, {**params, "before": before, "limit": _PAGE}).fetchall():
@@ -171,7 +171,7 @@ class WriterState:
     def admit(self, record: Record, question: Question, quota: Quota, now_ms: int) -> Admission:
         """Decide about a request whose id is new."""
         user_id, window = record.user_id, self._windows.get(window_of(now_ms))
-        book = self.book
+        budgets = self.budgets
         return admit(
             existing=None,
             position=len(self._queues.get(record.ordering_key, ())),
@@ -180,9 +180,9 @@ class WriterState:
             own_limit=self.limits.get(user_id),
             quota=quota,
             now_ms=now_ms,
-            hold=book.hold(record, question, quota, now_ms) if book.budgets else None,
+            hold=budgets.hold(record, question, quota, now_ms) if budgets.by_holder else None,
             user_id=user_id,
-            counters=book.counters,
+            counters=budgets.counters,
         )
 
     # --- limits
@@ -234,14 +234,14 @@ class WriterState:
         entries: list[Entry] = []
         for key, tracked in self.tracked.items():
             if key.user_id == user_id and tracked.record.hold is not None:
-                entries += self.book.charged(erase(tracked.record, now_ms=0)).charge
+                entries += self.budgets.charged(erase(tracked.record, now_ms=0)).charge
         return entries
 
     def forget_user(self, user_id: str) -> None:
         """The user is erased. One who is locked out stays so."""
         for tracked in [tracked for key, tracked in self.tracked.items() if key.user_id == user_id]:
             self.forget(tracked)
-        self.book.forget_user(user_id, keeps_budgets=self.is_blocked(user_id))
+        self.budgets.forget_user(user_id, keeps_budgets=self.is_blocked(user_id))
         if not self.is_blocked(user_id):
             self.limits.pop(user_id, None)
         self._known.pop(user_id, None)

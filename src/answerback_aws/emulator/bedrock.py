@@ -19,7 +19,7 @@ from aiohttp import web
 
 from answerback.core import defaults
 from answerback.core.context import Message, Role
-from answerback.ports import Finish, Model, ModelError, Piece, Prompt
+from answerback.ports import Finish, Model, ModelError, Part, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 
 T = TypeVar("T")
@@ -164,7 +164,7 @@ class BedrockServer(ThreadedServer):
         )
         self.asked.append(asked)
         response = web.StreamResponse(headers={"Content-Type": EVENT_STREAM})
-        finish = Finish()
+        finish, blocks = Finish(), _Blocks()
         try:
             async with aclosing(self.script(asked)) as pieces:
                 async for piece in pieces:
@@ -172,8 +172,7 @@ class BedrockServer(ThreadedServer):
                         finish = piece
                         break
                     await self._begin(request, response)
-                    delta = {"contentBlockIndex": 0, "delta": {"text": piece}}
-                    await response.write(_frame("contentBlockDelta", delta))
+                    await response.write(blocks.frames(piece))
         except Refused as refused:
             headers = {"x-amzn-ErrorType": refused.code}
             return web.json_response({"message": refused.message}, status=refused.status, headers=headers)
@@ -187,13 +186,44 @@ class BedrockServer(ThreadedServer):
                 request.transport.abort()
             return response
         await self._begin(request, response)
-        await response.write(_ending(finish))
+        await response.write(blocks.end() + _ending(finish))
         return response
 
     async def _begin(self, request: web.Request, response: web.StreamResponse) -> None:
         if not response.prepared:
             await response.prepare(request)
             await response.write(_frame("messageStart", {"role": "assistant"}))
+
+
+@dataclass(slots=True)
+class _Blocks:
+    """The content blocks of an answer: each part is one. Bedrock knows no results and no status."""
+
+    number: int = -1
+    kind: str = ""
+
+    def frames(self, piece: str | Part) -> bytes:
+        part = Part("text", piece) if isinstance(piece, str) else piece
+        said: dict[str, Callable[[], object]] = {
+            "text": lambda: {"text": part.text},
+            "reasoning": lambda: {"reasoningContent": {"text": part.text}},
+            "tool": lambda: {"toolUse": {"input": part.text}},
+            "citation": lambda: {"citation": json.loads(part.text)},
+        }
+        if part.kind not in said:
+            return b""
+        begun = b""
+        if part.kind != self.kind or part.new:
+            begun, self.number, self.kind = self.end(), self.number + 1, part.kind
+            if part.kind == "tool":
+                use = {"toolUseId": f"call-{self.number}", "name": part.name}
+                start = {"contentBlockIndex": self.number, "start": {"toolUse": use}}
+                begun += _frame("contentBlockStart", start)
+        delta = {"contentBlockIndex": self.number, "delta": said[part.kind]()}
+        return begun + _frame("contentBlockDelta", delta)
+
+    def end(self) -> bytes:
+        return _frame("contentBlockStop", {"contentBlockIndex": max(0, self.number)})
 
 
 async def _silent(_asked: Asked) -> AsyncGenerator[Piece, None]:
@@ -243,10 +273,8 @@ def _text(message: dict[str, Any]) -> str:
 def _ending(finish: Finish) -> bytes:
     tokens_in, tokens_out = finish.input_tokens or 0, finish.output_tokens or 0
     usage = {"inputTokens": tokens_in, "outputTokens": tokens_out, "totalTokens": tokens_in + tokens_out}
-    return (
-        _frame("contentBlockStop", {"contentBlockIndex": 0})
-        + _frame("messageStop", {"stopReason": _STOP_REASONS.get(finish.reason, finish.reason)})
-        + _frame("metadata", {"usage": usage, "metrics": {"latencyMs": 1}})
+    return _frame("messageStop", {"stopReason": _STOP_REASONS.get(finish.reason, finish.reason)}) + _frame(
+        "metadata", {"usage": usage, "metrics": {"latencyMs": 1}}
     )
 
 

@@ -18,6 +18,7 @@ from answerback.core.request import Ending, Record, RequestKey
 from answerback.core.transitions import State
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
+    AttachmentPiece,
     CancelMessage,
     ClientFrame,
     Error,
@@ -109,7 +110,7 @@ class Invariants:
         request_id = getattr(frame, "request_id", None)
         if request_id is None or connection_id not in self.windows:
             return
-        if isinstance(frame, Error | UploadState):
+        if isinstance(frame, Error | UploadState | AttachmentPiece):
             return
         record = self._store().records.get(self._key(connection_id, request_id))
         if record is None:

@@ -10,7 +10,7 @@ from functools import partial
 from math import inf, nextafter
 from typing import Any, Final, Protocol
 
-from websockets.frames import Frame, Opcode
+from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol
@@ -20,6 +20,7 @@ from answerback.gateway.sockets import Sockets, SocketSender
 from answerback.ports import Gone, Sent, Slow
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ServerFrame
+from answerback.protocol.limits import MAX_FRAME_BYTES
 from answerback.testing.loop import VirtualLoop
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.simulation.injector import FaultInjector, Faults
@@ -211,6 +212,7 @@ class ApiGatewayLink(Link):
         self._listener = listener
         self._server = ServerProtocol()
         self._request: Request | None = None
+        self._message = bytearray()
 
     def inject(self, data: bytes) -> None:
         self._network.call_at(self._network.due_at("up"), self._listener.received, self, data)
@@ -250,8 +252,14 @@ class ApiGatewayLink(Link):
                 case Request():
                     self._request, self.opened_at = event, round(self._network.loop.time(), 3)
                     self._listener.opened(self, event)
-                case Frame(opcode=Opcode.TEXT):
-                    self._listener.received(self, bytes(event.data))
+                case Frame(opcode=Opcode.TEXT | Opcode.CONT, data=part, fin=is_last):
+                    if len(part) > MAX_FRAME_BYTES:
+                        self._server.fail(CloseCode.MESSAGE_TOO_BIG)
+                        continue
+                    self._message += part
+                    if is_last:
+                        message, self._message = bytes(self._message), bytearray()
+                        self._listener.received(self, message)
                 case _:
                     pass  # pings are answered, and closing begins, in what there is to send now
         if self._server.writes:

@@ -41,6 +41,13 @@ class SimulatedUploads:
         if self._folder is not None:
             self._folder.cleanup()
 
+    def to_read(self, user: str) -> File | None:
+        """A file of any user, perhaps, that this user reads back."""
+        rng = self._injector.stream(f"files that {user} reads")
+        if not self._files or rng.random() >= self._faults.files:
+            return None
+        return rng.choice(list(self._files.values()))
+
     def choose(self, user: str, request_id: str) -> tuple[File, ...]:
         """The files that a user sends with a question. Both apps of a user have the same ones."""
         rng = self._injector.stream(f"files of {user}")
@@ -102,13 +109,20 @@ class SimulatedUploads:
         file = self._files.get(key)
         if not frame.complete:
             return
-        own = (
-            set()
-            if file is None
-            else {at for whose, _, at, data in self._brought if whose == key and data == _at(file, at)}
-        )
-        if own != set(range(0, key.size, PIECE_BYTES)):
-            self._break(f"{user} was told that a file is complete of which it has brought only {sorted(own)}")
+        if file is None or not self._has_brought(key, file):
+            self._break(f"{user} was told that a file is complete of which it has not brought everything")
+
+    def _has_brought(self, key: FileKey, file: File) -> bool:
+        """Whether this very user has brought every byte of it."""
+        own = {at for whose, _, at, data in self._brought if whose == key and data == _at(file, at)}
+        return own == set(range(0, key.size, PIECE_BYTES))
+
+    def returned(self, user: str, file: File, returned: File) -> None:
+        """Each file that was read back."""
+        if returned.data != file.data:
+            self._break(f"{user} has read other bytes than the file has")
+        elif not self._has_brought(_key(user, file), file):
+            self._break(f"{user} has read a file that it has not brought")
 
     def put(self, key: FileKey, name: str, number: int, data: bytes) -> None:
         """Each piece that the store is given."""

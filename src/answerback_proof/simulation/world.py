@@ -3,10 +3,12 @@
 import asyncio
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from typing import Any, Final
 
+from answerback.client import AnswerbackError, File
 from answerback.core.parts import NOTHING
 from answerback.core.request import Record
 from answerback.protocol.codec import decode_client, encode
@@ -25,7 +27,7 @@ from answerback.testing.loop import Deadlock
 from answerback_proof.checker import Visible, check
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.history import Fault, ModelRun, Promise, RunHistory, Stored, Turn, Usage, Violation
-from answerback_proof.simulation.app import SimulatedApp, qualified
+from answerback_proof.simulation.app import SimulatedApp, SimulatedWindow, qualified
 from answerback_proof.simulation.case import Case, Report
 from answerback_proof.simulation.functions import SimulatedFunctions
 from answerback_proof.simulation.gateway import SimulatedGateway
@@ -278,12 +280,18 @@ class World:
             self._inject(
                 app, *self._uploads.wrong_pieces(app.user, lambda key: now(MemoryStore.upload(self._store, key)))
             )
+            if (file := self._uploads.to_read(app.user)) is not None:
+                app.window.spawn(self._read_back(app.window, file))
             injector.counts[FaultKind.CANCELLATION] += request.cancel_after_s is not None
             if injector.occurs(FaultKind.SNOOPING, faults.snoop):
                 self._snoop(app)
             if injector.occurs(FaultKind.HELLO_FLOOD, faults.hello_storm):
                 accepted = [name for name, pending in app.disk.items() if pending.is_accepted]
                 self._inject(app, *[_hello("again", accepted)] * 20)
+
+    async def _read_back(self, window: SimulatedWindow, file: File) -> None:
+        with suppress(AnswerbackError):
+            self._uploads.returned(window.app.user, file, await window.client.attachment(file.attachment))
 
     def _snoop(self, app: SimulatedApp) -> None:
         """Name the requests of the same user's other session, which must have no effect."""

@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 from answerback.core.context import Message, Role
 from answerback.models.bedrock import BedrockModel
 from answerback.models.echo import EchoFailure, EchoModel, EchoOptions
-from answerback.ports import Finish, ModelError, Piece, Prompt
+from answerback.ports import Finish, ModelError, Part, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 from answerback_aws.emulator.bedrock import Asked, BedrockServer, Broken, Cut, Refused, of_model
 from answerback_aws.emulator.emulator import CREDENTIALS, REGION, Emulator
@@ -61,6 +61,31 @@ async def read(model: BedrockModel, prompt: Prompt = HELLO) -> list[Piece]:
             return [piece async for piece in pieces]
     finally:
         await model.close()
+
+
+async def test_what_a_model_says_besides_text(model: Callable[[], BedrockModel], server: BedrockServer) -> None:
+    async def thinking(_asked: Asked) -> AsyncGenerator[Piece, None]:
+        yield Part("reasoning", "Where ")
+        yield Part("reasoning", "is it?")
+        yield Part("tool", '{"q": ', "search", new=True)
+        yield Part("tool", '"sea"}')
+        yield Part("result", "not said by Bedrock", "search")
+        yield "The sea"
+        yield Part("citation", '{"title": "Sea"}', new=True)
+        yield " is deep."
+        yield Finish()
+
+    server.script = thinking
+    pieces = [piece for piece in await read(model()) if not isinstance(piece, Finish)]
+    said = [("text", piece) if isinstance(piece, str) else (piece.kind, piece.text) for piece in pieces]
+    joined = {kind: "".join(text for one, text in said if one == kind) for kind, _ in said}
+    assert joined == {
+        "reasoning": "Where is it?",
+        "tool": '{"q": "sea"}',
+        "text": "The sea is deep.",
+        "citation": '{"title":"Sea"}',
+    }
+    assert next(piece.name for piece in pieces if isinstance(piece, Part) and piece.kind == "tool") == "search"
 
 
 async def test_an_answer_with_its_usage(model: Callable[[], BedrockModel], server: BedrockServer) -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
 from answerback.models.echo import echo_deltas
-from answerback.ports import Finish, Piece
+from answerback.ports import Finish, Part, Piece
 from answerback_aws.emulator.bedrock import Asked, Broken, Cut, Refused
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.history import Fault, ModelRun, RunHistory
@@ -23,6 +23,8 @@ MODEL_FAULTS: Final = (
 _FAULTS: Final = (None, *MODEL_FAULTS)
 _WEIGHTS: Final = (85, 5, 2, 3, 2, 3)
 _STALL_S: Final = (1.0, 8.0)
+_SAYS_MORE: Final = 0.7
+"""The share of answers with more than their text."""
 
 
 class FaultyModel:
@@ -65,14 +67,17 @@ class FaultyModel:
             self.running -= 1
 
     async def _answer(self, question: str, fault: FaultKind | None, rng: random.Random) -> AsyncGenerator[Piece, None]:
-        pieces = list(echo_deltas(question))
+        pieces: list[Piece] = list(echo_deltas(question))
+        tokens = len(pieces)
+        if rng.random() < _SAYS_MORE:
+            pieces = _with_parts(pieces, rng)
         fails_at = rng.randint(1, len(pieces))
         for number, piece in enumerate(pieces, 1):
             yield piece
             await asyncio.sleep(self._delay_s)
             if number == fails_at:
                 await self._fail(fault, rng)
-        yield Finish(input_tokens=len(pieces), output_tokens=len(pieces))
+        yield Finish(input_tokens=tokens, output_tokens=tokens)
 
     @staticmethod
     async def _fail(fault: FaultKind | None, rng: random.Random) -> None:
@@ -89,3 +94,18 @@ class FaultyModel:
         else:
             attempt = 0  # nobody asked for it, and the checker says so
         self._history.add(ModelRun(request=request_id, attempt=attempt))
+
+
+def _with_parts(pieces: list[Piece], rng: random.Random) -> list[Piece]:
+    """The answer with thoughts, calls and sources before, between and behind its text."""
+    said: list[Piece] = []
+    for number, piece in enumerate(pieces):
+        match rng.randrange(6):
+            case 0:
+                said += [Part("reasoning", f"생각 {number} "), Part("reasoning", "𝄞")]
+            case 1:
+                said += [Part("tool", '{"n": ', "look", new=True), Part("tool", f"{number}}}")]
+            case 2:
+                said.append(Part("citation", f'{{"title": "{number}"}}', new=True))
+        said.append(piece)
+    return said

@@ -1,4 +1,4 @@
-"""The book of a store: the budgets of users and teams, and how their counters stand."""
+"""What a store knows of budgets: those of users and teams, and how their counters stand."""
 
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -22,25 +22,25 @@ from answerback.stores import statements as sql
 from answerback.stores.database import Database
 
 
-class Book:
+class Budgets:
     """Budgets, teams and counters of everybody, or of some. A holder is a user's id or `budget.team_holder`."""
 
     def __init__(self) -> None:
-        self.budgets: dict[str, tuple[Budget, ...]] = {}
+        self.by_holder: dict[str, tuple[Budget, ...]] = {}
         self.teams: dict[str, str] = {}
         """By user."""
         self.counters: dict[tuple[str, str], Counter] = {}
 
     @classmethod
-    def load(cls, database: Database) -> "Book":
+    def load(cls, database: Database) -> "Budgets":
         """Read it whole."""
-        book = cls()
+        budgets = cls()
         for user_id, team, caps in database.execute(sql.SELECT_CAPS).fetchall():
-            book.add_user(user_id, team, caps)
+            budgets.add_user(user_id, team, caps)
         for team, caps in database.execute(sql.SELECT_TEAMS).fetchall():
-            book.keep(team_holder(team), decode_budgets(caps))
-        book.add_counters(database.execute(sql.SELECT_COUNTERS).fetchall())
-        return book
+            budgets.keep(team_holder(team), decode_budgets(caps))
+        budgets.add_counters(database.execute(sql.SELECT_COUNTERS).fetchall())
+        return budgets
 
     def add_user(self, user_id: str, team: str | None, caps: str | None) -> None:
         """What a user's row says."""
@@ -56,14 +56,14 @@ class Book:
 
     def keep(self, holder: str, budgets: tuple[Budget, ...]) -> None:
         """The holder has these budgets from now on."""
-        self.budgets.pop(holder, None)
+        self.by_holder.pop(holder, None)
         if budgets:
-            self.budgets[holder] = budgets
+            self.by_holder[holder] = budgets
 
     def set_budget(self, holder: str, period: Period, new: Budget | None) -> tuple[Budget, ...]:
         """The holder has another budget for `period`; all that it has now."""
-        self.keep(holder, with_budget(self.budgets.get(holder, ()), period, new))
-        return self.budgets.get(holder, ())
+        self.keep(holder, with_budget(self.by_holder.get(holder, ()), period, new))
+        return self.by_holder.get(holder, ())
 
     def set_team(self, user_id: str, team: str | None) -> None:
         """The user belongs to this team from now on."""
@@ -76,8 +76,8 @@ class Book:
     def hold(self, record: Record, question: Question, quota: Quota, now_ms: int) -> Hold | OverBudget | None:
         """What a new request has to hold."""
         team = quota.team or self.teams.get(record.user_id)
-        of_team = () if team is None else self.budgets.get(team_holder(team), ())
-        own = self.budgets.get(record.user_id, ())
+        of_team = () if team is None else self.by_holder.get(team_holder(team), ())
+        own = self.by_holder.get(record.user_id, ())
         return hold_of(record, question, quota, own=own, team=team, of_team=of_team, now_ms=now_ms)
 
     def post(self, entries: Collection[Entry]) -> bool:
@@ -109,7 +109,7 @@ class Book:
 
     def states(self, holder: str, now_ms: int) -> list[BudgetState]:
         """How the budgets of a holder stand."""
-        return budget.states(holder, self.budgets.get(holder, ()), self.counters, now_ms=now_ms)
+        return budget.states(holder, self.by_holder.get(holder, ()), self.counters, now_ms=now_ms)
 
     def states_of_user(self, user_id: str, team: str | None, now_ms: int) -> list[BudgetState]:
         """Those that a question of the user is counted in. `team`: as the token has it."""
@@ -121,7 +121,7 @@ class Book:
     def forget_user(self, user_id: str, *, keeps_budgets: bool) -> None:
         """The user is erased. One who is locked out keeps what the operator has set."""
         if not keeps_budgets:
-            self.budgets.pop(user_id, None)
+            self.by_holder.pop(user_id, None)
             self.teams.pop(user_id, None)
         self.counters = {key: counter for key, counter in self.counters.items() if key[0] != user_id}
 
