@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec.structs import replace
 
 from answerback.core import request as changes
+from answerback.core.budget import Hold
 from answerback.core.parts import Content
 from answerback.core.request import (
     Busy,
@@ -331,6 +332,18 @@ def test_a_record_with_watchers_is_refused_by_a_program_that_would_lose_them() -
     step = changes.watch(accepted(), conversation_id="c", watcher=watcher())
     assert step.record is not None
     assert (accepted().schema, step.record.schema) == (1, 2)
+
+
+def test_a_program_of_the_first_version_reads_what_is_left_of_any_record() -> None:
+    """The fields that it knows are those that its records had; every later one asks for the second version."""
+    plain = in_state(State.RUNNING)
+    later: dict[str, Any] = {"parts": (), "traceparent": "00-1", "watchers": (watcher(),), "cancelled_by": "phone"}
+    later["hold"] = Hold(max_in=1, max_out=1, windows=())
+    assert later.keys() == changes._SINCE[2].keys()
+    for name, value in later.items():
+        assert replace(plain, **{name: value}).schema == 2, name
+    assert replace(plain, **later).lowered(1) == plain
+    assert replace(plain, **later).lowered(2) == replace(plain, **later)
 
 
 def test_a_conversation_has_a_few_places() -> None:
