@@ -87,6 +87,8 @@ async def count(measuring: Measuring, tokens: int) -> dict[str, Any]:
     }
     trips = [await measuring.answer("5", stream=False) for _ in range(ROUND_TRIPS)]
     found["answer of 5 tokens at once"] = trips[-1]
+    found["the same, watched by another device"] = await measuring.watched("5")
+    found["watch, and each renewal"] = await measuring.watch()
     await measuring.round()
     found["janitor's round, nothing to do"] = await measuring.round()
     await measuring.turns(TURNS)

@@ -165,6 +165,26 @@ class Measuring:
             seconds = time.monotonic() - begun
             return await self._counted(frames=frames, sent_frames=1, seconds=seconds)
 
+    async def watch(self) -> Measured:
+        """One of a conversation, on a connection that is bound and was quiet for minutes: so is each renewal."""
+        async with self._bound(_name("user")) as socket:
+            self._begin()
+            frames = await self._watch(socket, "c")
+            return await self._counted(frames=frames, sent_frames=1)
+
+    async def watched(self, question: str) -> Measured:
+        """One answer, not streamed, in a conversation that another device watches, and the list as well."""
+        user = _name("user")
+        async with self._bound(user) as phone, self._bound(user) as socket:
+            await self._watch(phone, "c")
+            await self._watch(phone, None)
+            await self._settled()
+            self._begin()
+            frames = await self._ask(socket, question, stream=False, conversation="c")
+            shown = [json.loads(await asyncio.wait_for(phone.recv(), _WAIT_S)) for _ in range(3)]
+            assert {one["action"] for one in shown} == {"messageAsked", "messageResponse", "conversationChanged"}
+            return await self._counted(frames=frames, sent_frames=1)
+
     def give_budgets(self, user: str, *budgets: Budget) -> None:
         """Let the user's answers be counted in these."""
         item = {"userId": {"S": user}, "window": {"S": "budget"}, "caps": {"S": encode_budgets(budgets)}}
@@ -219,6 +239,12 @@ class Measuring:
         assert json.loads(state)["complete"], state
         self._due.update({"front": 1 + len(offsets)})
         return named, len(offsets)
+
+    async def _watch(self, socket: ClientConnection, conversation: str | None) -> list[str]:
+        asked = {"requestId": "w", "number": time.monotonic_ns() // 1000}
+        named = {} if conversation is None else {"conversationId": conversation}
+        self._due.update(["front"])
+        return await _exchange(socket, {"action": "watch", **asked, **named}, "watching")
 
     async def _ask(
         self, socket: ClientConnection, question: str, *, stream: bool, conversation: str | None, **more: Any

@@ -116,6 +116,26 @@ async def test_an_answer_under_budgets(warm: Measuring, stack: Stack, periods: l
     assert measured.read_units == COUNTS.answer["read_units"]
 
 
+async def test_a_watch_and_its_renewals(warm: Measuring) -> None:
+    measured = await warm.watch()
+    expected = COUNTS.watch
+    assert measured.invocations == expected["invocations"]
+    assert measured.sent_frames + len(measured.posts) == expected["messages"]
+    assert (measured.write_units, measured.read_units) == (expected["write_units"], expected["read_units"])
+    assert measured.data_api == 0, "or Aurora could never sleep"
+    assert measured.log_bytes == pytest.approx(expected["log_bytes"], rel=0.15)
+
+
+async def test_an_answer_that_another_device_watches(warm: Measuring) -> None:
+    measured = await warm.watched("a short question")
+    answer, watcher = COUNTS.answer, COUNTS.watcher
+    assert measured.write_units - measured.refused_units == answer["write_units"] + 1
+    assert measured.read_units == answer["read_units"] + answer["context_read_units"] + 1 + watcher["read_units"]
+    assert measured.sent_frames + len(measured.posts) == answer["messages"] + watcher["messages"]
+    assert measured.invocations == answer["invocations"]
+    assert measured.data_api == 0
+
+
 async def test_a_file_and_its_pieces(warm: Measuring) -> None:
     """By two files of which one has a piece more, each with a question."""
     answer = await warm.answer("a short question", stream=False)
@@ -163,7 +183,7 @@ async def test_the_model_of_the_cost_predicts_a_streamed_answer(warm: Measuring,
     posted = len(measured.posts)
 
     # Exact, but for what depends on how fast this machine is: looks at the record, and a longer word.
-    waited = polls(measured) * COUNTS.poll["read_units"]
+    waited = polls(measured) * COUNTS.poll["read_units"] + renewals(measured) * COUNTS.renewal["read_units"]
     expected_polls = int(workload.model_s / COUNTS.poll["every_s"])
     assert expected_polls <= polls(measured) + renewals(measured)
     assert polls(measured) <= measured.seconds / COUNTS.poll["every_s"] + 1  # one that was late, and the next in time

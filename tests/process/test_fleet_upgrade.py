@@ -51,8 +51,8 @@ def next_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     edit(
         "core/request.py",
-        "        return 1 if self.parts",
-        f"        return {SCHEMA + 1} if self.of_next else 1 if self.parts",
+        "        return 1 if is_plain",
+        f"        return {SCHEMA + 1} if self.of_next else 1 if is_plain",
     )
     edit(
         "service/questions.py",

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import sqlite3
 import stat
@@ -141,6 +142,32 @@ async def test_a_file_locked_by_another_program_is_unavailable_until_it_is_free(
         assert await store.read(RequestKey("ann", "before")) is not None
         other.execute("ROLLBACK")
     assert await asker.accept(store, "after") == Accepted(1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be removed there")
+@pytest.mark.parametrize("gone", ["a.db", "a.db-wal"])
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_nothing_is_accepted_into_files_that_are_gone(tmp_path, asker, gone, replaced):
+    store = SqliteStore(tmp_path / "a.db")
+    await store.open()
+    try:
+        await asker.accept(store, "before")
+        os.rename(tmp_path / gone, tmp_path / "away")
+        if replaced:
+            shutil.copyfile(tmp_path / "away", tmp_path / gone)
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="removed or replaced"):
+                await asker.accept(store, "after")
+    finally:
+        await store.close()
+    if gone == "a.db":
+        os.replace(tmp_path / "away", tmp_path / "a.db")
+    again = SqliteStore(tmp_path / "a.db")
+    await again.open()
+    try:
+        assert [record.request_id for record in await again.unfinished()] == ["before"]
+    finally:
+        await again.close()
 
 
 @pytest.fixture

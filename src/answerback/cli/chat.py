@@ -1,5 +1,6 @@
 """`answerback chat`: a conversation in the terminal: lines in, answers out, and commands that begin with a slash."""
 
+import shlex
 import sys
 import uuid
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from typing import Annotated, Final
 
 import typer
 
-from answerback.cli.options import ClientOptions, Encoding, PromptOptions, with_options
+from answerback.cli.options import DEFAULT_URL, ClientOptions, Encoding, PromptOptions, with_options
 from answerback.cli.output import ExitCode, note, say, say_exactly, usage_error
 from answerback.cli.reading import STDIN_HINT, checked, decode, not_text, typed
 from answerback.cli.talk import (
@@ -121,7 +122,7 @@ def run_chat(asked: ClientOptions, choice: Choice, *, use_last: bool, encoding: 
             if use_last:
                 last = next(iter(client.conversations()), None)
                 choice.conversation = None if last is None else last.conversation_id
-            chat = Chat(client, link, choice)
+            chat = Chat(client, link, choice, asked)
             _prepare_stdin(encoding)
             chat.run()
     except ValueError as exc:
@@ -146,8 +147,9 @@ class _Asked:
 class Chat:
     """One run of the command."""
 
-    def __init__(self, client: BlockingClient, link: ConnectionNotes, choice: Choice) -> None:
+    def __init__(self, client: BlockingClient, link: ConnectionNotes, choice: Choice, asked: ClientOptions) -> None:
         self._client = client
+        self._options = asked
         self._link = link
         self._choice = choice
         self._conversation = choice.conversation or _new_id()
@@ -182,7 +184,11 @@ class Chat:
             while True:
                 self._take(self._read())
         if self._is_person:
-            say(spoken(f"To go on: answerback chat --conversation {self._conversation}"))
+            given = {"--url": self._options.url, "--user": self._options.user, "--conversation": self._conversation}
+            options = [
+                part for name, value in given.items() if value not in {None, DEFAULT_URL} for part in (name, value)
+            ]
+            say(spoken(f"To go on: answerback chat {shlex.join(options)}"))
 
     # --- lines
 

@@ -334,7 +334,7 @@ class Client:
     def watch(self, conversation: str, *, after: str | None = None) -> AnswerWatch:
         """Show what other apps of the user ask in a conversation, and the answers while they come; see `AnswerWatch`.
 
-        `after`: the request id of the newest turn that the app has; the turns after it come first, at most 32 of them.
+        `after`: the request id of the newest turn that the app has; the turns after it come, too, at most 32 of them.
         Default: none that had ended before the watch began.
         Raises, when it begins: RequestFailed: the server does not know this; RequestTimeout, SessionReplaced, Closed.
         """

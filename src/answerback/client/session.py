@@ -380,7 +380,8 @@ class Session:
         if not self._watches.is_open:
             self._watches.opened(welcome, now=now)
         for exchange in self._questions if is_first else ():  # what files it takes was not known before
-            self._hold_or_pump(exchange, now)
+            if exchange.is_held:
+                self._hold_or_pump(exchange, now)
 
     def _take_broken(self, broken: FrameError, now: float) -> None:
         """A frame that cannot be read ends what it is about: it would come again at every resend."""

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import fields, replace
 
 from answerback.core import budget
 from answerback.core.budget import Counted, Entry, Hold
@@ -32,10 +32,8 @@ T_co = TypeVar("T_co", covariant=True)
 SCHEMA: Final = 2
 """The newest version of the record's form that this program reads. A version only adds fields with defaults."""
 
-_SINCE: Final[Mapping[int, Mapping[str, object]]] = MappingProxyType(
-    {2: {"parts": None, "traceparent": None, "hold": None, "watchers": (), "cancelled_by": None}}
-)
-"""The fields that came with a version, and what each is where it is not used."""
+_SINCE: Final = MappingProxyType({2: ("parts", "traceparent", "hold", "watchers", "cancelled_by")})
+"""The fields that came with a version."""
 
 
 MAX_NOTED: Final = 8
@@ -171,10 +169,8 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"tar
         """The record as a program can read it that knows versions up to `schema`, without what came later."""
         if self.schema <= schema:
             return self
-        later: dict[str, Any] = {}
-        for version, unused in _SINCE.items():
-            later |= unused if version > schema else {}
-        return replace(self, **later)
+        later = {name for version, names in _SINCE.items() if version > schema for name in names}
+        return replace(self, **{field.name: field.default for field in fields(self) if field.name in later})
 
     @property
     def key(self) -> RequestKey:

@@ -221,7 +221,10 @@ class PostgresStore(SqlStore):
                 raise StoreInUse(
                     f"Another gateway uses this database (schema {self._schema}). Stop it, or use another database."
                 ) from exc
-            raise StoreError(f"The database cannot be used: {exc}. Check --database and the server.") from exc
+            why = (
+                next(iter(str(exc).splitlines()), "") or type(exc).__name__
+            )  # libpq adds questions on lines of their own
+            raise StoreError(f"The database cannot be used: {why}. Check --database and the server.") from exc
 
     async def _user_data(self) -> Sequence[Part]:
         fleet: Any = {"tables": [part.table for part in FLEET_DATA]}

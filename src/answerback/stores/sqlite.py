@@ -6,7 +6,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, TypeVar
@@ -40,18 +40,34 @@ CAUSES: Final[Mapping[int, str]] = MappingProxyType(
 """Primary result codes of SQLite (sqlite.org/rescode.html) that are states of the world, not mistakes of ours."""
 
 
+class FilesGone(Exception):
+    """The database or its log was removed, or another file put in its place: what is written now would be lost."""
+
+    WHAT: Final = "the database file or its log was removed or replaced; stop the gateway, and start it again"
+
+
 def cause_of(error: BaseException) -> str | None:
     """What an operator can do about it; None if the error is not one of the database's environment."""
+    if isinstance(error, FilesGone):
+        return FilesGone.WHAT
     code: int = getattr(error, "sqlite_errorcode", None) or 0
     return CAUSES.get(code & 0xFF)
 
 
 class SqliteDatabase(sqlite3.Connection):
-    """A connection, as the stores use it."""
+    """A connection, as the stores use it. `is_there`: whether its files are where they were when it was opened."""
 
+    is_there: Callable[[], bool] = staticmethod(lambda: True)
     cause_of = staticmethod(cause_of)
     together = contextlib.nullcontext
     BEGIN: ClassVar = "BEGIN IMMEDIATE"
+
+    def commit(self) -> None:
+        if not self.is_there():
+            self.rollback()
+            self.clear_log()  # of the log that this connection has: what was promised so far gets into the database
+            raise FilesGone
+        super().commit()
 
     def clear_log(self) -> bool:
         ((waits_ms,),) = self.execute("PRAGMA busy_timeout").fetchall()
@@ -87,6 +103,7 @@ class _File:
         self._path = path
         self._busy_timeout_s = busy_timeout_s
         self._is_migrated = False
+        self._is_gone = False
 
     def connect_writer(self) -> SqliteDatabase:
         return self._connected(self._migrate)
@@ -95,6 +112,8 @@ class _File:
         return self._connected(lambda connection: connection.execute("PRAGMA query_only = 1"))
 
     def _connected(self, prepare: Callable[[SqliteDatabase], object]) -> SqliteDatabase:
+        if self._is_gone:
+            raise Unavailable(FilesGone.WHAT)
         try:
             connection = connect(self._path, busy_timeout_s=self._busy_timeout_s)
             try:
@@ -104,7 +123,26 @@ class _File:
                 raise
         except sqlite3.Error as exc:
             raise Unavailable(cause_of(exc) or str(exc)) from exc
+        connection.is_there = partial(self._is_there, self._files())
         return connection
+
+    def _files(self) -> list[tuple[int, int] | None]:
+        """Which files stand there. While a connection is open SQLite removes none of them."""
+        found: list[tuple[int, int] | None] = []
+        for path in (self._path, Path(f"{self._path}-wal")):
+            try:
+                about = os.stat(path)
+            except FileNotFoundError:
+                found.append(None)
+            else:
+                found.append((about.st_dev, about.st_ino))
+        return found
+
+    def _is_there(self, files: list[tuple[int, int] | None]) -> bool:
+        # Another connection would begin a log of its own, so there is none from here on.
+        now = zip(files, self._files(), strict=True)
+        self._is_gone = self._is_gone or any(was is not None and was != found for was, found in now)
+        return not self._is_gone
 
     def _migrate(self, connection: SqliteDatabase) -> None:
         if not self._is_migrated:

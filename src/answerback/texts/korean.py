@@ -28,7 +28,8 @@ def translated(text: str) -> str | None:
     for pattern, korean in _patterns():
         if found := pattern.fullmatch(text.removesuffix(".")) or pattern.fullmatch(text):
             facts = [translated(fact) or fact for fact in found.groups()]
-            return with_particles(korean.format(*facts))
+            said = with_particles(korean.format(*facts))
+            return said if text.endswith(".") else said.removesuffix(".")
     return None
 
 

@@ -25,6 +25,9 @@ def cost(
     stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Text as it comes, or whole.")] = True,
     speed: Annotated[float, typer.Option(min=1.0, help="Tokens a second that the model writes.")] = 80.0,
     budgets: Annotated[int, typer.Option(min=0, max=4, help="Budgets that an answer is counted in.")] = 0,
+    devices: Annotated[
+        float, typer.Option(min=0.0, help="Other devices that are shown each answer as it comes, on average.")
+    ] = 0.0,
     cached: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the questions' tokens that is read from Bedrock's cache.")
     ] = 0.0,
@@ -61,6 +64,7 @@ def cost(
         tokens_per_second=speed,
         cached=cached,
         budgets=budgets,
+        devices=devices,
         files=files,
         reads=reads,
         file_kb=file_kb,

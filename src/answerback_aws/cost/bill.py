@@ -12,6 +12,7 @@ from answerback_aws.cost.workload import (
     PLATFORM_LOG_BYTES,
     SECONDS_A_CONNECTION,
     SECONDS_A_PING,
+    SECONDS_A_WATCH,
     WHOLE_VCPU_MB,
     Design,
     Usage,
@@ -204,8 +205,12 @@ def assumptions(workload: Workload, counts: UnitCounts) -> Sequence[str]:
         "billed.",
         f"The model says its first word after {workload.first_token_s:g} s. A token is {BYTES_A_TOKEN:g} bytes; "
         "questions have up to 0.9 KB of text besides their context, and belong to conversations.",
-        f"An app opens a new connection every {SECONDS_A_CONNECTION / 60:.0f} minutes, and pings every "
-        f"{SECONDS_A_PING:g} s while it is quiet.",
+        f"An app opens a new connection every {SECONDS_A_CONNECTION / 60:.0f} minutes, and "
+        + (
+            f"renews every {SECONDS_A_WATCH:g} s that it watches a conversation and the list."
+            if workload.devices
+            else f"pings every {SECONDS_A_PING:g} s while it is quiet."
+        ),
         f"Turns are written to Aurora when {counts.write_behind['waiting_turns']:g} wait or the oldest is "
         f"{design.write_behind_every_s / 60:g} minutes old; then it is awake for 5 minutes with half a capacity unit. "
         "Reading the history wakes it too, which is not counted.",

@@ -24,6 +24,8 @@ class UnitCounts:
     ping: Section
     answer: Section
     budget: Section
+    watch: Section
+    watcher: Section
     poll: Section
     renewal: Section
     write_behind: Section

@@ -13,6 +13,11 @@ SECONDS_A_CONNECTION: Final = 6_450.0
 SECONDS_A_PING: Final = 270.0
 """The SDK's pings on a quiet connection; API Gateway closes it after ten quiet minutes."""
 
+SECONDS_A_WATCH: Final = 240.0
+"""An app that watches renews that: one conversation, and the list. It needs no pings then."""
+
+WATCHES_AN_APP: Final = 2
+
 BYTES_A_TOKEN: Final = 4.5
 FRAME_BYTES: Final = 118
 """What a frame has besides its text, on average of one streamed answer (tests/aws/test_counts.py)."""
@@ -52,7 +57,8 @@ class Workload:
     Tokens are of one question (with its context) and one answer. `first_token_s`: the model's wait before it speaks.
     `cached`: the share of a question's tokens that Bedrock reads from its cache of prompts. `budgets`: how many an
     answer is counted in. `files`: how many new files a question comes with, of `file_kb` each. `reads`: how many
-    files of that size are read back for each question, as on another device.
+    files of that size are read back for each question, as on another device. `devices`: how many other apps are shown
+    each answer as it comes; they are counted in `apps`.
     """
 
     apps: int = 1000
@@ -69,6 +75,7 @@ class Workload:
     files: float = 0.0
     reads: float = 0.0
     file_kb: int = 500
+    devices: float = 0.0
 
     @property
     def answers(self) -> float:
@@ -177,11 +184,12 @@ def answer_use(workload: Workload, design: Design, counts: UnitCounts) -> Answer
         frames = a["messages"] - 1 + a["streamed_messages"] + deltas(workload, design.interval)
     polls = math.floor(workload.model_s / counts.poll["every_s"])
     renewals = polls if design.renews_with_each_poll else math.floor(workload.model_s / counts.renewal["every_s"])
+    shown = workload.devices * (counts.watcher["messages"] + frames - (a["messages"] - 1))
     turn_bytes = text_bytes + a["stored_bytes"]
     return AnswerUse(
         frames=frames,
-        messages=frames + 1,
-        frame_bytes=text_bytes + frames * FRAME_BYTES,
+        messages=frames + 1 + shown,
+        frame_bytes=text_bytes * (1 + workload.devices) + (frames + shown) * FRAME_BYTES,
         invocations=a["invocations"],
         busy_ms=a["front_ms"] + a["worker_ms"] + late["busy_ms"] + late["batch_busy_ms"] / late["batch_turns"],
         write_units=a["write_units"]
@@ -194,6 +202,8 @@ def answer_use(workload: Workload, design: Design, counts: UnitCounts) -> Answer
         + a["context_read_units"]
         + math.ceil(context_bytes / READ_BYTES)
         + (polls - renewals) * counts.poll["read_units"]
+        + renewals * counts.renewal["read_units"]
+        + bool(workload.devices) * counts.watcher["read_units"]
         + late["read_units"],
         sqs_requests=a["sqs_requests"]
         + math.floor(workload.model_s / counts.renewal["every_s"]) * counts.renewal["sqs_requests"],
@@ -212,6 +222,9 @@ def use(workload: Workload, design: Design, counts: UnitCounts) -> Usage:
         opened = answers
     open_s = workload.apps * workload.days * (workload.hours + design.idle_hours_a_day) * 3600
     pings = max(0.0, open_s - answers * workload.model_s) / SECONDS_A_PING
+    watches = 0.0
+    if workload.devices:
+        pings, watches = 0.0, WATCHES_AN_APP * open_s / SECONDS_A_WATCH
 
     files = answers * workload.files
     pieces = files * math.ceil(workload.file_kb / PIECE_KB)
@@ -222,7 +235,8 @@ def use(workload: Workload, design: Design, counts: UnitCounts) -> Usage:
         return files * counts.file[kind] + pieces * counts.piece[kind] + returned * counts.returned[kind]
 
     def each(kind: str) -> float:
-        return opened * counts.connection[kind] + pings * counts.ping[kind] + of_files(kind)
+        quiet = pings * counts.ping[kind] + watches * counts.watch[kind]
+        return opened * counts.connection[kind] + quiet + of_files(kind)
 
     invocations = answers * one.invocations + each("invocations") + minutes * minute["invocations"]
     busy_ms = answers * one.busy_ms + each("busy_ms") + minutes * minute["busy_ms"]

@@ -176,6 +176,7 @@ def test_the_page_has_the_figures_that_are_computed():
         with_files = replace(workload, files=0.1, file_kb=kb)
         return f"{(stack(with_files) - stack()) / 100:.2f} USD a thousand of"
 
+    looks = 2 * prices["dynamodb_read_million"].usd
     silent, plain_usd = replace(workload, stream=False), month(workload, plain(), COUNTS, prices) * million
     wanted = [
         *(f"| {name}{', with the Data API' * (name == 'Aurora')} | {usd:.0f} |" for name, usd in shown.items()),
@@ -199,6 +200,8 @@ def test_the_page_has_the_figures_that_are_computed():
         f"get {answer_use(silent, deployed(), COUNTS).frames:.0f} frames instead of {one.frames:.0f}, which saves"
         f" {stack() - stack(silent):.0f} USD",
         f"{a_thousand_files(500)} 500 KB and {a_thousand_files(4096)} 4 MB",
+        f"{looks:.2f} USD a million answers of those who have one device",
+        f"is {stack(replace(workload, devices=1)) - stack():.0f} USD a million answers for each",
         f"{730 * 0.5 * prices['aurora_acu_hour'].usd:.0f} USD a month for each half unit",
     ]
     assert [text for text in wanted if text not in page] == []
@@ -218,3 +221,12 @@ def test_files_are_on_the_bill_of_those_who_send_them_and_of_nobody_else():
     assert 0.0001 < a_file < 0.0002
     larger = estimate(Workload(files=0.1, file_kb=1_000), region="us-east-1", model=None)
     assert larger.usd > files.usd
+
+
+def test_devices_are_on_the_bill_of_those_who_have_several():
+    alone, two = (answer_use(Workload(devices=more), deployed(), COUNTS) for more in (0, 1))
+    assert two.frames == alone.frames
+    assert two.messages - alone.messages == alone.frames + 1  # the question for the acceptance, and a hint
+    pinging, watching = (use(Workload(requests=0, devices=more), deployed(), COUNTS) for more in (0, 1))
+    assert watching.messages > 2 * pinging.messages  # a conversation and the list, a little more often
+    assert watching.aurora_acu_hours == pinging.aurora_acu_hours == 0

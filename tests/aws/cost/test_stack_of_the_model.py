@@ -3,11 +3,19 @@
 import inspect
 import re
 
+from answerback.client.timing import Timing
 from answerback.core.request import Policy
 from answerback.protocol.limits import PIECE_BYTES
 from answerback_aws.cost.bill import ALARMS, LOG_MONTHS, deployed
 from answerback_aws.cost.counts import load_counts
-from answerback_aws.cost.workload import AWAKE_AFTER_FLUSH_S, FILE_DAYS, PIECE_KB, POLLS_A_MINUTE
+from answerback_aws.cost.workload import (
+    AWAKE_AFTER_FLUSH_S,
+    FILE_DAYS,
+    PIECE_KB,
+    POLLS_A_MINUTE,
+    SECONDS_A_PING,
+    SECONDS_A_WATCH,
+)
 from answerback_aws.runtime import s3_files
 from answerback_aws.runtime import telemetry as observing
 from answerback_aws.runtime.aurora import write_behind
@@ -49,6 +57,10 @@ def test_files_are_billed_for_as_long_as_they_stay() -> None:
 def test_polls_and_renewals_come_as_often_as_the_worker_makes_them() -> None:
     assert COUNTS.poll["every_s"] == POLL_EVERY_S
     assert round(COUNTS.renewal["every_s"], 1) == round(Policy().renew_every_s, 1)
+
+
+def test_pings_and_watches_come_as_often_as_the_app_makes_them() -> None:
+    assert (Timing().ping_idle_s, Timing().renew_watch_s) == (SECONDS_A_PING, SECONDS_A_WATCH)
 
 
 def test_two_mappings_poll_the_queues() -> None:
