@@ -15,7 +15,7 @@ from answerback.ports import Accepted, Bound, Connection, Existing, Limited, Sup
 from answerback.protocol.errors import ErrorCode
 from answerback.stores import StoreError, StoreInUse
 from answerback.stores.fleet import FleetStore
-from answerback.stores.fleet_commit import Changed
+from answerback.stores.fleet_commit import Changed, Transaction
 from answerback.stores.migrations import Migration, shipped
 from answerback.stores.nodes import FORGET_MS, Nodes, connect_nodes
 from answerback.stores.notices import Notices
@@ -361,8 +361,34 @@ async def test_tables_are_upgraded_while_another_program_reads_them_for_long(act
     assert longest < 2 * LOCK_WAIT_S + 1
 
 
+async def test_an_upgrade_waits_for_a_transaction_before_it_locks_a_table(stores, postgres_server, schema, caplog):
+    """The upgrade changes conversations and then requests, the transaction has read requests and writes the others."""
+    tables = ("conversations", "requests")
+    one = Migration(
+        version=9_000, name="next", statements=tuple(f"ALTER TABLE {table} ADD COLUMN next text" for table in tables)
+    )
+    loop, upgrading, runs = asyncio.get_running_loop(), [], []
+
+    def upgrade() -> int:
+        with connect(postgres_server.url, schema) as connection:
+            return apply_migrations(connection, schema, [*shipped(), one], now_ms=1)
+
+    def decide(transaction: Transaction) -> None:
+        runs.append(transaction)
+        if len(runs) == 1:
+            upgrading.append(asyncio.run_coroutine_threadsafe(asyncio.to_thread(upgrade), loop))
+            while transaction.database.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchall() == []:
+                transaction.database.execute("SELECT pg_sleep(0.01)")
+        transaction.database.execute("SELECT * FROM conversations")
+
+    await stores[0]._fleet.do(decide, users=("ann",))
+    assert await asyncio.wrap_future(upgrading[0]) == 1
+    assert len(runs) == 1
+    assert "the tables are in use" not in caplog.text
+
+
 async def test_tables_are_upgraded_under_load(actors, postgres_server, schema):
-    """A transaction reads requests and then users, the upgrade changes users and then requests: one has to yield."""
+    """A transaction reads requests and then users, the upgrade changes users and then requests."""
     over = False
 
     async def ask(actor: Actor, name: str) -> None:

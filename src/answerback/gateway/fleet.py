@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Container, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeAlias
+from zlib import crc32
 
 from answerback import __version__
 from answerback.clock import epoch_ms
@@ -168,9 +169,8 @@ class FleetSender(SocketSender):
         self._notices = notices
         self._is_alive = is_alive
         self._gone: OrderedDict[str, None] = OrderedDict()
-        self._cut = 0
-        self._pieces: OrderedDict[tuple[str, str], tuple[int, list[str]]] = OrderedDict()
-        """What came of a frame that was cut: its number, and its pieces."""
+        self._pieces: OrderedDict[tuple[str, str, bool], list[str]] = OrderedDict()
+        """What came of frames that were cut, by who sends them, the connection, and whether they are counted."""
         self._waiting: dict[str, list[bytes]] = {}
         self._tasks = Tasks()
 
@@ -180,14 +180,11 @@ class FleetSender(SocketSender):
             return await super().send(connection_id, frame)
         if connection_id in self._gone or not self._is_alive(node):
             return Gone()
-        first, *more = pieces_of(encode(frame))
-        if not more:
-            # A gateway of another version reads it, too: what is told stays as it is, or gets another name.
-            self._notices.send(node, "frame", connection_id, True, first)
-            return Sent()
-        self._cut += 1
-        for index, text in enumerate((first, *more)):
-            self._notices.send(node, "piece", connection_id, self._cut, index, index == len(more), text)
+        encoded = encode(frame)
+        *pieces, last = pieces_of(encoded)
+        for text in pieces:
+            self._notices.send(node, "frame", connection_id, None, text)
+        self._notices.send(node, "frame", connection_id, [len(pieces) + 1, crc32(encoded)] if pieces else True, last)
         return Sent()
 
     async def close(self, connection_id: str) -> None:
@@ -203,28 +200,31 @@ class FleetSender(SocketSender):
         if len(self._gone) > MAX_GONE:
             self._gone.popitem(last=False)
 
-    def piece(self, origin: str, connection_id: str, number: int, index: int, *, is_last: bool, text: str) -> None:
-        """A piece of a frame. One that follows a lost one is dropped: the app asks for what is missing."""
-        of, pieces = self._pieces.pop((origin, connection_id), (number, []))
-        if index == 0:
-            of, pieces = number, []
-        if of != number or len(pieces) != index:
-            return
-        pieces.append(text)
-        if is_last:
-            self.arrived(origin, connection_id, "".join(pieces))
-            return
-        self._pieces[origin, connection_id] = number, pieces
-        if len(self._pieces) > MAX_GONE:
-            self._pieces.popitem(last=False)
+    def arrived(self, origin: str, connection_id: str, end: Any, text: str) -> None:
+        """A frame that another gateway has for one of our sockets, or a piece of one.
 
-    def arrived(self, origin: str, connection_id: str, text: str) -> None:
-        """A frame that another gateway has for one of our sockets."""
+        `end`: None for a piece that is not the last, with the last one how many there are and their checksum. Of a
+        frame that is not whole nothing is sent: the app asks for what is missing. Gateways of an older version say
+        False and True. They take the end for true, and what comes before it for false.
+        """
+        is_counted = end is None or isinstance(end, list)
+        source = origin, connection_id, is_counted
+        pieces = [*self._pieces.pop(source, ()), text]
+        if not end:
+            self._pieces[source] = pieces
+            if len(self._pieces) > MAX_GONE:
+                self._pieces.popitem(last=False)
+            return
+        if is_counted:
+            count, checksum = end
+            pieces = pieces[-count:]
+        payload = "".join(pieces).encode()
+        if is_counted and crc32(payload) != checksum:
+            return
         socket = self._sockets.get(connection_id)
         if socket is None:
             self._notices.send(origin, "gone", connection_id)
             return
-        payload = text.encode()
         waiting = self._waiting.get(connection_id)
         if waiting is None:
             if isinstance(socket.send(payload), Slow):
@@ -492,10 +492,8 @@ class Fleet:
         if worker is None or queue is None or sender is None or close_user is None:
             return
         match words:
-            case ["frame", connection_id, True, text]:
-                sender.arrived(origin, connection_id, text)
-            case ["piece", connection_id, number, index, is_last, text]:
-                sender.piece(origin, connection_id, number, index, is_last=is_last, text=text)
+            case ["frame", connection_id, end, text]:
+                sender.arrived(origin, connection_id, end, text)
             case ["gone", connection_id]:
                 sender.has_gone(connection_id)
             case ["close", connection_id]:
