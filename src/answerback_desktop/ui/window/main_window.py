@@ -467,4 +467,5 @@ class MainWindow(QMainWindow):
         self._arrange(show_list=False)
 
     def _report_shown(self) -> None:
-        self._app.set_shown(self.isVisible() and self.isActiveWindow() and not self.isMinimized())
+        is_visible = self.isVisible() and not self.isMinimized()
+        self._app.set_shown(is_visible and self.isActiveWindow(), is_visible=is_visible)

@@ -17,7 +17,7 @@ from answerback_desktop.viewmodels import AppViewModel, Changes
 
 SHOWN_MS: Final = 8_000
 _MOST: Final = 3
-_LASTING: Final = frozenset({NoticeCode.PRESET_WRONG, NoticeCode.UPDATE_NEEDED})
+_LASTING: Final = frozenset({NoticeCode.PRESET_WRONG, NoticeCode.UPDATE_NEEDED, NoticeCode.DELETED_ELSEWHERE})
 """Notices that stay until they are dismissed."""
 
 
@@ -159,10 +159,17 @@ class DesktopNotifier(QObject):
 
     def apply(self, changes: Changes) -> None:
         while self._app.notices:
-            notice = self._app.notices.popleft()
-            self.reported.emit(Toast(text=notice_text(notice, self._texts), lasts=notice.code in _LASTING))
+            self.reported.emit(self._toast(self._app.notices.popleft()))
         if changes.ended and self._app.settings.notifications and not self._window.isActiveWindow():
             self._notify(changes.ended)
+
+    def _toast(self, notice: NoticeRaised) -> Toast:
+        text, lasts = notice_text(notice, self._texts), notice.code in _LASTING
+        if notice.code is not NoticeCode.DELETED_ELSEWHERE:
+            return Toast(text=text, lasts=lasts)
+        conversation_id = str(notice.facts["conversation_id"])
+        undo = lambda: self._app.undo_delete(conversation_id)  # noqa: E731
+        return Toast(text=text, lasts=lasts, action=self._texts.window.undo, act=undo)
 
     def _notify(self, ended: tuple[str, ...]) -> None:
         """Show the title only: anybody near the screen can read a notification."""
