@@ -311,3 +311,21 @@ async def test_a_server_that_does_not_offer_it_is_as_before(tmp_path, start_gate
     app.engine.refresh()
     await app.until(lambda: dialogue(conversation) == [("first", "1"), ("second", "2")])
     assert not app.model.notices
+
+
+async def test_what_is_asked_here_is_no_news_that_the_server_is_asked_about(open_app, model, laptop, monkeypatch):
+    app = await open_app()
+    first = await app.ask("first")
+    model.end("first", "1")
+    await app.until(lambda: first.status is TurnStatus.COMPLETED)
+    await watched(app, model, laptop)
+    listed, read = [], Client.conversations
+    monkeypatch.setattr(Client, "conversations", lambda client: listed.append(client) or read(client))
+    for name in map(str, range(8)):
+        turn = await app.ask(name, app.model.current)
+        model.end(name, name)
+        await app.until(lambda turn=turn: turn.status is TurnStatus.COMPLETED)
+    async with Client(app.model.account.server_url, user="ada") as other:
+        await other.rename(app.model.current.conversation_id, "told after that")
+    await app.until(lambda: app.model.current.title == "told after that")
+    assert len(listed) <= 3, "for the title, and for what the other device asked"
