@@ -151,11 +151,12 @@ class HistoryStore:
             if row is None or row[2] is not None:
                 return row is not None
             query = (
-                "SELECT count(*) FROM turns WHERE conversation_id = ? AND superseded_by IS NULL AND is_kept = 0 "
-                "AND (is_synced = 1 OR status NOT IN ('failed', 'cancelled'))"
+                "SELECT coalesce(sum(is_synced OR status = 'completed'), 0), coalesce(sum(NOT is_over), 0) FROM turns "
+                "WHERE conversation_id = ? AND superseded_by IS NULL AND is_kept = 0"
             )
-            (count,) = self._db.run(query, conversation_id).fetchone()
-            return (title in (None, row[0]) or row[1] is not None) and count == turns
+            here, under_way = self._db.run(query, conversation_id).fetchone()
+            is_title_here = title in (None, row[0]) or row[1] is not None
+            return is_title_here and turns is not None and here <= turns <= here + under_way
 
     def replaced_by(self, turn: Turn) -> tuple[Turn, ...]:
         """The turns whose place it would take."""

@@ -368,8 +368,12 @@ class AppViewModel:
             if gone is None:
                 continue
             changes.flags.add("list")
+            begun = None
+            if gone.files:  # deleted on another device: what was to be sent from here is not lost
+                begun = self._new(conversation_id)
+                begun.files, begun.is_loaded = gone.files, True
             if gone is self.current:
-                self.current = None
+                self.current = begun
                 changes.flags.add("current")
                 self._report_shown()
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from answerback.client import Client, RequestCancelled
+from answerback.client import Client, Done, RequestCancelled
 from answerback.gateway.settings import Caps
+from answerback_desktop.engine.devices import Devices
 from answerback_desktop.engine.events import NoticeCode, TextAppended, TurnChanged
 from answerback_desktop.records import Traits, TurnStatus
 from answerback_desktop.store.schema import Database
@@ -238,9 +239,8 @@ async def test_the_list_stays_in_step_and_what_is_only_here_stays(trip, model, l
     await app.until(lambda: app.model.conversation("new") is None)
     await laptop.restore("new")
     await app.until(lambda: app.model.conversation("new") is not None)
-    laptop.stream("one more", conversation="new")
-    model.end("one more", "!")
-    await app.until(lambda: app.model.conversation("new").unread == 1)
+    there = app.model.open("new")
+    await app.until(lambda: dialogue(there) == [("new one", "!")])
 
 
 async def test_what_happened_while_the_connection_was_lost_is_in_the_list_then(trip, model, laptop, network):
@@ -297,6 +297,25 @@ async def test_another_person_is_shown_nothing(trip, model, open_app, network):
     assert set(told) == {"mine"}
 
 
+async def test_what_the_history_has_brought_is_not_shown_a_second_time(trip, model, laptop, monkeypatch):
+    app, conversation = trip
+    take = Devices._take
+    laptop.stream("second", conversation=conversation.conversation_id)
+    model.say("second", "so far")
+    await app.until(lambda: (turn := found(conversation, "second")) is not None and turn.answer == "so far")
+    late: list[tuple[Devices, tuple[object, ...]]] = []
+    monkeypatch.setattr(Devices, "_take", lambda devices, *news: late.append((devices, news)))
+    model.end("second", ", and on")
+    await app.until(lambda: settled(conversation, "second"))
+    assert found(conversation, "second").answer == "so far, and on", "from the history, after the hint"
+    await app.until(lambda: any(isinstance(news[-1], Done) for _, news in late))
+    before = len(app.events)
+    for devices, news in late:
+        take(devices, *news)
+    app.pump()
+    assert not [event for event in app.events[before:] if isinstance(event, TextAppended | TurnChanged)]
+
+
 async def test_a_server_that_does_not_offer_it_is_as_before(tmp_path, start_gateway, open_app, model):
     gateway = await start_gateway(caps=Caps(watchers=0), data_dir=tmp_path / "another")
     app = await open_app(url=gateway.url)
@@ -311,3 +330,21 @@ async def test_a_server_that_does_not_offer_it_is_as_before(tmp_path, start_gate
     app.engine.refresh()
     await app.until(lambda: dialogue(conversation) == [("first", "1"), ("second", "2")])
     assert not app.model.notices
+
+
+async def test_what_is_asked_here_is_no_news_that_the_server_is_asked_about(open_app, model, laptop, monkeypatch):
+    app = await open_app()
+    first = await app.ask("first")
+    model.end("first", "1")
+    await app.until(lambda: first.status is TurnStatus.COMPLETED)
+    await watched(app, model, laptop)
+    listed, read = [], Client.conversations
+    monkeypatch.setattr(Client, "conversations", lambda client: listed.append(client) or read(client))
+    for name in map(str, range(8)):
+        turn = await app.ask(name, app.model.current)
+        model.end(name, name)
+        await app.until(lambda turn=turn: turn.status is TurnStatus.COMPLETED)
+    async with Client(app.model.account.server_url, user="ada") as other:
+        await other.rename(app.model.current.conversation_id, "told after that")
+    await app.until(lambda: app.model.current.title == "told after that")
+    assert len(listed) <= 3, "for the title, and for what the other device asked"

@@ -17,7 +17,7 @@ from answerback_desktop.records import TurnStatus
 from answerback_desktop.settings import Language
 from answerback_desktop.viewmodels import TurnViewModel
 
-LONG = " ".join(f"word {number}," for number in range(150))
+LONG = " ".join(f"word {number}," for number in range(70))
 
 
 def turn(app: DesktopApp, at: int) -> TurnViewModel | None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from answerback.client import File
 from answerback_desktop.engine.events import (
     AccountClosed,
     AccountOpened,
@@ -243,6 +244,21 @@ def test_what_is_seen_is_reported(app, commands):
     app.set_shown(False, is_visible=False)
     app.set_shown(True, is_visible=True)
     assert commands.take() == [("show", "a", False), ("show", None, False), ("show", "a", True), ("refresh",)]
+
+
+def test_files_that_were_to_be_sent_outlive_the_conversation(app, commands):
+    opened(app, record("a"), record("b"))
+    file = File(name="notes.txt", data=b"notes")
+    app.open("a").files = (file,)
+    changes = app.apply([ConversationsChanged(removed=("a",))])
+    assert changes.current
+    assert (app.current.conversation_id, app.current.files, app.current.record) == ("a", (file,), None)
+    app.open("b").files = (file,)
+    app.current.delete()
+    commands.take()
+    app.apply([ConversationsChanged(removed=("b",))])
+    assert app.current is None
+    assert commands.take() == [("show", None, False)]
 
 
 def test_a_question_that_was_not_taken_is_back_in_the_draft(app):

@@ -17,6 +17,7 @@ from answerback_desktop.viewmodels import AppViewModel, Changes
 
 SHOWN_MS: Final = 8_000
 _MOST: Final = 3
+_TITLE: Final = 60
 _LASTING: Final = frozenset({NoticeCode.PRESET_WRONG, NoticeCode.UPDATE_NEEDED, NoticeCode.DELETED_ELSEWHERE})
 """Notices that stay until they are dismissed."""
 
@@ -188,4 +189,13 @@ def notice_text(notice: NoticeRaised, texts: Texts) -> str:
     reason = str(notice.facts.get("reason", ""))
     if notice.code is NoticeCode.SIGN_IN_FAILED and reason in set(SignInFailure):
         return words.sign_in_failures[SignInFailure(reason)]
-    return words.notices[notice.code].format_map(notice.facts)
+    facts = dict(notice.facts)
+    if notice.code is NoticeCode.DELETED_ELSEWHERE:
+        facts["title"] = short_title(str(facts["title"]), texts)
+    return words.notices[notice.code].format_map(facts)
+
+
+def short_title(title: str, texts: Texts) -> str:
+    """As a message names a conversation."""
+    title = title or texts.window.untitled
+    return title if len(title) <= _TITLE else title[: _TITLE - 1] + "…"
