@@ -25,6 +25,7 @@ from answerback.protocol.frames import (
 from answerback_proof.answer_text import AnswerText
 from answerback_proof.history import (
     ANSWERS,
+    Asked,
     Cancelled,
     Cleared,
     Ended,
@@ -136,13 +137,12 @@ class _Facts:
     def __init__(self, history: RunHistory, visible: Visible) -> None:
         events = [event for _, event in history.events]
         self.visible = visible
+        self.history = history
         self.asked = history.asked
         self.accepted = history.accepted
         self.cancelled = {event.request for event in events if isinstance(event, Cancelled)}
         self.watched = history.watched
-        self.left = {event.observer for event in events if isinstance(event, WatchLeft)}
         self.questions = [event for event in events if isinstance(event, QuestionShown)]
-        self.read = {(e.observer, request) for e in events if isinstance(e, TurnsRead) for request in e.requests}
         self.ended = _by_request(event for event in events if isinstance(event, Ended))
         """As anybody has seen it."""
         self.answered = _by_request(
@@ -556,28 +556,39 @@ def _watched(facts: _Facts) -> _Found:
 
     The history is read once the server has said that the session watches.
     """
-    ended = {(ending.observer, request) for request, endings in facts.ended.items() for ending in endings}
-    for observer, watch in facts.watched.items():
-        if observer in facts.left:
-            continue
-        for request, asked in facts.asked.items():
-            is_of_other = asked.user == watch.user and asked.session != watch.session
-            if not is_of_other or asked.conversation != watch.conversation or request not in facts.kept_turns:
-                continue
-            if not {(observer, request)} & (ended | facts.read):
-                yield ViolationKind.LOST, request, f"{observer} watches, and has not seen its ending"
-        for shown in facts.questions:
-            if shown.observer == observer and (observer, shown.request) not in ended:
-                yield ViolationKind.LOST, shown.request, f"{observer} was shown the question, and no ending"
+    for observer, request in owed_to_watchers(facts.history, facts.kept_turns):
+        yield ViolationKind.LOST, request, f"{observer} watches, and has not seen its ending"
     for request, endings in facts.ended.items():
         for ending in endings:
             if ending.observer in facts.watched and ending.result is Result.TIMED_OUT:
                 yield ViolationKind.LOST, request, f"{ending.observer} gave up waiting for its ending"
 
 
-def compared_by_watchers(history: RunHistory) -> int:
-    """Answers that watchers have seen end, each of which `check` compares with what is stored."""
-    return sum(isinstance(event, Ended) and event.observer in history.watched for _, event in history.events)
+def owed_to_watchers(history: RunHistory, kept: Set[str]) -> list[tuple[str, str]]:
+    """Who watches and stays, and has not yet been shown which of the turns `kept`, or how what it was shown ended."""
+    staying = dict(history.watched)
+    owed: set[tuple[str, str]] = set()
+    had: set[tuple[str, str]] = set()
+    for _, event in history.events:
+        match event:
+            case WatchLeft(observer=observer):
+                staying.pop(observer, None)
+            case QuestionShown(observer=observer, request=request):
+                owed.add((observer, request))
+            case Ended(observer=observer, request=request) if observer in history.watched:
+                had.add((observer, request))
+            case TurnsRead(observer=observer, requests=requests):
+                had.update((observer, request) for request in requests)
+            case _:
+                pass
+    there: defaultdict[tuple[str, str | None], list[Asked]] = defaultdict(list)
+    for request in kept & history.asked.keys():
+        asked = history.asked[request]
+        there[asked.user, asked.conversation].append(asked)
+    for observer, watch in staying.items():
+        asked_there = there[watch.user, watch.conversation]
+        owed.update((observer, asked.request) for asked in asked_there if asked.session != watch.session)
+    return sorted((observer, request) for observer, request in owed - had if observer in staying)
 
 
 # --- explicit cancellation only
@@ -589,7 +600,9 @@ def _cancelled_on_request(facts: _Facts) -> _Found:
         seen = {ending.result for ending in facts.ended.get(request, ())}
         stored = facts.stored.get(request)
         is_stored = stored is not None and stored.record.state is State.CANCELLED
-        if Result.CANCELLED in seen or (is_stored and Result.TIMED_OUT not in seen):
+        has_given_up = Result.TIMED_OUT in seen
+        own = {ending.result for ending in facts.answered.get(request, ())}
+        if Result.CANCELLED in (own if has_given_up else seen) or (is_stored and not has_given_up):
             yield ViolationKind.DIFFERENT, request, "it was cancelled by nobody"
 
 
