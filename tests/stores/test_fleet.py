@@ -9,8 +9,21 @@ import psycopg
 import pytest
 
 from answerback.core.budget import Budget, Period, Tariff, Terms, Unit
-from answerback.core.request import SCHEMA, Busy, Claimed, Ended, Pending, RequestKey, Unknown, cancel, expire, watch
+from answerback.core.request import (
+    SCHEMA,
+    Busy,
+    Claimed,
+    Ended,
+    Pending,
+    RequestKey,
+    Unknown,
+    cancel,
+    expire,
+    retarget,
+    watch,
+)
 from answerback.core.uploads import MAX_OPEN, FileKey
+from answerback.gateway.fleet import FleetQueue
 from answerback.ports import Accepted, Bound, Connection, Existing, Limited, Superseded, Unavailable, Watcher
 from answerback.protocol.errors import ErrorCode
 from answerback.stores import StoreError, StoreInUse
@@ -183,6 +196,26 @@ async def test_a_gateway_that_starts_again_takes_up_what_it_left(actors, postgre
         again.order_by(lambda _: False)
         records = await again.take_over(["a"], **NONE)
     assert len(records) == 60
+    await again.close()
+
+
+async def test_a_gateway_that_starts_again_goes_on_for_apps_that_have_moved(actors, postgres_server, schema):
+    a, b = actors
+    await a.store.bind(connection(1, "a", at_ms=1), "ann")
+    for name, node in (("r1", "b"), ("r2", "a"), ("r3", "dead")):
+        await a.accept(name, conversation=name)
+        await a.claim(name)
+        there = connection(2, node, at_ms=2)
+        moved = partial(retarget, connection_id=there.connection_id, generation=2, session_id="s1", attempt=1, offset=7)
+        await b.store.change(RequestKey("ann", name), moved)
+    await a.store.close()
+    again = FleetStore(postgres_server.url, node="a", schema=schema)
+    await again.open()
+    queue = FleetQueue(store=again, is_alive=lambda node: node == "b", slots={"echo": 9}, clock=lambda: 0)
+    assert await queue.recover(again) == 3
+    found = {name: (await again.read(RequestKey("ann", name))).target for name in ("r1", "r2", "r3")}
+    assert found["r1"].connection_id.endswith("@b")
+    assert found["r2"] is found["r3"] is None
     await again.close()
 
 

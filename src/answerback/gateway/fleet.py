@@ -141,11 +141,12 @@ class FleetConnections(MemoryConnections):
 
 
 class FleetQueue(InProcessQueue):
-    """The queue of what is at home here. `store` says what that is."""
+    """The queue of what is at home here. `store` says what that is, `is_alive` which gateways may be there."""
 
-    def __init__(self, *, store: FleetStore, **settings: Any) -> None:
+    def __init__(self, *, store: FleetStore, is_alive: Callable[[str], bool], **settings: Any) -> None:
         super().__init__(**settings)
         self._store = store
+        self._is_alive = is_alive
         store.order_by(self.__contains__)
 
     async def put(self, record: Record) -> None:
@@ -155,7 +156,11 @@ class FleetQueue(InProcessQueue):
     async def recover(self, requests: Requests) -> int:
         """Queue what a process by this name, or one that had the database for itself, has left. Before `start`."""
         del requests
-        records = await self._store.take_over([self._store.node], is_alive=lambda _: False)
+        own = self._store.node
+        # Apps that had sockets here may have moved already. Without their targets they would wait until they ask again.
+        records = await self._store.take_over(
+            [own], is_alive=lambda connection: (node := node_of(connection)) != own and self._is_alive(node)
+        )
         self.restore(records)
         return len(records)
 
@@ -328,7 +333,7 @@ class Fleet:
     def queue(
         self, *, slots: Mapping[str, int], clock: Callable[[], int], kind: type[FleetQueue] = FleetQueue
     ) -> FleetQueue:
-        self._queue = kind(store=self._store, slots=slots, clock=clock)
+        self._queue = kind(store=self._store, is_alive=self.is_alive, slots=slots, clock=clock)
         return self._queue
 
     def join(
