@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import queue
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -276,6 +279,22 @@ async def test_one_too_many_sees_the_answers_when_they_have_ended(start):
             seen = Seen()
             await seen.until(second, 1)
             assert list(seen.answers) == [answer.request_id]
+
+
+async def test_threads_that_share_a_watch_lose_nothing(start):
+    gateway = await start()
+
+    def use():
+        with BlockingClient(gateway.url, user="kim") as desktop, BlockingClient(gateway.url, user="kim") as laptop:
+            shown = queue.Queue()
+            with ThreadPoolExecutor(4) as threads, laptop.watch("trip") as watch:
+                for _ in range(4):
+                    threads.submit(lambda: [shown.put(item) for item in watch])
+                for _ in range(10):
+                    desktop.ask("Hi", conversation="trip", model="echo")
+                return Counter(type(shown.get(timeout=10).event) for _ in range(30))
+
+    assert await asyncio.to_thread(use) == {Asked: 10, Text: 10, Done: 10}
 
 
 async def test_without_asyncio(start):

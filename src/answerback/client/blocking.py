@@ -6,6 +6,7 @@ import os
 import random
 import ssl as ssl_module
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -161,7 +162,7 @@ class BlockingWatch(Generic[T]):
         self._watch = watch
         self._thread = thread
         self._is_entered = False
-        self._item: T | None = None
+        self._items: deque[T] = deque()
 
     @property
     def is_live(self) -> bool:
@@ -180,17 +181,19 @@ class BlockingWatch(Generic[T]):
                     self._thread.run(self._wait())
                 except StopAsyncIteration:
                     return
-                if (item := self._item) is not None:
-                    self._item = None
-                    yield item
+                try:
+                    item = self._items.popleft()
+                except IndexError:  # another thread that iterates has taken it
+                    continue
+                yield item
         finally:
             if not self._is_entered:
                 self.close()
 
     async def _wait(self) -> None:
         """Put the next item where it is found although Ctrl+C came in between."""
-        if self._item is None:
-            self._item = await self._watch.next()
+        if not self._items:
+            self._items.append(await self._watch.next())
 
     def __enter__(self) -> Self:
         """Raises: as `AnswerWatch`."""
