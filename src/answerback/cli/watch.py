@@ -42,7 +42,8 @@ def follow(asked: ClientOptions, conversation: str | None, *, kinds: tuple[str, 
                 try:
                     Follower(client, conversation, kinds).run(watch)
                 except KeyboardInterrupt:
-                    print()
+                    if sys.stdout.isatty():
+                        print()
     except ValueError as exc:
         raise wrong_input(exc) from exc
     except AnswerbackError as exc:
