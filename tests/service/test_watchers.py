@@ -315,6 +315,19 @@ def test_who_leaves_is_shown_no_more_and_may_come_again() -> None:
     on(main)
 
 
+def test_who_leaves_resumes_nothing() -> None:
+    async def main() -> None:
+        backend = Backend(model=ScriptedModel(words))
+        asker, phone = await one_of(backend, "desk"), await one_of(backend, "phone")
+        await asker.say(question())
+        await backend.queue.idle()
+        points = (ResumePoint(request_id="q", attempt=1, offset=0), ResumePoint(request_id="no", attempt=1, offset=0))
+        await phone.say(watch(off=True, resume=points))
+        assert phone.frames == [Watching(request_id="watch-1", conversation_id="c", number=1, turn="q")]
+
+    on(main)
+
+
 def test_a_renewal_costs_no_text_and_keeps_the_place() -> None:
     async def main() -> None:
         backend = Backend(model=ScriptedModel(words))

@@ -86,7 +86,8 @@ class Devices:
         turn: str | None = None
         if conversation_id is not None:
             if place is Place.KEPT:
-                await self._note(connection, conversation_id, replace(watcher, until_ms=0), frame.resume)
+                resume = () if frame.off else frame.resume
+                await self._note(connection, conversation_id, replace(watcher, until_ms=0), resume)
             turn = await self._newest_turn(user_id, conversation_id)
         return WatchingFrame(
             request_id=frame.request_id, conversation_id=conversation_id, number=frame.number, turn=turn
