@@ -122,4 +122,4 @@ def test_one_device_too_many_is_told(serve: Serve) -> None:
         process = watching(url, "-c", "t", user="kim")
         assert process.stderr is not None
         assert "too many devices" in process.stderr.readline()
-        assert ended(process) == ("\n", "")
+        assert ended(process) == ("", "")
