@@ -113,7 +113,11 @@ class _File:
         self._is_gone = False
 
     def connect_writer(self) -> SqliteDatabase:
-        return self._connected(self._migrate)
+        connection = self._connected(self._migrate)
+        names = (str(self._path), f"{self._path}-wal")  # while a connection is open SQLite removes none of them
+        connection.files = [(name, os.stat(name).st_ino) for name in names if os.path.exists(name)]
+        connection.on_gone = self._gone
+        return connection
 
     def connect_reader(self) -> SqliteDatabase:
         return self._connected(lambda connection: connection.execute("PRAGMA query_only = 1"))
@@ -130,9 +134,6 @@ class _File:
                 raise
         except sqlite3.Error as exc:
             raise Unavailable(cause_of(exc) or str(exc)) from exc
-        names = (str(self._path), f"{self._path}-wal")  # while a connection is open SQLite removes none of them
-        connection.files = [(name, os.stat(name).st_ino) for name in names if os.path.exists(name)]
-        connection.on_gone = self._gone
         return connection
 
     def _gone(self) -> None:
