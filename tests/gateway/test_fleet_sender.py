@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from answerback.core.request import SCHEMA, RequestKey
+from answerback.gateway import fleet as gateway_fleet
 from answerback.gateway.fleet import Fleet, FleetSender
-from answerback.ports import Gone, Sent
+from answerback.ports import Gone, Sent, Unavailable
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import MessageDelta
 
@@ -64,6 +65,27 @@ async def test_of_a_frame_of_which_a_piece_was_lost_nothing_comes(lost: set[int]
     peer.hear(lost)
     whole = [frame for frame, places in zip(frames, ({0, 1, 2}, {3, 4, 5}, {6}), strict=True) if not places & lost]
     assert peer.got == [encode(frame) for frame in whole]
+
+
+async def test_who_stops_while_the_database_is_down_says_so_when_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_fleet, "LOOK_S", 0)
+    said: list[str] = []
+
+    async def beat(state: str, **_: Any) -> list[Any]:
+        said.append(state)
+        if 1 < len(said) < 4:
+            raise Unavailable("down")
+        return []
+
+    async def nothing(*_: Any, **__: Any) -> Any:
+        return SCHEMA
+
+    nodes: Any = SimpleNamespace(beat=beat, agree=nothing, close=nothing)
+    notices: Any = SimpleNamespace(start=nothing, stop=nothing, passed=0, listening_since=0.0)
+    fleet = Fleet(SimpleNamespace(node="b", write_schema=bool), nodes=nodes, notices=notices, facts=dict)  # type: ignore[arg-type]
+    await fleet.start()
+    await fleet.leave()
+    assert said == ["serving", "gone", "gone", "gone"]
 
 
 # --- beside a gateway of an older version ----------------------------------------------------------------------------

@@ -82,8 +82,19 @@ class Node:
 
     @property
     def is_dead(self) -> bool:
-        """Whether it is gone without having said so."""
-        return self.state != "gone" and (self.is_lost or self.may_be_dead)
+        """Whether it is gone without having said that it would go."""
+        return self.state_now == "dead"
+
+    @property
+    def state_now(self) -> str:
+        """`serving`, `standby`, `draining`, `gone` or `dead`."""
+        return self.state_seen(is_dead=self.is_lost or self.may_be_dead)
+
+    def state_seen(self, *, is_dead: bool) -> str:
+        """The state by who knows whether it is silent for good. One that was leaving has left."""
+        if not is_dead:
+            return self.state
+        return "gone" if self.state in ("gone", "draining") else "dead"
 
     @property
     def is_lost(self) -> bool:
