@@ -13,16 +13,26 @@ from answerback.core.assembly import AnswerPart
 from answerback.core.request import Policy
 from answerback.core.transitions import State
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import Error, MessageDelta, MessageResponse, Status
+from answerback.protocol.frames import (
+    Error,
+    MessageAsked,
+    MessageDelta,
+    MessageProgress,
+    MessageResponse,
+    Status,
+    Watch,
+)
 from answerback_proof.answer_text import AnswerText
 from answerback_proof.history import (
     ANSWERS,
+    Asked,
     Cancelled,
     Cleared,
     Ended,
     Fault,
     ModelRun,
     Promise,
+    QuestionShown,
     Result,
     Resumed,
     RunHistory,
@@ -31,9 +41,11 @@ from answerback_proof.history import (
     ToApp,
     ToServer,
     Turn,
+    TurnsRead,
     Usage,
     Violation,
     ViolationKind,
+    WatchLeft,
 )
 
 _STATES = {Result.COMPLETED: State.COMPLETED, Result.CANCELLED: State.CANCELLED, Result.FAILED: State.FAILED}
@@ -125,10 +137,18 @@ class _Facts:
     def __init__(self, history: RunHistory, visible: Visible) -> None:
         events = [event for _, event in history.events]
         self.visible = visible
+        self.history = history
         self.asked = history.asked
         self.accepted = history.accepted
         self.cancelled = {event.request for event in events if isinstance(event, Cancelled)}
+        self.watched = history.watched
+        self.questions = [event for event in events if isinstance(event, QuestionShown)]
         self.ended = _by_request(event for event in events if isinstance(event, Ended))
+        """As anybody has seen it."""
+        self.answered = _by_request(
+            event for event in events if isinstance(event, Ended) and event.observer not in history.watched
+        )
+        """As the app has seen it that asked."""
         self.screens = _by_request(event for event in events if isinstance(event, Shown | Cleared | Ended))
         self.wire = [event for event in events if isinstance(event, ToServer | Resumed | ToApp)]
         self.runs = [event for event in events if isinstance(event, ModelRun)]
@@ -137,6 +157,7 @@ class _Facts:
         self.attempts = {name: [run.attempt for run in runs] for name, runs in _by_request(self.runs).items()}
         self.stored = {event.request: event for event in events if isinstance(event, Stored)}
         self.turns = [event for event in events if isinstance(event, Turn)]
+        self.kept_turns = {turn.request for turn in self.turns}
         self.usage = [event.usage for event in events if isinstance(event, Usage)]
         self.deaths = [at for at, e in history.events if isinstance(e, Fault) and e.name in visible.deaths]
         self._generated = {(run.request, run.attempt): run for run in self.runs if run.text is not None}
@@ -209,14 +230,27 @@ def _is_completed(turn: Turn) -> bool:
 
 
 def _frames_go_to_their_session(facts: _Facts) -> _Found:
-    """An error may also go to a session that named the request."""
+    """Answers go to the session that asked and to those of its user that watch the conversation.
+
+    An error may also go to a session that named the request.
+    """
     named: set[tuple[str, str]] = set()
+    watched: set[tuple[str, str | None]] = set()
+    users = {one.session: one.user for one in facts.asked.values()}
+    users |= {one.session: one.user for one in facts.watched.values()}
     for event in facts.wire:
         if not isinstance(event, ToApp):
             named.add((event.session, event.request))
-        elif event.request and isinstance(event.frame, (*ANSWERS, Error)):
+            if isinstance(event, ToServer) and isinstance(event.frame, Watch):
+                watched.add((event.session, event.frame.conversation_id))
+        elif event.request and isinstance(event.frame, (*ANSWERS, MessageAsked, MessageProgress, Error)):
             asked = facts.asked.get(event.request)
             if asked is not None and asked.session == event.session:
+                if isinstance(event.frame, MessageAsked):
+                    yield ViolationKind.REPEATED, event.request, f"session {event.session} was told what it has asked"
+                continue
+            is_watched = asked is not None and (event.session, asked.conversation) in watched
+            if is_watched and asked is not None and users.get(event.session, asked.user) == asked.user:
                 continue
             if not isinstance(event.frame, Error) or (event.session, event.request) not in named:
                 owner = "nobody" if asked is None else f"session {asked.session}"
@@ -236,6 +270,20 @@ def _everything_was_asked(facts: _Facts) -> _Found:
             yield ViolationKind.FOREIGN, request, f"its record belongs to session {stored.record.session_id}"
 
 
+def _questions_of_others(facts: _Facts) -> _Found:
+    """Who watches is shown what another session of its user has asked in this conversation, once."""
+    for shown in facts.questions:
+        watch, asked = facts.watched.get(shown.observer), facts.asked.get(shown.request)
+        is_own = watch is not None and asked is not None and asked.user == watch.user
+        if watch is None or asked is None or not is_own or asked.conversation != watch.conversation:
+            yield ViolationKind.FOREIGN, shown.request, f"{shown.observer} was shown a question of somewhere else"
+        elif shown.question != asked.text and not (shown.is_cut and asked.text.startswith(shown.question)):
+            yield ViolationKind.DIFFERENT, shown.request, f"{shown.observer} was shown another question"
+    for (observer, request), times in Counter((one.observer, one.request) for one in facts.questions).items():
+        if times > 1:
+            yield ViolationKind.REPEATED, request, f"{observer} was shown the question {times} times"
+
+
 # --- one ending
 
 
@@ -246,8 +294,10 @@ def _one_ending(facts: _Facts) -> _Found:
             if times > 1:
                 yield ViolationKind.REPEATED, request, f"{observer} saw {times} endings"
         served = {_essence(ending) for ending in endings if ending.result is not Result.TIMED_OUT}
-        if len(served) > 1:
-            yield ViolationKind.REPEATED, request, f"it ended in several ways: {sorted(served)}"
+        attempts = {ending.attempt for ending in endings if ending.result is Result.COMPLETED} - {0}
+        if len(served) > 1 or len(attempts) > 1:
+            detail = f"it ended in several ways: {sorted(served)}, in the attempts {sorted(attempts)}"
+            yield ViolationKind.REPEATED, request, detail
     sent: defaultdict[str, set[tuple[str, int, int]]] = defaultdict(set)
     for event in facts.wire:
         if isinstance(event, ToApp) and isinstance(event.frame, MessageResponse):
@@ -257,10 +307,9 @@ def _one_ending(facts: _Facts) -> _Found:
             yield ViolationKind.REPEATED, request, f"the server sent several endings: {sorted(several)}"
 
 
-def _essence(ending: Ended) -> tuple[str, str, int, str]:
+def _essence(ending: Ended) -> tuple[str, str, str]:
     """What two observers must see alike. A text that broke off may have come further on one screen."""
-    is_whole = ending.result is Result.COMPLETED
-    return (ending.result, ending.code, ending.attempt if is_whole else 0, ending.text if is_whole else "")
+    return (ending.result, ending.code, ending.text if ending.result is Result.COMPLETED else "")
 
 
 def _stored_as_seen(facts: _Facts) -> _Found:
@@ -413,7 +462,7 @@ def _answers(facts: _Facts) -> _Found:
     """The answer at the app is the model's, the stored one, and that of the turn."""
     turns = {turn.request: turn.turn for turn in facts.turns}
     for request, endings in facts.ended.items():
-        stored, turn, asked = facts.stored.get(request), turns.get(request), facts.asked[request]
+        stored, turn, asked = facts.stored.get(request), turns.get(request), facts.asked.get(request)
         for seen in endings:
             is_whole = seen.result is Result.COMPLETED
             if is_whole and facts.text(request, seen.attempt) not in (None, seen.text):
@@ -425,9 +474,10 @@ def _answers(facts: _Facts) -> _Found:
             if seen.attempt not in (0, stored.record.ending.attempt):
                 detail = f"its app saw attempt {seen.attempt}, the store has {stored.record.ending.attempt}"
                 yield ViolationKind.DIFFERENT, request, detail
-            if seen.text != stored.answer and (seen.text or asked.stream or is_whole):
+            is_streamed = asked is not None and asked.stream
+            if seen.text != stored.answer and (seen.text or is_streamed or is_whole):
                 yield facts.wrong(request, seen.text, "what its app got, beside the stored answer,")
-            if asked.stream and seen.attempt and seen.parts != stored.parts:
+            if is_streamed and seen.attempt and seen.parts != stored.parts:
                 yield ViolationKind.DIFFERENT, request, f"its app has the parts {seen.parts}, the store {stored.parts}"
 
 
@@ -483,7 +533,7 @@ def _has_conversation(facts: _Facts, request: str) -> bool:
 def _answered(facts: _Facts) -> _Found:
     """Every question has an ending at its app, and every accepted one has it in the store."""
     for request, asked in facts.asked.items():
-        seen = {ending.result for ending in facts.ended.get(request, ())}
+        seen = {ending.result for ending in facts.answered.get(request, ())}
         if not seen:
             yield ViolationKind.LOST, request, "its app saw no ending"
         if Result.TIMED_OUT in seen and not asked.may_time_out:
@@ -501,6 +551,46 @@ def _answered(facts: _Facts) -> _Found:
                 yield ViolationKind.LOST, request, f"it was given up after the deaths of {deaths} processes"
 
 
+def _watched(facts: _Facts) -> _Found:
+    """Who watches and stays has each turn that others ask there: live, to its ending, or in the history that it read.
+
+    The history is read once the server has said that the session watches.
+    """
+    for observer, request in owed_to_watchers(facts.history, facts.kept_turns):
+        yield ViolationKind.LOST, request, f"{observer} watches, and has not seen its ending"
+    for request, endings in facts.ended.items():
+        for ending in endings:
+            if ending.observer in facts.watched and ending.result is Result.TIMED_OUT:
+                yield ViolationKind.LOST, request, f"{ending.observer} gave up waiting for its ending"
+
+
+def owed_to_watchers(history: RunHistory, kept: Set[str]) -> list[tuple[str, str]]:
+    """Who watches and stays, and has not yet been shown which of the turns `kept`, or how what it was shown ended."""
+    staying = dict(history.watched)
+    owed: set[tuple[str, str]] = set()
+    had: set[tuple[str, str]] = set()
+    for _, event in history.events:
+        match event:
+            case WatchLeft(observer=observer):
+                staying.pop(observer, None)
+            case QuestionShown(observer=observer, request=request):
+                owed.add((observer, request))
+            case Ended(observer=observer, request=request) if observer in history.watched:
+                had.add((observer, request))
+            case TurnsRead(observer=observer, requests=requests):
+                had.update((observer, request) for request in requests)
+            case _:
+                pass
+    there: defaultdict[tuple[str, str | None], list[Asked]] = defaultdict(list)
+    for request in kept & history.asked.keys():
+        asked = history.asked[request]
+        there[asked.user, asked.conversation].append(asked)
+    for observer, watch in staying.items():
+        asked_there = there[watch.user, watch.conversation]
+        owed.update((observer, asked.request) for asked in asked_there if asked.session != watch.session)
+    return sorted((observer, request) for observer, request in owed - had if observer in staying)
+
+
 # --- explicit cancellation only
 
 
@@ -510,7 +600,9 @@ def _cancelled_on_request(facts: _Facts) -> _Found:
         seen = {ending.result for ending in facts.ended.get(request, ())}
         stored = facts.stored.get(request)
         is_stored = stored is not None and stored.record.state is State.CANCELLED
-        if Result.CANCELLED in seen or (is_stored and Result.TIMED_OUT not in seen):
+        has_given_up = Result.TIMED_OUT in seen
+        own = {ending.result for ending in facts.answered.get(request, ())}
+        if Result.CANCELLED in (own if has_given_up else seen) or (is_stored and not has_given_up):
             yield ViolationKind.DIFFERENT, request, "it was cancelled by nobody"
 
 
@@ -561,11 +653,11 @@ def _usage(facts: _Facts) -> _Found:
 
 
 _RULES: dict[Promise, tuple[Callable[[_Facts], _Found], ...]] = {
-    Promise.OWN_ANSWER: (_frames_go_to_their_session, _everything_was_asked),
+    Promise.OWN_ANSWER: (_frames_go_to_their_session, _everything_was_asked, _questions_of_others),
     Promise.ONE_ENDING: (_one_ending, _stored_as_seen, _one_turn),
     Promise.EXACT_TEXT: (_sent_text, _no_gaps, _whole_on_the_wire, _shown_text, _answers, _stored_text),
     Promise.ORDER: (_order,),
-    Promise.ANSWERED: (_answered,),
+    Promise.ANSWERED: (_answered, _watched),
     Promise.EXPLICIT_CANCELLATION: (_cancelled_on_request,),
     Promise.ONE_RUN: (_one_run, _usage),
 }

@@ -36,6 +36,9 @@ class FaultKind(StrEnum):
     CANCEL_AND_RESUME = "cancel and resume at once"
     SNOOPING = "snooping"
     HELLO_FLOOD = "hello flood"
+    WATCH = "watch begun or left"
+    WATCHER_CANCEL = "cancellation by a watcher"
+    UNKNOWN_CANCEL = "watcher's cancellation of what nobody asked"
     WRONG_PIECE = "wrong pieces of a file"
     CUT_UPLOAD = "connection cut at a piece of a file"
     TOKEN_RENEWAL = "renewal of a token"  # noqa: S105 - a name
@@ -70,6 +73,7 @@ class FaultKind(StrEnum):
     OUTAGE_BEFORE = "outage before the write"
     OUTAGE_AFTER = "outage after the write"
     STALLED_CALL = "stalled store call"
+    STALE_INDEX = "index behind its table"
 
     # the queue and the janitor
     DOUBLED = "message doubled"

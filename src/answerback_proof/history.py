@@ -26,6 +26,7 @@ from answerback.protocol.frames import (
     MessageResponse,
     MessageStarted,
     ServerFrame,
+    Watch,
 )
 
 _PAGE = 200
@@ -118,6 +119,37 @@ class Cleared(_AboutRequest, frozen=True, kw_only=True):
     observer: str
 
 
+class WatchBegun(Struct, frozen=True, kw_only=True):
+    """An app watches a conversation from now on; the server has said so. What it sees of it has this `observer`."""
+
+    observer: str
+    user: str
+    session: str
+    conversation: str
+
+
+class WatchLeft(Struct, frozen=True, kw_only=True):
+    """It watches no longer: its user has left the conversation, or its program has ended."""
+
+    observer: str
+
+
+class TurnsRead(Struct, frozen=True, kw_only=True):
+    """An app that watches has read the history: these turns are there."""
+
+    observer: str
+    requests: tuple[str, ...]
+
+
+class QuestionShown(_AboutRequest, frozen=True, kw_only=True):
+    """An app that watches adds a question that another session has asked to its screen."""
+
+    observer: str
+    conversation: str
+    question: str
+    is_cut: bool = False
+
+
 class Ended(_AboutRequest, frozen=True, kw_only=True):
     """An app sees the end of a request. `attempt` 0: the ending does not say. `code`: of a failure."""
 
@@ -136,7 +168,7 @@ class ToServer(_OnConnection, frozen=True, kw_only=True):
 
 
 class Resumed(_OnConnection, frozen=True, kw_only=True):
-    """A `hello` arrives at the server and says that its app has `offset` code points of an attempt."""
+    """A `hello` or `watch` arrives at the server and says that its app has `offset` code points of an attempt."""
 
     attempt: int
     offset: int
@@ -225,6 +257,10 @@ Event: TypeAlias = (
     | Cancelled
     | Shown
     | Cleared
+    | WatchBegun
+    | WatchLeft
+    | TurnsRead
+    | QuestionShown
     | Ended
     | ToServer
     | Resumed
@@ -242,7 +278,8 @@ Event: TypeAlias = (
 class RunHistory:
     """An append-only list of events, each with its instant in milliseconds by `clock`.
 
-    `asked`, `accepted`, `ended`, `faults` and `noticed` are kept beside it, for a run that looks while it goes on.
+    `asked`, `accepted`, `ended` (for who asked), `watched` (all observers that watch), `faults` and `noticed` are kept
+    beside it, for a run that looks while it goes on.
     """
 
     def __init__(self, clock: Callable[[], int] = epoch_ms) -> None:
@@ -251,6 +288,7 @@ class RunHistory:
         self.asked: dict[str, Asked] = {}
         self.accepted: set[str] = set()
         self.ended: set[str] = set()
+        self.watched: dict[str, WatchBegun] = {}
         self.faults: Counter[str] = Counter()
         self.noticed: list[Violation] = []
 
@@ -263,7 +301,9 @@ class RunHistory:
                     self.accepted.add(request)
             case Asked(request=request):
                 self.asked[request] = event
-            case Ended(request=request):
+            case WatchBegun(observer=observer):
+                self.watched[observer] = event
+            case Ended(request=request, observer=observer) if observer not in self.watched:
                 self.ended.add(request)
             case Fault(name=name):
                 self.faults[name] += 1
@@ -283,7 +323,7 @@ class RunHistory:
 
     def add_from_app(self, frame: ClientFrame | None, *, connection: str, session: str, prefix: str = "") -> None:
         """A frame arrives at the server. `prefix`: what the names of the user's requests have before their ids."""
-        if isinstance(frame, Hello):
+        if isinstance(frame, Hello | Watch):
             for point in frame.resume:
                 self.add(
                     Resumed(
@@ -294,7 +334,7 @@ class RunHistory:
                         offset=point.offset,
                     )
                 )
-        elif frame is not None and (request_id := getattr(frame, "request_id", None)):
+        if frame is not None and (request_id := getattr(frame, "request_id", None)):
             self.add(ToServer(connection=connection, session=session, request=prefix + request_id, frame=frame))
 
     def add_to_app(self, frame: ServerFrame | None, *, connection: str, session: str, prefix: str = "") -> None:

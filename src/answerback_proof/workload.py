@@ -7,6 +7,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from itertools import count
 from random import Random
 from typing import Any, Final, Generic, TypeVar
 
@@ -17,6 +18,8 @@ from answerback.client import (
     AnswerbackError,
     Client,
     Closed,
+    Done,
+    Failed,
     File,
     PendingRequest,
     ProtocolViolation,
@@ -25,14 +28,32 @@ from answerback.client import (
     Restarted,
     SessionReplaced,
     Text,
+    TurnsMissed,
 )
+from answerback.client import Asked as AskedElsewhere
 from answerback.client.stream import AnswerStream
+from answerback.client.watching import AnswerWatch
 from answerback.protocol.frames import SendMessage
-from answerback_proof.history import Asked, Cancelled, Cleared, Ended, Result, RunHistory, Shown
+from answerback_proof.history import (
+    Asked,
+    Cancelled,
+    Cleared,
+    Ended,
+    QuestionShown,
+    Result,
+    RunHistory,
+    Shown,
+    TurnsRead,
+    WatchBegun,
+    WatchLeft,
+)
 
 _WORDS: Final = ("word", "단어", "слово", "語", "🙂", "é", "\n")
 
 PARTS_SHARE: Final = 0.6
+
+READ_AGAIN_S: Final = 2.0
+"""Until an app that watches tries again what it could not read or watch."""
 
 # --- what is asked
 
@@ -129,6 +150,8 @@ class App(ABC, Generic[W]):
         self.outcomes: list[tuple[str, Answer | AnswerbackError]] = []
         self.results: dict[str, asyncio.Future[Ended]] = {}
         self.windows: list[W] = []
+        self.watches: set[str] = set()
+        """Conversations that its user looks at: whichever window is open watches them."""
 
     @abstractmethod
     def new_window(self, name: str) -> W:
@@ -189,6 +212,26 @@ class App(ABC, Generic[W]):
         if self.window.is_open:
             self.window.client.cancel(request_id)
 
+    def watch(self, conversation: str) -> None:
+        """The user opens a conversation, to see there what is asked on other devices."""
+        self.watches.add(conversation)
+        if self.window.is_open:
+            self.window.watch(conversation)
+
+    def unwatch(self, conversation: str) -> None:
+        """The user leaves it."""
+        self.watches.discard(conversation)
+        self.window.unwatch(conversation)
+
+    def stop_watched(self, request_id: str, conversation: str) -> None:
+        """The user stops what another session has asked."""
+        if self.window.is_open:
+            self.history.add(Cancelled(request=self.prefix + request_id))
+            self.window.client.cancel(request_id, conversation=conversation)
+
+    def saw_question(self, request_id: str, conversation: str) -> None:
+        """An app that watches is shown a question."""
+
     def see(self, request_id: str, observer: str, outcome: Answer | AnswerbackError) -> None:
         """The user sees how a request ended."""
         ended = ending(self.prefix + request_id, observer, outcome)
@@ -214,6 +257,8 @@ class Window:
         self.client = Client(url, session=app.session, outbox=self, **options)
         self._unseen: dict[str, Answer | AnswerbackError] = {}
         self._readers: set[asyncio.Task[None]] = set()
+        self._watches: dict[str, tuple[str, AnswerWatch]] = {}
+        self._numbers = count(1)
 
     async def open(self) -> None:
         """Connect, show the endings that came right before the last window went, and read the answers that are due."""
@@ -225,10 +270,13 @@ class Window:
         await self.client.open()
         for stream in self.client.restored:
             self.spawn(self._read(stream.request_id, self.name, stream))
+        for conversation in sorted(self.app.watches):
+            self.watch(conversation)
 
     async def close(self) -> None:
         """The program ends; what it has asked goes on at the server."""
         self.is_open = False
+        self.leave()
         await self.client.aclose()
         await asyncio.gather(*self._readers)
 
@@ -282,6 +330,89 @@ class Window:
             self._see(request_id, observer, await stream.answer)
         except AnswerbackError as error:
             self._see(request_id, observer, error)
+
+    # --- what others ask
+
+    def watch(self, conversation: str) -> None:
+        """Watch a conversation from now on."""
+        if conversation not in self._watches:
+            observer = f"{self.app.session}, {self.name}, watch {next(self._numbers)}"
+            watch = self.client.watch(conversation)
+            self._watches[conversation] = observer, watch
+            self.spawn(self._follow(conversation, observer, watch))
+
+    def unwatch(self, conversation: str) -> None:
+        """Watch it no longer."""
+        if (found := self._watches.pop(conversation, None)) is not None:
+            observer, watch = found
+            self.app.history.add(WatchLeft(observer=observer))
+            watch.close()
+
+    def leave(self) -> None:
+        """The program is gone, and sees nothing more."""
+        for observer, _ in self._watches.values():
+            self.app.history.add(WatchLeft(observer=observer))
+        self._watches.clear()
+
+    async def _follow(self, conversation: str, observer: str, watch: AnswerWatch) -> None:
+        """Show a conversation that is watched."""
+        app = self.app
+        try:
+            async with watch:
+                begun = WatchBegun(observer=observer, user=app.user, session=app.session, conversation=conversation)
+                app.history.add(begun)
+                self.spawn(self._read_turns(conversation, observer))
+                async for request_id, event in watch:
+                    self._show(conversation, observer, request_id, event)
+        except (Closed, SessionReplaced):
+            pass
+        except RequestTimeout:
+            self.unwatch(conversation)
+            await asyncio.sleep(READ_AGAIN_S)
+            if self.is_open and conversation in app.watches:
+                self.watch(conversation)
+        except AnswerbackError as error:
+            app.history.broke(f"{observer}: {error!r}")
+        if self._watches.get(conversation, ("",))[0] == observer:
+            self.unwatch(conversation)
+
+    async def _read_turns(self, conversation: str, observer: str) -> None:
+        """Read what the conversation has, until it can be read."""
+        while self._watches.get(conversation, ("",))[0] == observer:
+            try:
+                turns = [self.app.prefix + turn.request_id async for turn in self.client.history(conversation)]
+            except (Closed, SessionReplaced):
+                return
+            except AnswerbackError:
+                await asyncio.sleep(READ_AGAIN_S)
+            else:
+                self.app.history.add(TurnsRead(observer=observer, requests=tuple(turns)))
+                return
+
+    def _show(self, conversation: str, observer: str, request_id: str, event: object) -> None:
+        """What an app shows of a conversation that it watches."""
+        history, request = self.app.history, self.app.prefix + request_id
+        match event:
+            case AskedElsewhere(conversation_id=where, question=question, is_cut=is_cut):
+                history.add(
+                    QuestionShown(
+                        request=request, observer=observer, conversation=where, question=question, is_cut=is_cut
+                    )
+                )
+                self.app.saw_question(request_id, conversation)
+            case Text(offset=offset, delta=delta):
+                history.add(Shown(request=request, observer=observer, offset=offset, delta=delta))
+            case Restarted():
+                history.add(Cleared(request=request, observer=observer))
+            case Done(outcome) | Failed(outcome):
+                # A turn of the history does not say which attempt it was.
+                history.add(structs.replace(ending(request, observer, outcome), attempt=0))
+                if isinstance(outcome, ProtocolViolation):
+                    history.broke(f"{observer}: {outcome}", request=request)
+            case TurnsMissed():
+                self.spawn(self._read_turns(conversation, observer))
+            case _:
+                pass
 
     def _see(self, request_id: str, observer: str, outcome: Answer | AnswerbackError) -> None:
         self._unseen.pop(request_id, None)

@@ -261,6 +261,7 @@ async def test_a_short_run_over_sqlite() -> None:
     report = await run_chaos(short(kills=2), notify=print)
     assert report.violations == ()
     assert report.completed > 0
+    assert report.watched > 0
     assert (report.kills, report.faults[FaultKind.KILL_STARTING], report.faults[FaultKind.DISK_FULL]) == (2, 1, 1)
     assert report.faults[FaultKind.APP_RESTARTED] > 0
     assert FaultKind.POSTGRES in report.never_injected

@@ -11,7 +11,16 @@ from answerback.core.request import Ending, Record
 from answerback.core.transitions import State
 from answerback.ports import DailyUsage, StoredTurn
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import Error, MessageAccepted, MessageDelta, MessageResponse, SendMessage, Status
+from answerback.protocol.frames import (
+    Error,
+    MessageAccepted,
+    MessageAsked,
+    MessageDelta,
+    MessageResponse,
+    SendMessage,
+    Status,
+    Watch,
+)
 from answerback_proof.answer_text import AnswerText
 from answerback_proof.checker import Visible, check, count
 from answerback_proof.history import (
@@ -22,6 +31,7 @@ from answerback_proof.history import (
     Event,
     Fault,
     ModelRun,
+    QuestionShown,
     Result,
     Resumed,
     RunHistory,
@@ -30,9 +40,12 @@ from answerback_proof.history import (
     ToApp,
     ToServer,
     Turn,
+    TurnsRead,
     Usage,
     Violation,
     ViolationKind,
+    WatchBegun,
+    WatchLeft,
 )
 from asking import record_of
 
@@ -80,6 +93,11 @@ def turn(request: str, *, user: str = "kim", **more: Any) -> Turn:
     facts = {"question": text, "answer": text, "status": Status.COMPLETED, "input_tokens": 3, "output_tokens": 4} | more
     kept = StoredTurn(position=1, request_id=request, accepted_at_ms=0, ended_at_ms=90, **facts)
     return Turn(request=request, user=user, turn=kept)
+
+
+def message_asked(request: str) -> MessageAsked:
+    about = {"request_id": request, "conversation_id": "c", "accepted_at": "2026-01-01T00:00:00Z"}
+    return MessageAsked(question=text_of(request), model="echo", **about)
 
 
 def ended(request: str, result: Result = Result.COMPLETED, **more: Any) -> Ended:
@@ -164,8 +182,30 @@ def cancelled(*more: Event) -> list[Event]:
     ]
 
 
+WATCHER = "s2, watch 1"
+SEES_QUESTION = QuestionShown(request="r1", observer=WATCHER, conversation="c", question=text_of("r1"))
+
+
+def watched(*events: Event, session: str = "s2", user: str = "kim") -> list[Event]:
+    """A session that watches the conversation before anything is asked, and sees these."""
+    watch = Watch(request_id="watch-1", conversation_id="c", number=1)
+    begun = WatchBegun(observer=WATCHER, user=user, session=session, conversation="c")
+    asks = ToServer(connection="s2#1", session=session, request="watch-1", frame=watch)
+    return [begun, asks, *good(), *events]
+
+
+def seen(request: str, result: Result = Result.COMPLETED, **more: Any) -> list[Event]:
+    """What a watcher sees of an answer that it was not shown from its beginning."""
+    shown = QuestionShown(request=request, observer=WATCHER, conversation="c", question=text_of(request))
+    return [shown, ended(request, result, observer=WATCHER, **more)]
+
+
 def test_a_history_that_keeps_every_promise_passes() -> None:
     assert found(good()) == set()
+    read = TurnsRead(observer=WATCHER, requests=("r2",))
+    assert found(watched(*seen("r1"), read)) == set()
+    assert found(watched(SEES_QUESTION, WatchLeft(observer=WATCHER))) == set()
+    assert found(watched(*seen("r1"), *seen("r2"), to_app("r1", response("r1"), session="s2"))) == set()
     assert found(cancelled(Cancelled(request="r1"))) == set()
     assert found(failed_run(3)) == set()
 
@@ -175,6 +215,8 @@ TWO_ENDINGS = ("G2", ViolationKind.REPEATED, "r1")
 ANOTHER_ENDING = ("G2", ViolationKind.DIFFERENT, "r1")
 ANOTHER_TEXT = ("G3", ViolationKind.DIFFERENT, "r1")
 MISSING_TEXT = ("G3", ViolationKind.LOST, "r1")
+ANOTHER_TEXT_OF_QUESTION = ("G1", ViolationKind.DIFFERENT, "r1")
+QUESTION_TWICE = ("G1", ViolationKind.REPEATED, "r1")
 DISORDERED = ("G4", ViolationKind.DISORDERED, "r1")
 LOST = ("G5", ViolationKind.LOST, "r1")
 UNASKED_CANCELLATION = ("G6", ViolationKind.DIFFERENT, "r1")
@@ -249,6 +291,31 @@ BROKEN: dict[str, tuple[list[Event], tuple[str, ViolationKind, str]]] = {
     "no turn": (without(Turn), ("G2", ViolationKind.LOST, "r1")),
     "a client that gives up": (instead(ended("r1", Result.TIMED_OUT)), LOST),
     "given up too early": (failed_run(2), LOST),
+    # several devices
+    "who watches is shown no ending": (watched(*seen("r2")), LOST),
+    "who watches is shown a question and no ending": (
+        [event for event in watched(*seen("r2"), SEES_QUESTION) if not isinstance(event, Turn)],
+        LOST,
+    ),
+    "who watches is shown two endings": (watched(*seen("r1"), *seen("r2"), *seen("r1")[1:]), TWO_ENDINGS),
+    "who watches is shown another ending": (
+        watched(*seen("r1", Result.FAILED, code="internal"), *seen("r2")),
+        TWO_ENDINGS,
+    ),
+    "who watches is shown another text": (watched(*seen("r1", text="r1"), *seen("r2")), ANOTHER_TEXT),
+    "who watches is shown another's answer": (watched(*seen("r1", text=text_of("r2"))), ANOTHER_ANSWER),
+    "who watches waits in vain": (watched(*seen("r1", Result.TIMED_OUT)), LOST),
+    "who watches is shown another question": (
+        watched(structs.replace(SEES_QUESTION, question="what?")),
+        ANOTHER_TEXT_OF_QUESTION,
+    ),
+    "who watches is shown the question twice": (watched(SEES_QUESTION, SEES_QUESTION), QUESTION_TWICE),
+    "who watches is shown another user's question": (watched(SEES_QUESTION, user="lee"), ANOTHER_ANSWER),
+    "a watched frame to another user": (
+        [*watched(user="lee"), to_app("r1", response("r1"), session="s2")],
+        ANOTHER_ANSWER,
+    ),
+    "the asker is told what it has asked": ([*good(), to_app("r1", message_asked("r1"))], QUESTION_TWICE),
     # explicit cancellation only
     "cancelled by nobody": (cancelled(), UNASKED_CANCELLATION),
     # at most one model run

@@ -30,8 +30,15 @@ SEEDS = {
     "fleet-quiet": 200,
     "fleet-limits": 60,
     "fleet-budgets": 120,
+    "gateway-budgets": 60,
+    "aws-budgets": 60,
+    "watchers": 60,
+    "watchers-quiet": 40,
+    "aws-watchers": 60,
+    "aws-watchers-quiet": 40,
+    "fleet-watchers": 40,
 }
-"""1,640 in all, a tenth of them in every run of the tests; `answerback simulate --seeds 100000` for more."""
+"""2,000 in all, a tenth of them in every run of the tests; `answerback simulate --seeds 100000` for more."""
 
 
 @pytest.fixture(autouse=True)

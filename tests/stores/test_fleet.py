@@ -9,7 +9,19 @@ import psycopg
 import pytest
 
 from answerback.core.budget import Budget, Period, Tariff, Terms, Unit
-from answerback.core.request import SCHEMA, Busy, Claimed, Ended, RequestKey, Unknown, cancel, expire, retarget
+from answerback.core.request import (
+    SCHEMA,
+    Busy,
+    Claimed,
+    Ended,
+    Pending,
+    RequestKey,
+    Unknown,
+    cancel,
+    expire,
+    retarget,
+    watch,
+)
 from answerback.core.uploads import MAX_OPEN, FileKey
 from answerback.gateway.fleet import FleetQueue
 from answerback.ports import Accepted, Bound, Connection, Existing, Limited, Superseded, Unavailable, Watcher
@@ -333,6 +345,18 @@ async def test_a_record_is_written_as_every_living_gateway_reads_it(
         await FleetStore(postgres_server.url, node="c", schema=schema).open()
     for one in (older, newer):
         await one.close()
+
+
+async def test_a_watcher_that_an_older_gateway_would_lose_is_not_noted(stores, actors):
+    """The end of the answer brings it to them all the same."""
+    watcher = Watcher(session_id="s2", connection_id="ann2@b", generation=1, number=1)
+    for store, written in ((stores[0], ()), (stores[1], (watcher,))):
+        store.write_schema(1 if store is stores[0] else SCHEMA)
+        await actors[0].accept(store.node)
+        step = partial(watch, conversation_id="c1", watcher=watcher)
+        assert isinstance(await store.change(RequestKey("ann", store.node), step), Pending)
+        record = await store.read(RequestKey("ann", store.node))
+        assert (record.watchers, record.schema) == (written, 2 if written else 1)
 
 
 async def test_a_hold_that_an_older_gateway_would_lose_is_not_taken(stores, actors):

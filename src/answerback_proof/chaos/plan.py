@@ -18,13 +18,15 @@ QUICK: Final = Timing(
     keepalive_s=10.0,
     resend_s=0.3,
     close_s=0.5,
+    renew_watch_s=10.0,
+    full_watch_s=5.0,
 )
 """The client's rules with shorter times, so that a run meets each of them often."""
 
 
 def trusting(timing: Timing) -> Timing:
     """The same, but text is asked for only on a new connection: what the server forgets to send stays missing."""
-    return replace(timing, silence_s=600.0, probe_max_s=600.0)
+    return replace(timing, silence_s=600.0, probe_max_s=600.0, renew_watch_s=600.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ class ChaosReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What happened. `accepted`: requests whose acceptance left the gateway or is in the store.
 
     `timed_out`: given up by the app's own client. `unsent`: cancelled or given up before they were accepted.
+    `watched`: endings that other apps of the user saw, each compared with what the store holds.
     `attempts`: how many requests needed so many runs of the model. `errors`: frames that were not endings, as
     `unavailable` in an outage of the store. `faults`: how often each kind was injected, 0 included.
     """
@@ -35,6 +36,7 @@ class ChaosReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     failed: Mapping[str, int]
     timed_out: int
     unsent: int
+    watched: int
     attempts: Mapping[int, int]
     model_runs: int
     frames: int
@@ -84,6 +86,7 @@ class ChaosReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
             ("failed", f"{sum(self.failed.values())}{f' ({failed})' if failed else ''}"),
             ("timed out", f"{self.timed_out} (given up by their apps)"),
             ("not accepted", f"{self.unsent} (stopped by their apps before)"),
+            ("watched", f"{self.watched} answers seen by other apps of their users, and compared"),
             ("model runs", f"{self.model_runs}; attempts {attempts}"),
             ("sent again", ", ".join(f"{count} after {code}" for code, count in self.errors.items()) or "none"),
             ("kills", f"{self.kills} times SIGKILL"),
@@ -124,7 +127,7 @@ def conclude(
     events = [event for _, event in history.events]
     endings: dict[str, Ended] = {}
     for event in events:
-        if isinstance(event, Ended):
+        if isinstance(event, Ended) and event.observer not in history.watched:
             endings.setdefault(event.request, event)
     results = Counter(ending.result for ending in endings.values())
     frames = [event.frame for event in events if isinstance(event, ToApp)]
@@ -142,6 +145,7 @@ def conclude(
         failed=dict(Counter(ending.code for ending in endings.values() if ending.result is Result.FAILED)),
         timed_out=results[Result.TIMED_OUT],
         unsent=len(history.asked) - len(accepted),
+        watched=sum(isinstance(event, Ended) and event.observer in history.watched for event in events),
         attempts=dict(sorted(Counter(Counter(runs).values()).items())),
         model_runs=len(runs),
         frames=len(frames),

@@ -25,8 +25,8 @@ from answerback_proof.chaos.gateway import Died, GatewayProcess
 from answerback_proof.chaos.plan import ChaosPlan, trusting
 from answerback_proof.chaos.recording_model import RunRecorder
 from answerback_proof.chaos.report import ChaosReport, conclude
-from answerback_proof.checker import Visible, check
-from answerback_proof.history import Result, RunHistory, Stored, add_stores
+from answerback_proof.checker import Visible, check, owed_to_watchers
+from answerback_proof.history import Ended, Result, RunHistory, Stored, add_stores
 from answerback_proof.load.process import ProcessFailed
 from answerback_proof.proxy import HOST, Proxy
 from answerback_proof.workload import App, Mix, PlannedRequest, Window
@@ -60,6 +60,11 @@ _FIRST_ANSWERS: Final = 20
 _BURSTS: Final = (1, 1, 1, 2, 3)
 _TRUSTING_EACH: Final = 3
 TEAM: Final = "chaos"
+_LEAVES: Final = 0.3
+_STOPS: Final = 0.03
+"""The share of questions, of those that an app is shown, that its user stops."""
+_LOOK_ON_S: Final = 30.0
+_LOOK_AGAIN_S: Final = 1.0
 _CLIENT_LOG: Final = "answerback.client"
 
 
@@ -185,6 +190,11 @@ class ChaosApp(App[Window]):
         self._rng = random.Random(f"{plan.seed} {session}")  # noqa: S311 - chaos that can be repeated
         self._numbers = count(1)
         self.has_answer = asyncio.Event()
+        self.has_ended = asyncio.Event()
+        first = number // plan.apps_a_user * plan.apps_a_user
+        mates = [mate for mate in range(first, min(first + plan.apps_a_user, plan.apps)) if mate != number]
+        self.others = [f"s{plan.seed}{plan.name}-app{mate}-{letter}" for mate in mates for letter in "ab"]
+        """Conversations of the user's other apps."""
 
     def new_window(self, name: str) -> Window:
         rng = random.Random(self._rng.random())  # noqa: S311
@@ -195,15 +205,39 @@ class ChaosApp(App[Window]):
         if isinstance(state, Stopped) and isinstance(state.error, SessionReplaced):
             self.history.broke(f"app {self.session}: {state.error}")
 
-    async def use(self, stop: asyncio.Event) -> None:
-        """Ask until `stop`, and return when every request has its ending."""
+    async def use(self, stop: asyncio.Event, leave: asyncio.Event) -> None:
+        """Ask until `stop`, until every request has its ending; look on at what others ask until `leave`."""
         await self.open()
         try:
             async with asyncio.TaskGroup() as talks:
+                talks.create_task(self._look_on(stop))
                 for conversation in (f"{self.session}-a", f"{self.session}-b", None)[: self._rng.choice((1, 2, 3))]:
                     talks.create_task(self._talk(conversation, stop))
+            self.has_ended.set()
+            await leave.wait()
         finally:
+            self.has_ended.set()
             await self.window.close()
+
+    async def _look_on(self, stop: asyncio.Event) -> None:
+        """Open conversations of the user's other apps, and leave them; in the end look at all of them."""
+        rng = self._rng
+        while self.others and not stop.is_set():
+            conversation = rng.choice(self.others)
+            if conversation not in self.watches:
+                self.watch(conversation)
+            elif rng.random() < _LEAVES:
+                self.unwatch(conversation)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(rng.uniform(0, 2 * self._plan.think_s)):
+                    await stop.wait()
+        for conversation in self.others:
+            self.watch(conversation)
+
+    def saw_question(self, request_id: str, conversation: str) -> None:
+        if self._rng.random() < _STOPS:
+            after_s = self._rng.uniform(0, MIX.cancel_within_s)
+            asyncio.get_running_loop().call_later(after_s, self.stop_watched, request_id, conversation)
 
     async def _talk(self, conversation: str | None, stop: asyncio.Event) -> None:
         rng = self._rng
@@ -232,8 +266,8 @@ async def run_apps(
     notify: Callable[[str], None],
 ) -> None:
     """Let the apps ask while `inject` injects faults, then let them come to their endings."""
-    stop = asyncio.Event()
-    asking = [asyncio.create_task(app.use(stop), name=app.session) for app in apps]
+    stop, leave = asyncio.Event(), asyncio.Event()
+    asking = [asyncio.create_task(app.use(stop, leave), name=app.session) for app in apps]
     try:
         async with asyncio.timeout(plan.settle_s):
             await asyncio.gather(*(app.has_answer.wait() for app in apps[:_FIRST_ANSWERS]))
@@ -245,12 +279,25 @@ async def run_apps(
             history.broke(str(error))
     stop.set()
     notify(f"no more faults; {history.pending} questions are open")
-    _, waiting = await asyncio.wait(asking, timeout=plan.settle_s)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(plan.settle_s):
+            await asyncio.gather(*(app.has_ended.wait() for app in apps))
+            await _look_on(history, notify)
+    leave.set()
+    _, waiting = await asyncio.wait(asking, timeout=_LOOK_ON_S)
     for task in waiting:
         task.cancel()
     for app, result in zip(apps, await asyncio.gather(*asking, return_exceptions=True), strict=True):
         if isinstance(result, Exception):
             history.broke(f"app {app.session}: {result!r}")
+
+
+async def _look_on(history: RunHistory, notify: Callable[[str], None]) -> None:
+    """Wait until who watches has what the apps that asked have seen completed."""
+    completed = {e.request for _, e in history.events if isinstance(e, Ended) and e.result is Result.COMPLETED}
+    while owed := owed_to_watchers(history, completed):
+        notify(f"{len(owed)} answers are still owed to who watches")
+        await asyncio.sleep(_LOOK_AGAIN_S)
 
 
 class _ErrorHandler(logging.Handler):

@@ -16,6 +16,7 @@ from answerback_proof.workload import App, PlannedRequest, Window
 
 URL: Final = "ws://localhost"
 REOPEN_S: Final = 5.0
+STOP_AFTER_S: Final = 1.5
 FLAPPING_S: Final = 0.2
 _PATIENT: Final = {"ask_timeout_s": FOR_EVER_S, "stream_silence_s": FOR_EVER_S, "queue_wait_s": FOR_EVER_S}
 PROBING: Final = Timing(**_PATIENT)
@@ -26,12 +27,16 @@ QUIET: Final = Timing(
     hello_expiry_s=FOR_EVER_S,
     dead_s=FOR_EVER_S,
     ping_idle_s=FOR_EVER_S,
+    renew_watch_s=FOR_EVER_S,
 )
 """A client that never asks by itself, so that nothing it asks for can hide what the server forgot."""
 
 
 class SimulatedApp(App["SimulatedWindow"]):
-    """One user of the program. `trace` gets a line for each thing that the user does or sees."""
+    """One user of the program. `trace` gets a line for each thing that the user does or sees.
+
+    `watches_user`: the number of the user whose conversations it shows; it asks nothing itself.
+    """
 
     def __init__(
         self,
@@ -42,9 +47,13 @@ class SimulatedApp(App["SimulatedWindow"]):
         faults: Faults,
         faults_s: float,
         trace: Callable[[str], None],
+        watches_user: int | None = None,
     ) -> None:
         # Two apps share a user; users, sessions apart, use the same ids: a mix-up of any kind shows.
         user, self.name, self.ids = f"user{number // 2}", f"app{number}", "qr"[number % 2]
+        self.only_watches = watches_user is not None
+        if self.only_watches:
+            user = f"user{watches_user}"
         super().__init__(user=user, session=f"session-{self.name}", history=history, prefix=qualified(user, ""))
         self.injector = injector
         self.faults = faults
@@ -81,6 +90,24 @@ class SimulatedApp(App["SimulatedWindow"]):
             )
         elif isinstance(event, AnswerbackError):
             self._trace(f"{self.name} sees {request_id} end: {type(event).__name__}: {event}")
+
+    def watch(self, conversation: str) -> None:
+        self._trace(f"{self.name} watches {conversation}")
+        super().watch(conversation)
+
+    def unwatch(self, conversation: str) -> None:
+        self._trace(f"{self.name} leaves {conversation}")
+        super().unwatch(conversation)
+
+    def saw_question(self, request_id: str, conversation: str) -> None:
+        self._trace(f"{self.name} is shown {request_id} of {conversation}")
+        if self.injector.occurs(FaultKind.WATCHER_CANCEL, self.faults.watcher_cancels):
+            after_s = self.injector.pause_s("cancellation by a watcher", STOP_AFTER_S)
+            asyncio.get_running_loop().call_later(after_s, self.stop_watched, request_id, conversation)
+
+    def stop_watched(self, request_id: str, conversation: str) -> None:
+        self._trace(f"{self.name} stops {request_id} of {conversation}")
+        super().stop_watched(request_id, conversation)
 
     async def replaced(self, window: "SimulatedWindow") -> None:
         """A window was notified that the session is elsewhere; if that is the newest, its user opens the app again."""
@@ -126,6 +153,7 @@ class SimulatedWindow(Window):
     def kill(self) -> None:
         """The process is killed."""
         self.is_open = False
+        self.leave()
         self.process.kill()
         for link in self.links:
             link.client_open = False

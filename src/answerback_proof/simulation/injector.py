@@ -27,7 +27,8 @@ class Faults:
     tokens a day of a user; a team of all users has half as much again. `token_s`: seconds that a token lasts.
     `client_timeout_s`: seconds after which a client gives up. `gives_up`: its own time-outs hold, 30 s without a sign
     of life; else it waits for ever. `parts`: the model says more than text, and clients want some of it. `files`: the
-    share of questions that have files.
+    share of questions that have files. `watchers`: how many sessions may watch a conversation; each user then has one
+    app more, which only watches, and that alone is frozen.
 
     Faults. A bare name is the probability of one event; `*_every_s` are mean seconds between things that happen by
     themselves. `worker_crash` and `front_crash` are per await. 0 is off everywhere.
@@ -45,6 +46,7 @@ class Faults:
     gives_up: bool = False
     parts: bool = False
     files: float = 0.0
+    watchers: int = 0
     skew_ms: int = _counted(FaultKind.CLOCK_SKEW, 0)
 
     lose: float = _counted(FaultKind.LOST_POST)
@@ -80,6 +82,10 @@ class Faults:
     cancel_and_resume: float = _counted(FaultKind.CANCEL_AND_RESUME)
     snoop: float = _counted(FaultKind.SNOOPING)
     hello_storm: float = _counted(FaultKind.HELLO_FLOOD)
+    watch_every_s: float = _counted(FaultKind.WATCH)
+    watcher_cancels: float = _counted(FaultKind.WATCHER_CANCEL)
+    unknown_cancels: float = _counted(FaultKind.UNKNOWN_CANCEL)
+    stale_index: float = _counted(FaultKind.STALE_INDEX)
     wrong_pieces: float = _counted(FaultKind.WRONG_PIECE)
     cut_uploads: float = _counted(FaultKind.CUT_UPLOAD)
 
@@ -105,7 +111,7 @@ class Faults:
 _SET_UP: Final = frozenset(
     {
         *("split", "gateways", "probes", "janitor", "latency_s", "per_minute", "budget", "token_s"),
-        *("client_timeout_s", "gives_up", "parts", "files"),
+        *("client_timeout_s", "gives_up", "parts", "files", "watchers"),
     }
 )
 FAULT_NAMES: Final = tuple(one.name for one in fields(Faults) if one.name not in _SET_UP)
@@ -144,6 +150,9 @@ _USUAL: Final = Faults(
     hello_storm=0.02,
 )
 _IMPATIENT: Final = replace(_QUIET, cut_every_s=8.0, flapping=0.3, cancel=0.15, cancel_and_resume=0.5)
+_WATCHED: Final[Mapping[str, Any]] = MappingProxyType(
+    {"watchers": 2, "watch_every_s": 6.0, "watcher_cancels": 0.2, "unknown_cancels": 0.1, "freeze_every_s": 60.0}
+)
 _THINKING: Final = Faults(
     gives_up=True, model_thinks=0.05, cut_every_s=40.0, rollover=0.5, flapping=0.3, cancel=0.05, hello_storm=0.05
 )
@@ -251,6 +260,50 @@ PROFILES: Final[Mapping[str, Faults]] = MappingProxyType(
             front_crash=0.01,
             redeliver_every_s=10.0,
             cancel=0.25,
+        ),
+        "watchers": replace(_USUAL, **_WATCHED, slow=0.03, cut_every_s=15.0, process_crash_every_s=20.0),
+        "watchers-quiet": replace(
+            _IMPATIENT, **_WATCHED, slow=0.03, cut_every_s=15.0, rollover=0.3, process_crash_every_s=25.0
+        ),
+        "aws-watchers": replace(
+            _USUAL,
+            **_ON_AWS,
+            **_WATCHED,
+            lose=0.03,
+            duplicate=0.05,
+            late=0.05,
+            false_gone=0.01,
+            slow=0.03,
+            stall=0.005,
+            stale_index=0.2,
+            cut_every_s=15.0,
+            late_disconnect=0.3,
+            worker_crash=0.003,
+            front_crash=0.01,
+            redeliver_every_s=15.0,
+        ),
+        "aws-watchers-quiet": replace(
+            _IMPATIENT,
+            **_ON_AWS,
+            **{**_WATCHED, "freeze_every_s": 0.0},
+            stale_index=0.2,
+            cut_every_s=15.0,
+            rollover=0.5,
+            late_disconnect=0.3,
+            worker_crash=0.002,
+            redeliver_every_s=30.0,
+        ),
+        "fleet-watchers": replace(
+            _USUAL,
+            **_FLEET,
+            **_WATCHED,
+            outage_before=0.005,
+            outage_after=0.005,
+            slow=0.04,
+            cut_every_s=20.0,
+            process_crash_every_s=25.0,
+            gateway_stop_every_s=30.0,
+            database_crash_every_s=40.0,
         ),
         "fleet": replace(
             _USUAL,

@@ -23,11 +23,14 @@ from answerback.protocol.frames import (
     ClientFrame,
     Error,
     Hello,
+    History,
     MessageDelta,
     MessageResponse,
     SendMessage,
     ServerFrame,
     UploadState,
+    Watch,
+    Watching,
 )
 from answerback.service.worker import LET_GO_MS
 from answerback_proof.history import Promise, Violation, ViolationKind
@@ -60,6 +63,8 @@ class Invariants:
         """How often a client has asked on a connection for the text of a request."""
         self.sent_text: Counter[tuple[str, str, int]] = Counter()
         """Code points of each attempt sent on each connection."""
+        self.watched: Counter[tuple[str, str | None]] = Counter()
+        """How often a client has asked on a connection to be shown a conversation."""
         self.budgets = Budgets()
 
     def _key(self, connection_id: str, request_id: str) -> RequestKey:
@@ -110,7 +115,7 @@ class Invariants:
         request_id = getattr(frame, "request_id", None)
         if request_id is None or connection_id not in self.windows:
             return
-        if isinstance(frame, Error | UploadState | AttachmentPiece):
+        if isinstance(frame, Error | UploadState | AttachmentPiece | Watching | History):
             return
         record = self._store().records.get(self._key(connection_id, request_id))
         if record is None:
@@ -133,6 +138,8 @@ class Invariants:
             case Hello(resume=points):
                 for point in points:
                     self.asked_for[connection_id, point.request_id] += 1
+            case Watch(conversation_id=conversation_id):
+                self.watched[connection_id, conversation_id] += 1
             case SendMessage() | CancelMessage():
                 self.asked_for[connection_id, frame.request_id] += 1
             case _:
@@ -260,7 +267,7 @@ class Evidence:
 def check_end(evidence: Evidence) -> Iterable[Violation]:
     """Every invariant that does not hold when the run is over."""
     for app in evidence.apps:
-        yield from _windows(app)
+        yield from _windows(app, come_back=not evidence.faults.watchers)
         for request_id, outcome in app.outcomes:
             record = evidence.store.records.get(RequestKey(app.user, request_id))
             if isinstance(outcome, Answer):
@@ -274,10 +281,10 @@ def check_end(evidence: Evidence) -> Iterable[Violation]:
             yield broken("budget", f"{holder} {window} has {counter.reserved} reserved, and nothing runs")
 
 
-def _windows(app: SimulatedApp) -> Iterable[Violation]:
-    """Of several windows of one session one is left, and the others were notified."""
+def _windows(app: SimulatedApp, *, come_back: bool) -> Iterable[Violation]:
+    """Of several windows of one session one is left, and the others were notified, if all of them have come back."""
     holders = [window.name for window in app.windows if window.is_connected]
-    if len(holders) > 1 or app.window.stopped is not None:
+    if (len(holders) > 1 and come_back) or app.window.stopped is not None:
         yield broken(
             Promise.OWN_ANSWER, f"the session of {app.name} is held by {holders} of {len(app.windows)} windows"
         )
@@ -340,6 +347,9 @@ def _no_redundant_resend(evidence: Evidence) -> Iterable[Violation]:
         if length is None:
             continue
         copies = invariants.asked_for[connection_id, request_id] + max(0, evidence.dispatched[key] - 1)
+        if (record := evidence.store.records.get(key)) is not None and record.session_id != app.session:
+            # The worker shows it, and again after each `watch`, which may also be answered by the one who takes it.
+            copies += 1 + 2 * invariants.watched[connection_id, record.conversation_id]
         if sent > length * max(1, copies):
             yield broken("redundant text", f"{connection_id} was sent {sent} of {length} code points of {request_id}")
 

@@ -13,7 +13,6 @@ from answerback.core.delivery import steady
 from answerback.core.handshake import Rules
 from answerback.core.request import Policy, RequestKey
 from answerback.ports import (
-    Connections,
     Finish,
     Identity,
     ModelError,
@@ -24,10 +23,12 @@ from answerback.ports import (
     Quota,
     Sender,
     TokenRefused,
+    Watching,
 )
 from answerback.protocol.errors import ErrorCode
 from answerback.service.attempt import Done, Retry
 from answerback.service.delivery_sender import DeliverySender
+from answerback.service.devices import Devices, newest_turn
 from answerback.service.front import Front
 from answerback.service.front_settings import FrontSettings
 from answerback.service.history_pages import HistoryPages
@@ -35,7 +36,9 @@ from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.observer import Observer
 from answerback.service.questions import Questions
 from answerback.service.uploads import Uploads
+from answerback.service.watchers import Watchers
 from answerback.service.worker import Local, Worker, WorkerSettings
+from answerback.stores.connections import MemoryConnections
 from answerback.stores.store import SqlStore
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.simulation.hostile_model import HostileModel, Misbehaviour
@@ -234,7 +237,7 @@ class Parts:
         *,
         faults: Faults,
         store: SqlStore,
-        connections: Connections,
+        connections: MemoryConnections,
         sender: Sender,
         model: WordyModel,
         clocks: Clocks,
@@ -246,6 +249,7 @@ class Parts:
     ) -> None:
         self.store = store
         self._sender = sender
+        self._is_split = faults.split
         self._model = model
         self._clocks = clocks
         self._redelivered = redelivered
@@ -255,34 +259,52 @@ class Parts:
         self.queue = queue
         uploads = Uploads(files=store, clock=clocks.front, new_name=new_upload) if faults.files else None
         self._uploads = uploads
-        self.worker = self._new_worker(local)
+        self._watching: Watching | None = connections if faults.watchers else None
+        # As in the compositions: all of a process share it, and a worker of its own has one of its own.
         delivery_sender = self._new_delivery_sender()
+        watchers = self._new_watchers(delivery_sender)
+        self.worker = self._new_worker(local, delivery_sender, watchers)
         settings = FrontSettings(
             models=(model.name,),
             quota=Quota(per_minute=faults.per_minute, max_pending=1_000, tariff=TARIFF),
             policy=self._policy,
             queue_survives=faults.split,
         )
+        questions = Questions(
+            settings=settings,
+            requests=store,
+            queue=queue,
+            delivery_sender=delivery_sender,
+            observer=Observer(),
+            clock=clocks.front,
+            worker=None if faults.split else self.worker,
+            uploads=uploads,
+            watchers=watchers,
+        )
+        devices = Devices(
+            most=faults.watchers,
+            watching=connections,
+            requests=store,
+            newest_turn=newest_turn(store),
+            queue=queue,
+            questions=questions,
+            delivery_sender=delivery_sender,
+            clock=clocks.front,
+        )
         self.front = Front(
             settings=settings,
-            questions=Questions(
-                settings=settings,
-                requests=store,
-                queue=queue,
-                delivery_sender=delivery_sender,
-                observer=Observer(),
-                clock=clocks.front,
-                worker=None if faults.split else self.worker,
-                uploads=uploads,
-            ),
+            questions=questions,
             connections=connections,
-            history_pages=HistoryPages(history=store, clock=clocks.front),
+            history_pages=HistoryPages(
+                history=store, clock=clocks.front, changed=None if watchers is None else watchers.tell_changed
+            ),
             delivery_sender=delivery_sender,
             tokens=SimulatedTokens(clock=clocks.front, lasts_s=faults.token_s) if faults.token_s else None,
             clock=clocks.front,
             is_blocked=store.is_blocked,
             budgets_of_user=store.budgets_of_user,
             uploads=uploads,
+            devices=devices if faults.watchers else None,
         )
         self.janitor = Janitor(
             settings=JanitorSettings(policy=self._policy, queue_survives=faults.split),
@@ -298,24 +320,38 @@ class Parts:
 
     async def run(self, key: RequestKey) -> Done | Retry:
         """One dispatched request, by a worker of its own."""
-        outcome = await self._new_worker(None).run(key)
+        delivery_sender = self._new_delivery_sender()
+        worker = self._new_worker(None, delivery_sender, self._new_watchers(delivery_sender))
+        outcome = await worker.run(key)
         if isinstance(outcome, Retry):
             self._redelivered(key)
         return outcome
 
-    def _new_worker(self, local: Local | None) -> Worker:
+    def _new_worker(self, local: Local | None, delivery_sender: DeliverySender, watchers: Watchers | None) -> Worker:
         return Worker(
             settings=WorkerSettings(policy=self._policy, renew_every_s=3.0),
             requests=self.store,
             history=self.store,
             models={self._model.name: self._model},
-            delivery_sender=self._new_delivery_sender(),
+            delivery_sender=delivery_sender,
             observer=Observer(),
             clock=self._clocks.worker,
             monotonic=asyncio.get_running_loop().time,
             new_owner=self._owners,
             uploads=self._uploads,
             local=local,
+            watchers=watchers,
+        )
+
+    def _new_watchers(self, delivery_sender: DeliverySender) -> Watchers | None:
+        if self._watching is None:
+            return None
+        return Watchers(
+            watching=self._watching,
+            requests=self.store,
+            delivery_sender=delivery_sender,
+            clock=self._clocks.front,
+            history=None if self._is_split else self.store,
         )
 
     def _new_delivery_sender(self) -> DeliverySender:

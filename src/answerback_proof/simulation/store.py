@@ -1,7 +1,7 @@
 """The store and the table of connections, with latency, outages and calls that take effect late."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
 from contextvars import Context
 from functools import partial
 from typing import Any, Final, Protocol
@@ -18,11 +18,13 @@ from answerback.ports import (
     Bound,
     Connection,
     DailyUsage,
+    Place,
     Quota,
     StoredTurn,
     Superseded,
     T,
     Unavailable,
+    Watcher,
 )
 from answerback.stores.connections import MemoryConnections
 from answerback.stores.encoding import turn_of
@@ -45,6 +47,10 @@ class FaultyChannel:
         self._concern = concern
         self._context = Context()  # what is done at the other end belongs to no process of ours
         self._loop = asyncio.get_running_loop()
+
+    def is_stale(self) -> bool:
+        """Whether an index does not show yet what its table has."""
+        return self._injector.occurs(FaultKind.STALE_INDEX, self._faults.stale_index)
 
     async def call(self, act: Callable[[], Coroutine[Any, Any, T]], *, may_stall: bool = False) -> T:
         """Raises: Unavailable: there is an outage; `act` has run or not."""
@@ -201,7 +207,8 @@ class FaultyStore(WatchedStore):
         return await self._channel.call(partial(MemoryStore.unfinished, self))
 
     async def unfinished_in(self, user_id: str, conversation_id: str) -> Sequence[Record]:
-        return await self._channel.call(partial(MemoryStore.unfinished_in, self, user_id, conversation_id))
+        found = await self._channel.call(partial(MemoryStore.unfinished_in, self, user_id, conversation_id))
+        return () if self._channel.is_stale() else found
 
     async def purge(self, *, ended_before_ms: int, refused_before_ms: int) -> int:
         purged = await super().purge(ended_before_ms=ended_before_ms, refused_before_ms=refused_before_ms)
@@ -249,6 +256,13 @@ class FaultyStore(WatchedStore):
         return await self._channel.call(partial(MemoryStore.read_file, self, key))
 
 
+class Everyone(Container[str]):
+    """Users of whom a process cannot know that they watch nothing."""
+
+    def __contains__(self, user_id: object) -> bool:
+        return True
+
+
 class FaultyConnections(MemoryConnections):
     """The table of connections where it is a table: DynamoDB."""
 
@@ -267,3 +281,20 @@ class FaultyConnections(MemoryConnections):
 
     async def remove(self, connection_id: str) -> None:
         await self._channel.call(partial(MemoryConnections.remove, self, connection_id))
+
+    @property
+    def watched(self) -> Container[str]:
+        return Everyone()
+
+    async def watch(
+        self, user_id: str, conversation_id: str | None, watcher: Watcher, *, now_ms: int, most: int
+    ) -> Place:
+        watch = partial(MemoryConnections.watch, self, user_id, conversation_id, watcher, now_ms=now_ms, most=most)
+        return await self._channel.call(watch)
+
+    async def watchers(
+        self, user_id: str, *conversations: str | None, now_ms: int
+    ) -> Mapping[str | None, Sequence[Watcher]]:
+        return await self._channel.call(
+            partial(MemoryConnections.watchers, self, user_id, *conversations, now_ms=now_ms)
+        )

@@ -21,6 +21,8 @@ from answerback.protocol.frames import (
     ResumePoint,
     ServerFrame,
     UploadState,
+    Watch,
+    Watching,
 )
 from answerback.stores.sqlite import MemoryStore
 from answerback.testing.loop import Deadlock
@@ -42,6 +44,10 @@ from answerback_proof.workload import Mix
 
 REST_S: Final = 2_000.0
 SETTLE_S: Final = 60.0
+LOOK_ON_S: Final = 330.0
+"""In which a session that watches reads the history where there is no place for it, renews its watch, and is told that
+another one has its session.
+"""
 MAX_POSTS: Final = 20_000
 """The step budget: a run with more posts than this does not end, and fails."""
 
@@ -49,6 +55,8 @@ UUID_LENGTH: Final = 36
 """A run is repeated to the line of its trace, so what clients draw at random is left out."""
 
 CANCEL_WITHIN_S: Final = 4.0
+COMES_BACK: Final = 0.3
+"""The share of users who look again at once at what they have just left."""
 FROZEN_S: Final = (35.0, 70.0)
 """Longer than an ending is offered."""
 
@@ -122,6 +130,19 @@ class World:
             )
             for number in range(case.apps)
         ]
+        if faults.watchers:
+            self._apps += [
+                SimulatedApp(
+                    case.apps + user,
+                    history=self.history,
+                    injector=injector,
+                    faults=faults,
+                    faults_s=case.faults_s,
+                    trace=self.trace,
+                    watches_user=user,
+                )
+                for user in range((case.apps + 1) // 2)
+            ]
         if faults.budget:
             users = sorted({app.user for app in self._apps})
             self._store.give_budgets(users, faults.budget, now_ms=clocks.front())
@@ -154,21 +175,19 @@ class World:
         work: list[Coroutine[Any, Any, None]] = [self._server.inject_faults()]
         for app in self._apps:
             work += [self._use(app), self._cut(app), self._crash(app), self._freeze(app)]
-            work += [self._take_over(app), self._renew(app)]
+            work += [self._take_over(app), self._renew(app), self._watch(app)]
         background = [self._loop.create_task(coroutine) for coroutine in work]
         await self._wait(self._case.faults_s)
         self._injector.stop()
         self.trace("faults end")
-        deadline = self._loop.time() + REST_S
-        while any(app.open_requests for app in self._apps) and self._loop.time() < deadline and not self._violations:
-            await self._wait(5.0)
-        for app in self._apps:
-            if app.open_requests:
-                self._violate(broken(Promise.ANSWERED, f"{app.name} still waits for {', '.join(app.open_requests)}"))
-            for window in app.windows:
+        await self._answered()
+        if self._faults.watchers:
+            await self._ask_before_watchers()
+        else:
+            for window in (window for app in self._apps for window in app.windows):
                 if window.is_open and window.stopped is None:
                     window.client.reconnect_now()  # its user comes back: is it still connected?
-        await self._wait(SETTLE_S)
+            await self._wait(SETTLE_S)
         await _end(background)
         if not self._violations:
             self._add_store()
@@ -182,6 +201,35 @@ class World:
             window.process.dispose()
         self._uploads.close()
         return self._report()
+
+    async def _answered(self) -> None:
+        """Wait until every question has an ending, which must not take for ever."""
+        deadline = self._loop.time() + REST_S
+        while any(app.open_requests for app in self._apps) and self._loop.time() < deadline and not self._violations:
+            await self._wait(5.0)
+        for app in self._apps:
+            if app.open_requests:
+                self._violate(broken(Promise.ANSWERED, f"{app.name} still waits for {', '.join(app.open_requests)}"))
+
+    async def _ask_before_watchers(self) -> None:
+        """Everybody looks on, and each app asks what watchers have tried to stop before it was asked.
+
+        No connection is opened anew: that would show what the server forgot to.
+        """
+        for app in self._apps:
+            for ids in "qr":
+                app.watch(f"{ids}-A")
+        await self._wait(SETTLE_S)
+        for app in self._apps:
+            if not app.only_watches and not self._violations:
+                rng = self._injector.stream(f"user of {app.name}")
+                request = self._mix.draw(rng, self._last_id(app.ids), (f"{app.ids}-A",))
+                app.ask(replace(request, cancel_after_s=None))
+        await self._answered()
+        await self._wait(LOOK_ON_S)
+
+    def _last_id(self, ids: str) -> str:
+        return f"{ids}{self._case.questions}"
 
     async def _wait(self, seconds: float) -> None:
         """Let virtual time pass, unless a promise is broken already."""
@@ -273,7 +321,7 @@ class World:
     async def _use(self, app: SimulatedApp) -> None:
         injector, faults, rng = self._injector, self._faults, self._injector.stream(f"user of {app.name}")
         await app.open()
-        for number in range(self._case.questions):
+        for number in () if app.only_watches else range(self._case.questions):
             await asyncio.sleep(rng.uniform(0, self._case.faults_s / self._case.questions))
             request = self._mix.draw(rng, f"{app.ids}{number}", (None, f"{app.ids}-A", f"{app.ids}-B"))
             app.ask(replace(request, files=self._uploads.choose(app.user, request.request_id)))
@@ -332,7 +380,7 @@ class World:
             await app.open()
 
     async def _freeze(self, app: SimulatedApp) -> None:
-        while self._faults.freeze_every_s:
+        while self._faults.freeze_every_s and (app.only_watches or not self._faults.watchers):
             await asyncio.sleep(self._injector.pause_s(f"freezes of {app.name}", self._faults.freeze_every_s))
             if not self._injector.occurs(FaultKind.FROZEN_APP, 1.0):
                 return
@@ -348,6 +396,25 @@ class World:
                 return
             if app.window.is_open:
                 await app.open()
+
+    async def _watch(self, app: SimulatedApp) -> None:
+        """A user looks at a conversation, leaves it, and may come back at once; or stops what nobody has asked yet."""
+        injector, faults, rng = self._injector, self._faults, self._injector.stream(f"watches of {app.name}")
+        while faults.watch_every_s:
+            await asyncio.sleep(injector.pause_s(f"watches of {app.name}", faults.watch_every_s))
+            if not injector.occurs(FaultKind.WATCH, 1.0):
+                return
+            ids = rng.choice("qr")
+            conversation = f"{ids}-{rng.choice('AB')}"
+            if conversation not in app.watches:
+                app.watch(conversation)
+            else:
+                app.unwatch(conversation)
+                if rng.random() < COMES_BACK:
+                    app.watch(conversation)
+            if injector.occurs(FaultKind.UNKNOWN_CANCEL, faults.unknown_cancels):
+                name = self._last_id(ids)
+                self._inject(app, CancelMessage(request_id=name, conversation_id=f"{ids}-A"))
 
     async def _renew(self, app: SimulatedApp) -> None:
         """Renew the token in time, as the driver does; now and then too late."""
@@ -422,6 +489,8 @@ def _describe(frame: ClientFrame | ServerFrame) -> str:
         is_random = name == "request_id" and isinstance(value, str) and len(value) == UUID_LENGTH  # of a piece
         if value is not None and not is_random:
             parts.append(str(value) if name in ("request_id", "hello_id") else f"{name}={value}")
-    if isinstance(frame, Hello):
+    if isinstance(frame, Watch | Watching):
+        parts.append(f"{frame.conversation_id} no. {frame.number}{' off' if getattr(frame, 'off', False) else ''}")
+    if isinstance(frame, Hello | Watch):
         parts += [f"{p.request_id}@{p.attempt}/{p.offset}" for p in frame.resume]
     return " ".join(parts)
