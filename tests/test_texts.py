@@ -93,6 +93,44 @@ def test_every_sentence_has_its_korean(monkeypatch: pytest.MonkeyPatch) -> None:
         assert sum(word in shown.split() for word in words) < 8, f"{place}: half of it is still English: {shown}"
 
 
+@pytest.mark.parametrize(
+    ("english", "korean"),
+    [
+        ("kim is erased.", "kim 사용자의 모든 것을 지웠어요."),
+        ("kim: 7 a minute", "kim: 1분에 7개"),
+        ("kim: off", "kim: 제한 없음"),
+        ("kim: kept for 30 days", "kim: 30일 동안 보관해요"),
+        ("kim: team design", "kim: design 팀"),
+        ("/a/b: 7 lines about kim", "/a/b: kim 사용자에 관한 7줄"),
+        ("read again: nothing", "다시 읽은 것: 없음"),
+        (
+            "/b: checked, 1 users, 2 conversations, 3 requests, as of 2026-01-02 03:04:05, store x",
+            "/b: 확인했어요. 사용자 1명, 대화 2개, 요청 3개, 2026-01-02 03:04:05 기준, 저장소 x",
+        ),
+    ],
+)
+def test_a_result_is_told_in_korean(monkeypatch: pytest.MonkeyPatch, english: str, korean: str) -> None:
+    assert spoken(english) == english
+    monkeypatch.setenv("LC_ALL", "ko_KR.UTF-8")
+    assert spoken(english) == korean
+
+
+READ_BY_PROGRAMS = ("listening on", "answerback {}")
+
+
+def test_no_command_says_an_english_sentence_alone() -> None:
+    for path in sorted((SOURCE / "answerback" / "cli").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "say":
+                (argument,) = node.args
+                for part in [argument.body, argument.orelse] if isinstance(argument, ast.IfExp) else [argument]:
+                    text = template(part) or ""
+                    is_sentence = re.search("[a-z]{2}", text.replace("{}", "")) and not text.startswith(
+                        READ_BY_PROGRAMS
+                    )
+                    assert not is_sentence, f"{path.name}:{node.lineno}: say(spoken({text!r}))"
+
+
 def test_every_shortfall_has_its_korean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LC_ALL", "ko_KR.UTF-8")
     for text in ("", "a"):

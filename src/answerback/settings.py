@@ -114,6 +114,12 @@ def duration_ms(value: object) -> int:
     return round(float(match[1]) * _UNITS_MS[match[2] or "s"])
 
 
+def _above_0_ms(value: object) -> int:
+    if not (milliseconds := duration_ms(value)):
+        raise ValueError(value)
+    return milliseconds
+
+
 def duration_text(milliseconds: float) -> str:
     """The shortest exact way to write a duration, for example `1h` for 3,600,000."""
     for unit, size in reversed(_UNITS_MS.items()):
@@ -209,6 +215,7 @@ def _read_days_or_forever(value: object) -> int | None:
 
 _DAYS: Final = whole(1, 36_500)
 _DURATION_RULE: Final = "a duration such as 90s, 10m or 1h"
+_DURATION_RULE_ABOVE_0: Final = "a duration above 0 such as 90s, 10m or 1h"
 TEXT: Final = Kind("TEXT", "a text that is not empty", _read_text)
 TEXTS: Final = Kind("TEXT", "a list of texts", _read_texts)
 NETWORKS: Final = Kind("ADDRESS", "a list of IP addresses and networks such as 10.0.0.0/8", _read_networks)
@@ -222,13 +229,16 @@ DAYS_OR_FOREVER: Final = Kind("DAYS|forever", f"{_DAYS.rule}, or forever", _read
 SECONDS: Final = Kind("DURATION", _DURATION_RULE, lambda value: duration_ms(value) / 1000)
 WHOLE_SECONDS: Final = Kind("DURATION", _DURATION_RULE, lambda value: duration_ms(value) // 1000)
 MILLISECONDS: Final = Kind("DURATION", _DURATION_RULE, duration_ms)
+SECONDS_ABOVE_0: Final = Kind("DURATION", _DURATION_RULE_ABOVE_0, lambda value: _above_0_ms(value) / 1000)
+MILLISECONDS_ABOVE_0: Final = Kind("DURATION", _DURATION_RULE_ABOVE_0, _above_0_ms)
 
 
 def toml(value: object, kind: Kind) -> str:
     """The value as TOML, in the form that reads best."""
-    if kind in {SECONDS, WHOLE_SECONDS, MILLISECONDS}:
+    if kind.metavar == "DURATION":
         assert isinstance(value, int | float)
-        return json.dumps(duration_text(value if kind is MILLISECONDS else value * 1000))
+        is_ms = kind in {MILLISECONDS, MILLISECONDS_ABOVE_0}
+        return json.dumps(duration_text(value if is_ms else value * 1000))
     if value is None:
         return '"forever"' if kind is DAYS_OR_FOREVER else '"off"'
     if isinstance(value, tuple):

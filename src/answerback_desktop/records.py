@@ -91,7 +91,8 @@ class Turn:
     and orders the turns of a conversation, those that are not over last (`order`). `replaces`: the turn whose place
     this one takes. `is_synced`: the server's history has it. `superseded_by`: the turn that took its place, or the
     place of a turn before it; such turns are earlier versions. `attachments`: the files that were asked with.
-    `sent_percent`: how much of them is at the server, while they are brought there.
+    `sent_percent`: how much of them is at the server, while they are brought there. `is_elsewhere`: another device has
+    asked it, and its answer still comes.
     """
 
     request_id: str
@@ -113,6 +114,7 @@ class Turn:
     superseded_by: str | None = None
     attachments: tuple[Attachment, ...] = ()
     sent_percent: int | None = None
+    is_elsewhere: bool = False
 
     @property
     def order(self) -> tuple[bool, int, str]:

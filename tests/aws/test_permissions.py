@@ -7,8 +7,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from answerback.client import Client, File, RequestCancelled
-from answerback_aws.emulator.bedrock import Asked
+from answerback.client import Asked, ChangesMissed, Client, Failed, File, RequestCancelled, Text
+from answerback_aws.emulator.bedrock import Asked as Prompted
 from stack import LONG_SYSTEM, Stack
 
 pytestmark = [pytest.mark.emulator, pytest.mark.postgres, pytest.mark.timeout(180)]
@@ -42,7 +42,7 @@ async def test_everything_an_app_can_do(secured: Stack) -> None:
     started = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    async def endless(_asked: Asked):
+    async def endless(_asked: Prompted):
         yield "on and "
         loop.call_soon_threadsafe(started.set)
         await asyncio.Event().wait()
@@ -62,6 +62,37 @@ async def test_everything_an_app_can_do(secured: Stack) -> None:
         assert "x" * 1_000 in answer.text
         await client.rename(conversation, "a title")
         await client.delete(conversation)
+    assert denied(secured) == []
+
+
+async def test_another_device_shows_an_answer_as_it_comes_and_stops_it(secured: Stack) -> None:
+    token = secured.token(secured.name("user"))
+    conversation, question = secured.name("conversation"), secured.name("question")
+
+    async def endless(_asked: Prompted):
+        yield "on and "
+        await asyncio.Event().wait()
+
+    secured.scripts[question] = endless
+    async with (
+        asyncio.timeout(120),
+        Client(secured.url, token=token) as desk,
+        Client(secured.url, token=token) as phone,
+        phone.watch(conversation) as watch,
+        phone.changes() as changes,
+    ):
+        assert await changes.next() == ChangesMissed()
+        stream = desk.stream(question, conversation=conversation)
+        request_id, asked = await watch.next()
+        assert isinstance(asked, Asked)
+        assert (asked.question, asked.request_id) == (question, stream.request_id)
+        while not isinstance((await watch.next()).event, Text):
+            pass
+        phone.cancel(request_id, conversation=conversation)
+        with pytest.raises(RequestCancelled):
+            await stream.answer
+        assert isinstance((await watch.next()).event, Failed)
+        assert (await changes.next()).conversation_id == conversation
     assert denied(secured) == []
 
 

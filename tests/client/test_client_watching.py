@@ -77,6 +77,19 @@ async def test_what_another_app_asks_is_shown_with_its_answer(watched):
             await anext(items)
 
 
+async def test_a_conversation_has_one_name(watched):
+    async with Client(watched.url) as app:
+        entering = asyncio.create_task(app.watch("cafe\u0301").__aenter__())
+        peer = await watched.peer()
+        await peer.hold(1, conversation="caf\u00e9")
+        watch = await entering
+        assert watch.conversation_id == "caf\u00e9"
+        await peer.ask("a", conversation="caf\u00e9")
+        async for request_id, event in watch:
+            assert (request_id, type(event)) == ("a", Asked)
+            break
+
+
 async def test_a_plain_loop_begins_and_ends_it(watched):
     async with Client(watched.url) as app:
         peer = await watched.peer()

@@ -242,6 +242,24 @@ async def test_an_operator_cancels_and_blocks(
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="no Chromium here")
+@pytest.mark.parametrize("user", [".", "..", "...", "%2e%2e"])
+async def test_who_is_called_as_a_folder_above_can_be_blocked(tmp_path: Path, user: str) -> None:
+    data = tmp_path / "data"
+    async with (
+        gateway_in(data, grace_s=0) as gateway,
+        browser(tmp_path / "browser", language="en-US") as page,
+        Client(gateway.url, user=user) as app,
+    ):
+        await app.ask("why?")
+        operator = Operator(page, gateway)
+        await operator.enter(key_in(data))
+        await operator.until_shown("#users", user)
+        await operator.press("Block")
+        await operator.press("Unblock")
+        await operator.until_pressable("Block")
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="no Chromium here")
 async def test_the_language_can_be_chosen_and_the_page_locked(tmp_path: Path) -> None:
     async with (
         gateway_in(tmp_path / "data") as gateway,

@@ -32,7 +32,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     disk = Disk()
     real = sqlite_module.connect
 
-    class OnDisk(sqlite3.Connection):
+    class OnDisk(sqlite_module.SqliteDatabase):
         def execute(self, sql: str, *args: object) -> sqlite3.Cursor:
             check(sql)
             return super().execute(sql, *args)
@@ -53,7 +53,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
 
     def on_disk(path: Path, *, busy_timeout_s: float) -> sqlite3.Connection:
         with alone, monkeypatch.context() as patch:
-            patch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, factory=OnDisk, **k))
+            patch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **{**k, "factory": OnDisk}))
             return real(path, busy_timeout_s=busy_timeout_s)
 
     monkeypatch.setattr(sqlite_module, "connect", on_disk)

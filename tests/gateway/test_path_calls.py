@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 MOST_CALLS = 130
-MOST_FILES = 28
+MOST_FILES = 29
 """What it takes today. Lower them when it takes less; raise them for a good reason only."""
 
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from answerback.core.delivery import PROGRESS_S
 from answerback.core.request import Policy, RequestKey
-from answerback.core.watching import KEPT_MS
+from answerback.core.watching import KEPT_MS, LEFT_MS
 from answerback.ports import Finish, Gone, Place, Prompt, Sent, Slow, Unavailable, Watcher
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
@@ -442,6 +442,21 @@ def test_one_too_many_is_told() -> None:
         await peers[3].say(question())
         await backend.queue.idle()
         assert ending(peers[2].frames) == ending(peers[1].frames) == ending(peers[3].frames)
+
+    on(main)
+
+
+def test_what_was_left_takes_no_place_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("answerback.stores.connections.MOST_WATCHED", 2)
+
+    async def main() -> None:
+        phone = await one_of(Backend(model=ScriptedModel(words)), "phone")
+        for number, name in enumerate("ab"):
+            await phone.say(watch(2 * number, conversation=name))
+            await phone.say(watch(2 * number + 1, conversation=name, off=True))
+        await asyncio.sleep(LEFT_MS / 1000)
+        await phone.say(watch(9))
+        assert isinstance(phone.frames[-1], Watching)
 
     on(main)
 

@@ -9,13 +9,26 @@ import psycopg
 import pytest
 
 from answerback.core.budget import Budget, Period, Tariff, Terms, Unit
-from answerback.core.request import SCHEMA, Busy, Claimed, Ended, RequestKey, Unknown, cancel, expire
+from answerback.core.request import (
+    SCHEMA,
+    Busy,
+    Claimed,
+    Ended,
+    Pending,
+    RequestKey,
+    Unknown,
+    cancel,
+    expire,
+    retarget,
+    watch,
+)
 from answerback.core.uploads import MAX_OPEN, FileKey
+from answerback.gateway.fleet import FleetQueue
 from answerback.ports import Accepted, Bound, Connection, Existing, Limited, Superseded, Unavailable, Watcher
 from answerback.protocol.errors import ErrorCode
 from answerback.stores import StoreError, StoreInUse
 from answerback.stores.fleet import FleetStore
-from answerback.stores.fleet_commit import Changed
+from answerback.stores.fleet_commit import Changed, Transaction
 from answerback.stores.migrations import Migration, shipped
 from answerback.stores.nodes import FORGET_MS, Nodes, connect_nodes
 from answerback.stores.notices import Notices
@@ -186,6 +199,26 @@ async def test_a_gateway_that_starts_again_takes_up_what_it_left(actors, postgre
     await again.close()
 
 
+async def test_a_gateway_that_starts_again_goes_on_for_apps_that_have_moved(actors, postgres_server, schema):
+    a, b = actors
+    await a.store.bind(connection(1, "a", at_ms=1), "ann")
+    for name, node in (("r1", "b"), ("r2", "a"), ("r3", "dead")):
+        await a.accept(name, conversation=name)
+        await a.claim(name)
+        there = connection(2, node, at_ms=2)
+        moved = partial(retarget, connection_id=there.connection_id, generation=2, session_id="s1", attempt=1, offset=7)
+        await b.store.change(RequestKey("ann", name), moved)
+    await a.store.close()
+    again = FleetStore(postgres_server.url, node="a", schema=schema)
+    await again.open()
+    queue = FleetQueue(store=again, is_alive=lambda node: node == "b", slots={"echo": 9}, clock=lambda: 0)
+    assert await queue.recover(again) == 3
+    found = {name: (await again.read(RequestKey("ann", name))).target for name in ("r1", "r2", "r3")}
+    assert found["r1"].connection_id.endswith("@b")
+    assert found["r2"] is found["r3"] is None
+    await again.close()
+
+
 async def test_what_was_taken_over_while_the_database_failed_is_not_forgotten(actors, monkeypatch):
     a, b = actors
     for n in range(60):
@@ -314,6 +347,18 @@ async def test_a_record_is_written_as_every_living_gateway_reads_it(
         await one.close()
 
 
+async def test_a_watcher_that_an_older_gateway_would_lose_is_not_noted(stores, actors):
+    """The end of the answer brings it to them all the same."""
+    watcher = Watcher(session_id="s2", connection_id="ann2@b", generation=1, number=1)
+    for store, written in ((stores[0], ()), (stores[1], (watcher,))):
+        store.write_schema(1 if store is stores[0] else SCHEMA)
+        await actors[0].accept(store.node)
+        step = partial(watch, conversation_id="c1", watcher=watcher)
+        assert isinstance(await store.change(RequestKey("ann", store.node), step), Pending)
+        record = await store.read(RequestKey("ann", store.node))
+        assert (record.watchers, record.schema) == (written, 2 if written else 1)
+
+
 async def test_a_hold_that_an_older_gateway_would_lose_is_not_taken(stores, actors):
     a, store = actors[0], stores[0]
     tariff = Tariff(models={"echo": Terms(max_tokens=7)})
@@ -349,8 +394,34 @@ async def test_tables_are_upgraded_while_another_program_reads_them_for_long(act
     assert longest < 2 * LOCK_WAIT_S + 1
 
 
+async def test_an_upgrade_waits_for_a_transaction_before_it_locks_a_table(stores, postgres_server, schema, caplog):
+    """The upgrade changes conversations and then requests, the transaction has read requests and writes the others."""
+    tables = ("conversations", "requests")
+    one = Migration(
+        version=9_000, name="next", statements=tuple(f"ALTER TABLE {table} ADD COLUMN next text" for table in tables)
+    )
+    loop, upgrading, runs = asyncio.get_running_loop(), [], []
+
+    def upgrade() -> int:
+        with connect(postgres_server.url, schema) as connection:
+            return apply_migrations(connection, schema, [*shipped(), one], now_ms=1)
+
+    def decide(transaction: Transaction) -> None:
+        runs.append(transaction)
+        if len(runs) == 1:
+            upgrading.append(asyncio.run_coroutine_threadsafe(asyncio.to_thread(upgrade), loop))
+            while transaction.database.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchall() == []:
+                transaction.database.execute("SELECT pg_sleep(0.01)")
+        transaction.database.execute("SELECT * FROM conversations")
+
+    await stores[0]._fleet.do(decide, users=("ann",))
+    assert await asyncio.wrap_future(upgrading[0]) == 1
+    assert len(runs) == 1
+    assert "the tables are in use" not in caplog.text
+
+
 async def test_tables_are_upgraded_under_load(actors, postgres_server, schema):
-    """A transaction reads requests and then users, the upgrade changes users and then requests: one has to yield."""
+    """A transaction reads requests and then users, the upgrade changes users and then requests."""
     over = False
 
     async def ask(actor: Actor, name: str) -> None:

@@ -29,6 +29,11 @@ class Network:
             await asyncio.sleep(0)
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    @property
+    def server_url(self) -> str:
+        """The server, past this network."""
+        return f"ws://127.0.0.1:{self._port}"
+
     def cut(self) -> None:
         self._is_cut = True
         for writer in tuple(self._writers):

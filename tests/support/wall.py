@@ -8,7 +8,7 @@ import pytest
 
 from answerback.clock import LeapingClock
 from answerback.gateway import app as gateway_app
-from answerback_desktop.viewmodels import countdown
+from answerback_desktop.viewmodels import connection
 
 MID_MONTH_MS = 1_794_744_000_000
 """2026-11-15T12:00:00Z: no window of a budget and no day ends soon."""
@@ -25,5 +25,5 @@ def set_clock(monkeypatch: pytest.MonkeyPatch, at_ms: int = MID_MONTH_MS) -> Cal
         return wall_ns() // 1_000_000
 
     monkeypatch.setattr(gateway_app, "LeapingClock", partial(LeapingClock, wall_ns=wall_ns))
-    monkeypatch.setattr(countdown, "epoch_ms", clock)
+    monkeypatch.setattr(connection, "epoch_ms", clock)
     return clock

@@ -18,6 +18,7 @@ from answerback.core.camel import snake
 from answerback.gateway.admin_key import KEY_FILE, PORT_FILE, read_key
 from answerback.gateway.settings import SettingsError
 from answerback.ports import DailyUsage, StoredUser
+from answerback.texts import spoken
 
 T = TypeVar("T")
 TIMEOUT_S: Final = 10.0
@@ -70,7 +71,7 @@ def reload(*, place: StoreOptions, as_json: Json = False) -> None:
     if as_json:
         say_json(answer)
     else:
-        say(f"read again: {', '.join(answer['read']) or 'nothing'}")
+        say(spoken(f"read again: {', '.join(answer['read']) or 'nothing'}"))
         for why in answer["kept"]:
             note(f"kept as it was: {why}")
         if restart := answer.get("restart"):

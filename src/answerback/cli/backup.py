@@ -14,6 +14,7 @@ from answerback.cli.settings import load
 from answerback.clock import epoch_ms
 from answerback.gateway.settings import GatewaySettings
 from answerback.stores import StoreError
+from answerback.texts import spoken
 
 if TYPE_CHECKING:
     from answerback.stores.backup import Manifest
@@ -90,8 +91,14 @@ def _show(manifest: "Manifest", folder: Path, *, as_json: bool) -> None:
         say_json({"folder": str(folder), **msgspec.to_builtins(manifest)})
         return
     made = datetime.fromtimestamp(manifest.made_at_ms / 1000).strftime("%Y-%m-%d %H:%M:%S")
-    counts = ", ".join(f"{rows[name]} {name}" for name in ("users", "conversations", "requests"))
-    say(f"{folder}: checked, {counts}, as of {made}, store {manifest.content.store_id or '-'}")
+    users, conversations, requests = (rows[name] for name in ("users", "conversations", "requests"))
+    store = manifest.content.store_id or "-"
+    say(
+        spoken(
+            f"{folder}: checked, {users} users, {conversations} conversations, {requests} requests, as of {made}, "
+            f"store {store}"
+        )
+    )
 
 
 def last_backup(data_dir: Path) -> LastBackup | None:

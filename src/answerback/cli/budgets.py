@@ -74,7 +74,7 @@ def set_team(
     if as_json:
         say_json({"userId": user, "team": new})
     else:
-        say(f"{user}: no team" if new is None else f"{user}: team {new}")
+        say(spoken(f"{user}: no team" if new is None else f"{user}: team {new}"))
 
 
 @with_options
@@ -200,7 +200,7 @@ def _set(name: str, holder: str, amount: str, place: Place, *, as_json: bool) ->
     if as_json:
         say_json([{"holder": holder, **state_as_json(state)} for state in found])
     elif not found:
-        say(f"{name}: no budget")
+        say(spoken(f"{name}: no budget"))
     else:
         say_table(_HEADERS, [_row(name, state) for state in found])
 

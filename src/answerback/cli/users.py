@@ -132,7 +132,7 @@ def set_limit(
     if as_json:
         say_json({"userId": user, "perMinute": per_minute})
     else:
-        say(f"{user}: {_limit_text(per_minute)}")
+        say(spoken(f"{user}: {_limit_text(per_minute)}"))
 
 
 @with_options
@@ -161,7 +161,7 @@ def set_retention(
     if as_json:
         say_json({"userId": user, "keepDays": keep_days} | ({"conversationId": conversation} if conversation else {}))
     else:
-        say(f"{conversation or user}: {_keep_text(keep_days)}")
+        say(spoken(f"{conversation or user}: {_keep_text(keep_days)}"))
 
 
 @with_options
@@ -186,7 +186,7 @@ def _set_blocked(user: str, place: Place, *, blocked: bool, as_json: bool) -> No
     if as_json:
         say_json({"userId": user, "blocked": blocked})
     else:
-        say(f"{user} is blocked." if blocked else f"{user} is not blocked.")
+        say(spoken(f"{user} is blocked." if blocked else f"{user} is not blocked."))
 
 
 @with_options
@@ -223,7 +223,7 @@ def export(
     if as_json:
         say_json({"userId": user, "file": str(file), "lines": lines})
     else:
-        say(f"{file}: {lines} lines about {user}")
+        say(spoken(f"{file}: {lines} lines about {user}"))
 
 
 @with_options
@@ -242,7 +242,7 @@ def delete(
     if as_json:
         say_json({"userId": user, "deleted": True})
     else:
-        say(f"{user} is erased.")
+        say(spoken(f"{user} is erased."))
 
 
 def run(work: Callable[[Users], Awaitable[T]], place: Place) -> T:

@@ -49,6 +49,7 @@ from answerback.client.typed import asked_again, read_as, schema_of
 from answerback.client.upload_queue import UploadQueue
 from answerback.client.uploads import File, Source, fetch, files_of
 from answerback.client.watching import AnswerWatch, ChangeWatch, WatchHub
+from answerback.core.keys import normal_id
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
     Attachment,
@@ -338,7 +339,7 @@ class Client:
         Default: none that had ended before the watch began.
         Raises, when it begins: RequestFailed: the server does not know this; RequestTimeout, SessionReplaced, Closed.
         """
-        return AnswerWatch(self._watches, conversation, after)
+        return AnswerWatch(self._watches, normal_id(conversation), after)
 
     def changes(self) -> ChangeWatch:
         """Tell when other apps of the user begin, rename or delete conversations or ask in them; see `ChangeWatch`."""

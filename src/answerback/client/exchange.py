@@ -6,6 +6,7 @@ from enum import StrEnum
 from answerback.client.events import Answer
 from answerback.client.outbox import PendingRequest
 from answerback.core.assembly import Assembly
+from answerback.core.keys import normal_id
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import ResumePoint, SendMessage, Status
 
@@ -70,7 +71,7 @@ class Exchange:
     @property
     def key(self) -> str | None:
         """Its ordering key inside the user: the conversation it names, else none."""
-        return self.frame.conversation_id
+        return None if self.frame.conversation_id is None else normal_id(self.frame.conversation_id)
 
     @property
     def resume_point(self) -> ResumePoint:

@@ -148,7 +148,7 @@ class Session:
         if self._questions.get(frame.request_id) is not None:
             raise ValueError(f"request {frame.request_id} is pending already; use a new id for each question")
         exchange = self._questions.add(frame, timeouts, now=now)
-        self._watches.asked_here(frame.request_id, frame.conversation_id)
+        self._watches.asked_here(frame.request_id, exchange.key)
         self._hold_or_pump(exchange, now)
         return self._flush()
 

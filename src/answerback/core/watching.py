@@ -15,6 +15,9 @@ MOST_WATCHED: Final = 1_000
 KEPT_MS: Final = 10 * 60_000
 """How long a place is kept. A client renews it every four minutes: two renewals may be lost."""
 
+LEFT_MS: Final = 60_000
+"""How long it is known that a session watches no longer: longer than an older frame of it can come behind."""
+
 
 class Place(Enum):
     """What became of a `watch`."""

@@ -304,7 +304,8 @@ class Admin:
                 "/users/USER, /users/USER/export, /users/USER/limit, /users/USER/blocked, /users/USER/retention, "
                 "/users/USER/team, /budgets/HOLDER, /teams, /usage, /reload and /@connections/ID.",
             )
-        return await handler(request, **match)
+        # No id begins with a space. A browser sends one before `.` and `..`, which it would fold into the path.
+        return await handler(request, **{name: part.removeprefix(" ") for name, part in match.items()})
 
     def _opens(self, request: web.BaseRequest, handler: _Handler) -> bool:
         shown = request.headers.get("Authorization")

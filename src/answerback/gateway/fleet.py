@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Container, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeAlias
+from zlib import crc32
 
 from answerback import __version__
 from answerback.clock import epoch_ms
@@ -44,6 +45,9 @@ RATE_S: Final = 5.0
 
 PLACE_S: Final = 3.0
 """Within this time the others that stand by see that one of them has begun to serve."""
+
+LEAVE_S: Final = 5.0
+"""How long a gateway that stops tries to say so while the database is down. After that it counts as dead."""
 
 CHECK_OWN_S: Final = 10.0
 """How often a gateway looks for requests of its own that its queue does not have."""
@@ -140,11 +144,12 @@ class FleetConnections(MemoryConnections):
 
 
 class FleetQueue(InProcessQueue):
-    """The queue of what is at home here. `store` says what that is."""
+    """The queue of what is at home here. `store` says what that is, `is_alive` which gateways may be there."""
 
-    def __init__(self, *, store: FleetStore, **settings: Any) -> None:
+    def __init__(self, *, store: FleetStore, is_alive: Callable[[str], bool], **settings: Any) -> None:
         super().__init__(**settings)
         self._store = store
+        self._is_alive = is_alive
         store.order_by(self.__contains__)
 
     async def put(self, record: Record) -> None:
@@ -154,7 +159,11 @@ class FleetQueue(InProcessQueue):
     async def recover(self, requests: Requests) -> int:
         """Queue what a process by this name, or one that had the database for itself, has left. Before `start`."""
         del requests
-        records = await self._store.take_over([self._store.node], is_alive=lambda _: False)
+        own = self._store.node
+        # Apps that had sockets here may have moved already. Without their targets they would wait until they ask again.
+        records = await self._store.take_over(
+            [own], is_alive=lambda connection: (node := node_of(connection)) != own and self._is_alive(node)
+        )
         self.restore(records)
         return len(records)
 
@@ -168,9 +177,8 @@ class FleetSender(SocketSender):
         self._notices = notices
         self._is_alive = is_alive
         self._gone: OrderedDict[str, None] = OrderedDict()
-        self._cut = 0
-        self._pieces: OrderedDict[tuple[str, str], tuple[int, list[str]]] = OrderedDict()
-        """What came of a frame that was cut: its number, and its pieces."""
+        self._pieces: OrderedDict[tuple[str, str, bool], list[str]] = OrderedDict()
+        """What came of frames that were cut, by who sends them, the connection, and whether they are counted."""
         self._waiting: dict[str, list[bytes]] = {}
         self._tasks = Tasks()
 
@@ -180,14 +188,11 @@ class FleetSender(SocketSender):
             return await super().send(connection_id, frame)
         if connection_id in self._gone or not self._is_alive(node):
             return Gone()
-        first, *more = pieces_of(encode(frame))
-        if not more:
-            # A gateway of another version reads it, too: what is told stays as it is, or gets another name.
-            self._notices.send(node, "frame", connection_id, True, first)
-            return Sent()
-        self._cut += 1
-        for index, text in enumerate((first, *more)):
-            self._notices.send(node, "piece", connection_id, self._cut, index, index == len(more), text)
+        encoded = encode(frame)
+        *pieces, last = pieces_of(encoded)
+        for text in pieces:
+            self._notices.send(node, "frame", connection_id, None, text)
+        self._notices.send(node, "frame", connection_id, [len(pieces) + 1, crc32(encoded)] if pieces else True, last)
         return Sent()
 
     async def close(self, connection_id: str) -> None:
@@ -203,28 +208,31 @@ class FleetSender(SocketSender):
         if len(self._gone) > MAX_GONE:
             self._gone.popitem(last=False)
 
-    def piece(self, origin: str, connection_id: str, number: int, index: int, *, is_last: bool, text: str) -> None:
-        """A piece of a frame. One that follows a lost one is dropped: the app asks for what is missing."""
-        of, pieces = self._pieces.pop((origin, connection_id), (number, []))
-        if index == 0:
-            of, pieces = number, []
-        if of != number or len(pieces) != index:
-            return
-        pieces.append(text)
-        if is_last:
-            self.arrived(origin, connection_id, "".join(pieces))
-            return
-        self._pieces[origin, connection_id] = number, pieces
-        if len(self._pieces) > MAX_GONE:
-            self._pieces.popitem(last=False)
+    def arrived(self, origin: str, connection_id: str, end: Any, text: str) -> None:
+        """A frame that another gateway has for one of our sockets, or a piece of one.
 
-    def arrived(self, origin: str, connection_id: str, text: str) -> None:
-        """A frame that another gateway has for one of our sockets."""
+        `end`: None for a piece that is not the last, with the last one how many there are and their checksum. Of a
+        frame that is not whole nothing is sent: the app asks for what is missing. Gateways of an older version say
+        False and True. They take the end for true, and what comes before it for false.
+        """
+        is_counted = end is None or isinstance(end, list)
+        source = origin, connection_id, is_counted
+        pieces = [*self._pieces.pop(source, ()), text]
+        if not end:
+            self._pieces[source] = pieces
+            if len(self._pieces) > MAX_GONE:
+                self._pieces.popitem(last=False)
+            return
+        if is_counted:
+            count, checksum = end
+            pieces = pieces[-count:]
+        payload = "".join(pieces).encode()
+        if is_counted and crc32(payload) != checksum:
+            return
         socket = self._sockets.get(connection_id)
         if socket is None:
             self._notices.send(origin, "gone", connection_id)
             return
-        payload = text.encode()
         waiting = self._waiting.get(connection_id)
         if waiting is None:
             if isinstance(socket.send(payload), Slow):
@@ -328,7 +336,7 @@ class Fleet:
     def queue(
         self, *, slots: Mapping[str, int], clock: Callable[[], int], kind: type[FleetQueue] = FleetQueue
     ) -> FleetQueue:
-        self._queue = kind(store=self._store, slots=slots, clock=clock)
+        self._queue = kind(store=self._store, is_alive=self.is_alive, slots=slots, clock=clock)
         return self._queue
 
     def join(
@@ -352,7 +360,11 @@ class Fleet:
         """Give everything to the others, who go on with it at once."""
         await self._tasks.settle(grace_s=0)
         self._state = "gone"
-        await self._beat_or_warn()
+        until = self._monotonic() + LEAVE_S
+        while True:
+            if await self._beat_or_warn() or self._monotonic() >= until:
+                break
+            await asyncio.sleep(LOOK_S)
         await self._nodes.close()
         await self._notices.stop()
 
@@ -375,7 +387,7 @@ class Fleet:
             *(
                 NodeBody(
                     name=node.name,
-                    state="dead" if node.state != "gone" and self._is_dead(node) else node.state,
+                    state=node.state_seen(is_dead=self._is_dead(node)),
                     version=node.version,
                     started_at=iso(node.started_at_ms),
                     age_ms=node.age_ms,
@@ -412,11 +424,14 @@ class Fleet:
         behind = 0 if self._queue is None else self._queue.blocked
         return self._facts() | {"behind": behind, "notices": self._rate}
 
-    async def _beat_or_warn(self) -> None:
+    async def _beat_or_warn(self) -> bool:
+        """Whether the others were told."""
         try:
             await self.beat()
         except Unavailable as exc:
             log.warning("the other gateways could not be told: %s", exc)
+            return False
+        return True
 
     def _is_dead(self, node: Node) -> bool:
         since = self._notices.listening_since
@@ -432,7 +447,7 @@ class Fleet:
 
     async def _look(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(self._pause_s())
             try:
                 await self.beat()
                 if self._worker is not None:
@@ -445,6 +460,11 @@ class Fleet:
                 log.warning("the fleet cannot be looked after now: %s", exc)
             except Exception:
                 log.exception("the fleet cannot be looked after")
+
+    def _pause_s(self) -> float:
+        """Until the next look: sooner if a gateway whose process seems to have ended counts as dead before."""
+        dying = (node.dead_in_ms for node in self._others.values() if not self._is_dead(node))
+        return min([LOOK_S, *(ms / 1000 for ms in dying if ms)])
 
     async def _take_over(self) -> None:
         queue, now, checked_at = self._queue, self._monotonic(), self._own_checked_at
@@ -492,10 +512,8 @@ class Fleet:
         if worker is None or queue is None or sender is None or close_user is None:
             return
         match words:
-            case ["frame", connection_id, True, text]:
-                sender.arrived(origin, connection_id, text)
-            case ["piece", connection_id, number, index, is_last, text]:
-                sender.piece(origin, connection_id, number, index, is_last=is_last, text=text)
+            case ["frame", connection_id, end, text]:
+                sender.arrived(origin, connection_id, end, text)
             case ["gone", connection_id]:
                 sender.has_gone(connection_id)
             case ["close", connection_id]:

@@ -13,11 +13,13 @@ from answerback.settings import (
     DAYS_OR_FOREVER,
     FOLDER,
     MILLISECONDS,
+    MILLISECONDS_ABOVE_0,
     NETWORKS,
     PATH,
     PORT,
     PORT_OR_OFF,
     SECONDS,
+    SECONDS_ABOVE_0,
     TEXT,
     TEXTS,
     VERSION,
@@ -130,13 +132,13 @@ class Caps:
     ] = MAX_MESSAGE_BYTES
     write_buffer_bytes: Annotated[int, Setting(LIMITS, _BYTES, "Bytes that wait for one slow reader.")] = 256 * 1024
     handshake_timeout_s: Annotated[
-        float, Setting(TIME, SECONDS, "For the opening handshake.", key="handshake_timeout")
+        float, Setting(TIME, SECONDS_ABOVE_0, "For the opening handshake.", key="handshake_timeout")
     ] = 10.0
     ping_interval_s: Annotated[
-        float, Setting(TIME, SECONDS, "Between pings that find dead connections.", key="ping_interval")
+        float, Setting(TIME, SECONDS_ABOVE_0, "Between pings that find dead connections.", key="ping_interval")
     ] = 30.0
     write_stall_timeout_s: Annotated[
-        float, Setting(TIME, SECONDS, "A reader that takes nothing is dropped.", key="write_stall_timeout")
+        float, Setting(TIME, SECONDS_ABOVE_0, "A reader that takes nothing is dropped.", key="write_stall_timeout")
     ] = 300.0
 
 
@@ -237,14 +239,16 @@ class GatewaySettings:
     policy: Annotated[
         Policy,
         Inner(
-            answer_timeout_ms=Setting(TIME, MILLISECONDS, "From an answer's start to its end.", key="answer_timeout"),
-            queue_timeout_ms=Setting(TIME, MILLISECONDS, "Waiting for the start.", key="queue_timeout"),
+            answer_timeout_ms=Setting(
+                TIME, MILLISECONDS_ABOVE_0, "From an answer's start to its end.", key="answer_timeout"
+            ),
+            queue_timeout_ms=Setting(TIME, MILLISECONDS_ABOVE_0, "Waiting for the start.", key="queue_timeout"),
             lease_ms=Setting(TIME, MILLISECONDS, "Without effect: a gateway needs no lease.", key="lease"),
             max_attempts=Setting(TIME, whole(1, 100), "Times an answer is begun before it counts as failed."),
         ),
     ] = field(default_factory=Policy)
     idle_timeout_s: Annotated[
-        float, Setting(TIME, SECONDS, "Silence after which a connection is removed.", key="idle_timeout")
+        float, Setting(TIME, SECONDS_ABOVE_0, "Silence after which a connection is removed.", key="idle_timeout")
     ] = float(defaults.IDLE_TIMEOUT_S)
     caps: Caps = field(default_factory=Caps)
     grace_s: Annotated[float, Setting(TIME, SECONDS, "For running answers when the gateway stops.", key="grace")] = 10.0
@@ -258,7 +262,9 @@ class GatewaySettings:
             TIME, SECONDS, "With --node: new sockets are taken for so long after /readyz says 503.", key="lb_grace"
         ),
     ] = 0.0
-    janitor_interval_s: Annotated[float, Setting(TIME, SECONDS, "Between clean-ups.", key="janitor_interval")] = 30.0
+    janitor_interval_s: Annotated[
+        float, Setting(TIME, SECONDS_ABOVE_0, "Between clean-ups.", key="janitor_interval")
+    ] = 30.0
     coalesce_ms: Annotated[
         int, Setting(TIME, whole(0, 10_000, metavar="MS"), "Pieces of an answer are joined for so long.")
     ] = COALESCE_MS

@@ -13,7 +13,7 @@ from answerback.core import request as changes
 from answerback.core.keys import normal_id
 from answerback.core.request import Conflict, Ended, Pending, RequestKey, Unknown, Watcher
 from answerback.core.transitions import State
-from answerback.core.watching import KEPT_MS
+from answerback.core.watching import KEPT_MS, LEFT_MS
 from answerback.ports import Connection, History, Place, Queue, Requests, Watching
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import CancelMessage, Error, ResumePoint, Watch
@@ -21,7 +21,9 @@ from answerback.protocol.frames import Watching as WatchingFrame
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.questions import Questions, user_of
 
-TOO_MANY: Final = "Too many sessions watch this. Close one, or look at the history once a minute."
+TOO_MANY: Final = (
+    "Too many devices watch this, or too much is watched. Close something, or read the history once a minute."
+)
 
 
 NewestTurn = Callable[[str, str], Awaitable[str | None]]
@@ -76,7 +78,7 @@ class Devices:
             generation=connection.generation or 0,
             number=frame.number,
             off=frame.off,
-            until_ms=now_ms + KEPT_MS,
+            until_ms=now_ms + (LEFT_MS if frame.off else KEPT_MS),
         )
         place = await self._watching.watch(user_id, conversation_id, watcher, now_ms=now_ms, most=self._most)
         if place is Place.FULL:

@@ -179,6 +179,8 @@ class Watchers:
         if not self.may_be_watched(record) or record.ending is None or (not ended.is_new and record.key in self._told):
             return
         try:
+            if not record.watchers and not any(await self._watchers(record.user_id, record.conversation_id)):
+                return  # then its text need not be read
             audience = await self._stored(record)
         except Unavailable:
             log.warning("an answer could not be read for those who watch", extra={"requestId": record.request_id})

@@ -104,7 +104,8 @@ _WATCHED: Final = """
 SELECT count(DISTINCT conversation_id) FROM watchers
 WHERE user_id = :user_id AND conversation_id <> :conversation_id AND until_ms > :now_ms"""
 
-_LEAVE: Final = "DELETE FROM watchers WHERE user_id = :user_id AND conversation_id = :conversation_id"
+_LEAVE: Final = """
+DELETE FROM watchers WHERE user_id = :user_id AND (conversation_id = :conversation_id OR until_ms <= :now_ms)"""
 _LEAVE_ALL: Final = "DELETE FROM watchers WHERE user_id = :user_id AND connection_id = :connection_id"
 _FORGET_WATCHERS: Final = "DELETE FROM watchers WHERE until_ms <= :now_ms"
 _WATCH: Final = """
@@ -455,7 +456,7 @@ def _watch(
             found = placed(known, watcher, now_ms=now_ms, most=most)
         if isinstance(found, Place):
             return found
-        database.execute(_LEAVE, place)
+        database.execute(_LEAVE, {**place, "now_ms": now_ms})
         database.executemany(
             _WATCH,
             [

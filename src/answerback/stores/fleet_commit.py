@@ -1,7 +1,8 @@
 """One transaction for all that was called meanwhile, in the store of several gateways.
 
 Nothing is kept in memory between two of them. Each begins with a lock for every user that it is about, taken in one
-order by everybody, so there is no deadlock, and what is decided about one user is decided by one at a time:
+order by everybody, so there is no deadlock, and what is decided about one user is decided by one at a time. A share in
+the lock of the tables keeps an upgrade of them out until the COMMIT:
 
     gathered calls ──► BEGIN · lock users · read what is unfinished ──► decide ──► rows · COMMIT ──► the callers return
                        (one round trip)                                            (two round trips)
@@ -33,6 +34,7 @@ from answerback.stores.database import Database, StoreError, Undone, once_more
 from answerback.stores.encoding import decode_question, decode_record, encode_record
 from answerback.stores.group_commit import Call, Rows, own
 from answerback.stores.migrations import lock_key
+from answerback.stores.postgres import tables_key
 from answerback.stores.writer_state import Tracked, WriterState
 
 T = TypeVar("T")
@@ -43,7 +45,9 @@ MAX_USERS: Final = 200
 _TITLE_LENGTH: Final = 2_000
 """Code points of a question that its title can rest on."""
 
-_LOCK: Final = "SELECT count(pg_advisory_xact_lock(k)) FROM unnest(CAST(:keys AS bigint[])) AS k"
+_LOCK_TEAMS: Final = "SELECT count(pg_advisory_xact_lock(k)) FROM unnest(CAST(:keys AS bigint[])) AS k"
+# Before any table: while they are upgraded none is touched, and so none is waited for. See `postgres.tables_key`.
+_LOCK_USERS: Final = _LOCK_TEAMS.replace("SELECT ", "SELECT pg_advisory_xact_lock_shared(CAST(:tables AS bigint)), ")
 
 _UNFINISHED: Final = f"""
 SELECT n, user_id, record, record_schema, options, left(question, {_TITLE_LENGTH}), node FROM requests
@@ -167,23 +171,24 @@ class Transaction:
     def begin(self, users: Collection[str], keys: Sequence[RequestKey], accepts: int, teams: Collection[str]) -> None:
         """Lock the users, then the teams, and read what decisions about them need."""
         database, names = self.database, list(users)
-        locks: Any = {"keys": sorted(lock_key(f"{self._schema} user {user}") for user in names)}
+        keys_of_users = sorted(lock_key(f"{self._schema} user {user}") for user in names)
+        locks: Any = {"keys": keys_of_users, "tables": tables_key(self._schema)}
         of_users: Any = {"users": names}
         of_keys: Any = {"users": [key.user_id for key in keys], "requests": [key.request_id for key in keys]}
         ended = numbers = None
-        if not names:
-            database.execute(database.BEGIN)
-            self._read_budgets(names, teams)
-            return
         with database.together():
             database.execute(database.BEGIN)
-            database.execute(_LOCK, locks)
-            unfinished, known = database.execute(_UNFINISHED, of_users), database.execute(_USERS, of_users)
-            watched = database.execute(_WATCHED, of_users)
+            database.execute(_LOCK_USERS, locks)
+            if names:
+                unfinished, known = database.execute(_UNFINISHED, of_users), database.execute(_USERS, of_users)
+                watched = database.execute(_WATCHED, of_users)
             if keys:
                 ended = database.execute(_RECORDS, of_keys)
             if accepts:
                 numbers = database.execute(_NUMBERS, {"count": accepts})
+        if not names:
+            self._read_budgets(names, teams)
+            return
         for n, user_id, text, record_schema, options, question, home in unfinished.fetchall():
             record = self._decode(user_id, text, record_schema)
             if record is not None:
@@ -219,7 +224,7 @@ class Transaction:
             named: Any = {"teams": sorted(teams)}
             keys: Any = {"keys": sorted(lock_key(f"{self._schema} team {team}") for team in teams)}
             with database.together():
-                database.execute(_LOCK, keys)
+                database.execute(_LOCK_TEAMS, keys)
                 found = database.execute(_TEAMS, named)
             for team, caps in found.fetchall():
                 budgets.keep(team_holder(team), decode_budgets(caps))

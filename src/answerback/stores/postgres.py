@@ -291,8 +291,9 @@ def apply_migrations(
 ) -> int:
     """Apply what is missing; of several processes that do so at once, one does and the others wait for it.
 
-    Gateways of an older version may use the tables meanwhile. Who waits for a table keeps all others from it, so a
-    migration waits for a moment only, and then begins again. Raises: psycopg.Error.
+    Other gateways may use the tables meanwhile. Their transactions are waited for before a table is locked. A reader,
+    or a gateway of an older version, may still be in the way of a table. Who waits for one keeps all others from it, so
+    a migration waits for a moment only, and then begins again. Raises: psycopg.Error.
     """
     until = time.monotonic() + _UPGRADE_S
     while True:
@@ -316,7 +317,10 @@ def _apply_once(
     with connection.transaction():
         connection.execute("SET LOCAL statement_timeout = 0")  # of a large database a migration takes its time
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [lock_key(f"migrations of {schema}")])
+        # An upgrade that freezes in its transaction would stop all others.
+        connection.execute("SET LOCAL idle_in_transaction_session_timeout = '3s'")
         connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{LOCK_WAIT_S}s"])
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [tables_key(schema)])
         connection.execute(psycopg.sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(psycopg.sql.Identifier(schema)))
         connection.execute(CREATE_COLLATION)
         database = PostgresDatabase(connection)
@@ -324,6 +328,12 @@ def _apply_once(
         if prepare is not None:
             prepare(database)
         return count
+
+
+@lru_cache(maxsize=4)
+def tables_key(schema: str) -> int:
+    """The lock that an upgrade of the tables has alone, and each transaction of a fleet has a share in."""
+    return lock_key(f"tables of {schema}")
 
 
 @lru_cache(maxsize=256)

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, TypeVar
@@ -55,18 +55,25 @@ def cause_of(error: BaseException) -> str | None:
 
 
 class SqliteDatabase(sqlite3.Connection):
-    """A connection, as the stores use it. `is_there`: whether its files are where they were when it was opened."""
+    """A connection, as the stores use it. `files`: which must stay where they are, with the inode of each."""
 
-    is_there: Callable[[], bool] = staticmethod(lambda: True)
+    files: Sequence[tuple[str, int]] = ()
+    on_gone: Callable[[], None] = staticmethod(lambda: None)
     cause_of = staticmethod(cause_of)
     together = contextlib.nullcontext
     BEGIN: ClassVar = "BEGIN IMMEDIATE"
 
     def commit(self) -> None:
-        if not self.is_there():
-            self.rollback()
-            self.clear_log()  # of the log that this connection has: what was promised so far gets into the database
-            raise FilesGone
+        for path, inode in self.files:
+            try:
+                is_there = os.stat(path).st_ino == inode
+            except FileNotFoundError:
+                is_there = False
+            if not is_there:
+                self.on_gone()
+                self.rollback()
+                self.clear_log()  # of the log that this connection has: what was promised so far gets into the database
+                raise FilesGone
         super().commit()
 
     def clear_log(self) -> bool:
@@ -106,7 +113,11 @@ class _File:
         self._is_gone = False
 
     def connect_writer(self) -> SqliteDatabase:
-        return self._connected(self._migrate)
+        connection = self._connected(self._migrate)
+        names = (str(self._path), f"{self._path}-wal")  # while a connection is open SQLite removes none of them
+        connection.files = [(name, os.stat(name).st_ino) for name in names if os.path.exists(name)]
+        connection.on_gone = self._gone
+        return connection
 
     def connect_reader(self) -> SqliteDatabase:
         return self._connected(lambda connection: connection.execute("PRAGMA query_only = 1"))
@@ -123,26 +134,11 @@ class _File:
                 raise
         except sqlite3.Error as exc:
             raise Unavailable(cause_of(exc) or str(exc)) from exc
-        connection.is_there = partial(self._is_there, self._files())
         return connection
 
-    def _files(self) -> list[tuple[int, int] | None]:
-        """Which files stand there. While a connection is open SQLite removes none of them."""
-        found: list[tuple[int, int] | None] = []
-        for path in (self._path, Path(f"{self._path}-wal")):
-            try:
-                about = os.stat(path)
-            except FileNotFoundError:
-                found.append(None)
-            else:
-                found.append((about.st_dev, about.st_ino))
-        return found
-
-    def _is_there(self, files: list[tuple[int, int] | None]) -> bool:
-        # Another connection would begin a log of its own, so there is none from here on.
-        now = zip(files, self._files(), strict=True)
-        self._is_gone = self._is_gone or any(was is not None and was != found for was, found in now)
-        return not self._is_gone
+    def _gone(self) -> None:
+        """Another connection would begin a log of its own, so there is none from here on."""
+        self._is_gone = True
 
     def _migrate(self, connection: SqliteDatabase) -> None:
         if not self._is_migrated:

@@ -28,6 +28,7 @@ from answerback.client import (
 )
 from answerback.tasks import Tasks
 from answerback_desktop.engine.answers import Answers, own_files
+from answerback_desktop.engine.devices import Devices
 from answerback_desktop.engine.events import (
     AccountOpened,
     BudgetRead,
@@ -51,7 +52,7 @@ from answerback_desktop.engine.events import (
 from answerback_desktop.engine.export import ExportFormat, Kept, exported, file_name, imported
 from answerback_desktop.engine.status import ConnectionTracker
 from answerback_desktop.engine.sync import Sync
-from answerback_desktop.records import Account, Traits, Turn
+from answerback_desktop.records import Account, Conversation, Traits, Turn
 from answerback_desktop.settings import Settings
 from answerback_desktop.store.accounts import AccountFiles, keep_copy
 from answerback_desktop.store.copies import FileCopies, FileGone
@@ -120,6 +121,8 @@ class AccountEngine:
         self.tracker = ConnectionTracker(clock)
         self._client: Client | None = None
         self._sync: Sync | None = None
+        self._devices: Devices | None = None
+        self._open: str | None = None
         self._tasks = Tasks()
         self._unwritten = _Unwritten()
         self._shown: str | None = None
@@ -164,7 +167,7 @@ class AccountEngine:
     async def close(self) -> None:
         """Write everything down. Running answers go on at the server."""
         await self._disconnect()
-        self._flush()
+        self.write_down()
         self._sweep_copies()
         self._database.close()
 
@@ -230,6 +233,10 @@ class AccountEngine:
             is_online=lambda: self._client is client and isinstance(client.state, Connected),
             is_watched=lambda: self._shown is not None,
         )
+        self._devices = Devices(
+            client, sync=self._sync, database=self._database, account=self, emit=self._emit, clock=self._clock
+        )
+        self._watch_open()
         self._tasks.start(self._run(client, self._sync), name="account")
 
     async def _run(self, client: Client, sync: Sync) -> None:
@@ -242,7 +249,10 @@ class AccountEngine:
 
     async def _disconnect(self) -> None:
         client, self._client, self._sync = self._client, None, None
+        devices, self._devices = self._devices, None
         await self._tasks.settle(grace_s=0)
+        if devices is not None:
+            await devices.close()
         try:
             await self._answers.close()
         except StoreError as exc:
@@ -286,6 +296,8 @@ class AccountEngine:
             self._tasks.start(self._disconnect(), name="disconnect")
         elif changed.status is ConnectionStatus.ONLINE and self._sync is not None:
             self._sync.connected()
+            if self._devices is not None:
+                self._devices.connected()
             self._check_version(self._client.wanted_version)
         if changed.detail and changed.detail != self._logged:
             log.warning("not connected to %s: %s", urlsplit(self.account.server_url).hostname, changed.detail)
@@ -344,13 +356,15 @@ class AccountEngine:
         )
 
     def stop(self, request_id: str) -> None:
-        self._answers.stop(self._client, request_id)
+        if self._devices is None or not self._devices.stop(request_id):
+            self._answers.stop(self._client, request_id)
 
     def forget_turn(self, request_id: str) -> None:
         self._answers.forget_turn(request_id)
 
     def _begun(self, conversation_id: str) -> None:
         self._pages.begun(conversation_id)
+        self._watch_open()
 
     def _ended(self, conversation_id: str) -> None:
         self.conversations_changed([conversation_id])
@@ -365,16 +379,26 @@ class AccountEngine:
 
     def open_conversation(self, conversation_id: str) -> None:
         self._pages.open(conversation_id)
+        if self._devices is not None:
+            self._devices.show(conversation_id)
         if self._sync is not None:
             self._sync.request(conversation_id)
 
     def load_more(self, conversation_id: str, before_request_id: str) -> None:
         self._pages.more(conversation_id, before_request_id)
 
-    def show(self, conversation_id: str | None) -> None:
-        self._shown = conversation_id
-        if conversation_id is not None and self._store.mark_read(conversation_id):
-            self.conversations_changed([conversation_id])
+    def show(self, conversation_id: str | None, *, is_seen: bool) -> None:
+        self._open = conversation_id
+        self._shown = conversation_id if is_seen else None
+        if self._shown is not None and self._store.mark_read(self._shown):
+            self.conversations_changed([self._shown])
+        self._watch_open()
+
+    def _watch_open(self) -> None:
+        """Follow what other devices ask in the conversation that is open, once the server can know it."""
+        if self._devices is not None:
+            is_there = self._open is not None and self._store.conversation(self._open) is not None
+            self._devices.open(self._open if is_there else None)
 
     def save_draft(self, conversation_id: str, text: str) -> None:
         self._unwritten.drafts[conversation_id] = clean(text)
@@ -502,8 +526,11 @@ class AccountEngine:
         if changed:
             self._emit(ConversationsChanged(changed=changed))
 
-    def conversation_gone(self, conversation_id: str, *, is_kept: bool) -> None:
+    def conversation_gone(self, conversation: Conversation, *, is_kept: bool) -> None:
         """Remove a conversation that another device deleted. `is_kept`: something of this app's own is still in it."""
+        conversation_id = conversation.conversation_id
+        if conversation_id == self._open:
+            self._notice(NoticeCode.DELETED_ELSEWHERE, conversation_id=conversation_id, title=conversation.title)
         if is_kept:
             self.conversations_changed([conversation_id])
         else:
@@ -513,6 +540,13 @@ class AccountEngine:
     def turns_merged(self, conversation_id: str, merge: TurnMerge) -> None:
         """Emit the turns that are in the loaded part."""
         self._pages.merged(conversation_id, merge)
+        if self._devices is not None:
+            self._devices.taken(merge.changed)
+
+    def turn_begun(self, turn: Turn) -> None:
+        """Show a turn that another device has begun."""
+        self._pages.shown(turn.conversation_id, turn.request_id)
+        self._emit(TurnChanged(turn))
 
     def is_seen(self, conversation_id: str) -> bool:
         """Whether the person looks at it."""
@@ -526,9 +560,9 @@ class AccountEngine:
 
     def _write_soon(self) -> None:
         if self._unwritten.timer is None:
-            self._unwritten.timer = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
+            self._unwritten.timer = asyncio.get_running_loop().call_later(FLUSH_S, self.write_down)
 
-    def _flush(self) -> None:
+    def write_down(self) -> None:
         """Drafts, and the text so far of answers: after a crash they are as old as `FLUSH_S`."""
         if self._unwritten.timer is not None:
             self._unwritten.timer.cancel()
@@ -606,6 +640,10 @@ class Pages:
     def begun(self, conversation_id: str) -> None:
         """A question was asked in it: what was never opened is new, and so is loaded whole."""
         self._open.setdefault(conversation_id, _Loaded(is_begun=True))
+
+    def shown(self, conversation_id: str, request_id: str) -> None:
+        """A turn is shown that is not in the store."""
+        self._open.setdefault(conversation_id, _Loaded()).request_ids.add(request_id)
 
     def forget(self, conversation_id: str) -> None:
         """Forget a conversation that was removed."""

@@ -113,9 +113,11 @@ class Engine:
         """`TurnsLoaded` with the page before this turn follows."""
         self._on_account(lambda account: account.load_more(conversation_id, before_request_id))
 
-    def show(self, conversation_id: str | None) -> None:
-        """What the person sees now: its answers are read. None: nothing (minimised, in the tray, out of focus)."""
-        self._on_account(lambda account: account.show(conversation_id))
+    def show(self, conversation_id: str | None, *, is_seen: bool) -> None:
+        """The conversation that is open in the window: what other devices ask there follows. None: none, or the window
+        is hidden. `is_seen`: the person looks at it, so its answers are read.
+        """
+        self._on_account(lambda account: account.show(conversation_id, is_seen=is_seen))
 
     def save_draft(self, conversation_id: str, text: str) -> None:
         """Keep what is typed; empty: nothing."""

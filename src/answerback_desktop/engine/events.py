@@ -92,6 +92,8 @@ class NoticeCode(StrEnum):
     """name: it could not be fetched from the server now."""
     CONVERSATION_GONE = "conversation-gone"
     """conversation_id: the server has no such conversation any more."""
+    DELETED_ELSEWHERE = "deleted-elsewhere"
+    """conversation_id, title: another device has deleted the conversation that is open."""
     OTHER_STORE = "other-store"
     """url, count: another server, or an emptied one, answers there; so many conversations from before are kept."""
     IMPORTED = "imported"

@@ -67,18 +67,26 @@ class Sync:
         self._is_online = is_online
         self._is_watched = is_watched
         self._wants_all = True
+        self._wants_list = True
         self._requested = asyncio.Event()
         self._first: str | None = None
+        self._deleted: set[str] = set()
         self._incomplete: set[str] = set()
 
     def request(self, conversation_id: str | None = None) -> None:
         """Poll the server soon, this conversation first."""
         self._first = conversation_id or self._first
+        self._wants_list = True
         self._requested.set()
 
     def connected(self) -> None:
         """Anything may have happened meanwhile: poll everything."""
-        self._wants_all = True
+        self._wants_all = self._wants_list = True
+        self._requested.set()
+
+    def deleted(self, conversation_id: str) -> None:
+        """Another device has deleted it, as the server says."""
+        self._deleted.add(conversation_id)
         self._requested.set()
 
     def ended(self, conversation_id: str) -> None:
@@ -90,12 +98,15 @@ class Sync:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            is_requested = await self._wait()
+            is_due = not await self._wait()
             if not self._is_online():
                 continue
+            is_requested, self._wants_list = self._wants_list, False
             try:
                 await self._send_changes()
-                if is_requested or self._is_watched():
+                while self._deleted:
+                    await self._remove_if_gone(self._deleted.pop())
+                if is_requested or (is_due and self._is_watched()):
                     is_thorough, self._wants_all = self._wants_all or not is_requested, False
                     await self._appearance(is_thorough=is_thorough)
             except AnswerbackError as exc:
@@ -203,11 +214,18 @@ class Sync:
             return
         for conversation_id in merge.missing if is_whole else ():
             # A list that moves while its pages are read can miss one: only an empty history says that it is gone.
-            if await self._is_gone(conversation_id):
-                keep_copy(self._database, self._history.loses(conversation_id))
-                gone = self._history.gone(conversation_id)
-                self._watcher.turns_merged(conversation_id, TurnMerge(removed=list(gone.removed)))
-                self._watcher.conversation_gone(conversation_id, is_kept=gone.is_kept)
+            await self._remove_if_gone(conversation_id)
+
+    async def _remove_if_gone(self, conversation_id: str) -> None:
+        if self._store.conversation(conversation_id) is None or not await self._is_gone(conversation_id):
+            return
+        self._watcher.write_down()  # a draft is kept
+        if (conversation := self._store.conversation(conversation_id)) is None:
+            return  # deleted here meanwhile
+        keep_copy(self._database, self._history.loses(conversation_id))
+        gone = self._history.gone(conversation_id)
+        self._watcher.turns_merged(conversation_id, TurnMerge(removed=list(gone.removed)))
+        self._watcher.conversation_gone(conversation, is_kept=gone.is_kept)
 
     async def _fetch(self, wanted: Listed) -> None:
         """Newest first, until all that the server counts is here; if the counts differ, all of it is compared."""
@@ -281,12 +299,17 @@ def listed(summary: ConversationSummary, *, now_ms: int) -> Listed | None:
         return None
     return Listed(
         conversation_id=summary.conversation_id,
-        title=" ".join(clean(summary.title).split())[:MAX_TITLE_LENGTH],
+        title=title_in_list(summary.title),
         turns=summary.turns,
         created_at_ms=instant_ms(summary.created_at, now_ms),
         updated_at_ms=instant_ms(summary.updated_at, now_ms),
         updated_at=clean(summary.updated_at),
     )
+
+
+def title_in_list(title: str | None) -> str:
+    """A title on one line."""
+    return " ".join(clean(title or "").split())[:MAX_TITLE_LENGTH]
 
 
 def turn_of(conversation_id: str, turn: HistoryTurn, *, now_ms: int) -> Turn | None:

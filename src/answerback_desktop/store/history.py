@@ -6,7 +6,7 @@ from typing import Final
 
 from answerback_desktop.records import Turn, TurnStatus
 from answerback_desktop.store.schema import Database
-from answerback_desktop.store.store import SAVE_TURN, SELECT_TURNS, SUPERSEDE, row_of, turn_of
+from answerback_desktop.store.store import REPLACED, SAVE_TURN, SELECT_TURNS, SUPERSEDE, replaced_by, row_of, turn_of
 
 _SELECT_MISSING: Final = (
     "SELECT conversation_id FROM conversations "
@@ -142,6 +142,30 @@ class HistoryStore:
             query = "SELECT 1 FROM conversations WHERE conversation_id = ? AND synced_at IN (?, ?)"
             values = (listed.conversation_id, listed.state, listed.updated_at)
             return self._db.run(query, *values).fetchone() is not None
+
+    def has_all_of(self, conversation_id: str, *, title: str | None, turns: int | None) -> bool:
+        """Whether the server's word of it is no news: one deleted here is none, nor a turn that was asked here."""
+        with self._db.reading():
+            query = "SELECT title, title_to_send, deleted_at_ms FROM conversations WHERE conversation_id = ?"
+            row = self._db.run(query, conversation_id).fetchone()
+            if row is None or row[2] is not None:
+                return row is not None
+            query = (
+                "SELECT coalesce(sum(is_synced OR status = 'completed'), 0), coalesce(sum(NOT is_over), 0) FROM turns "
+                "WHERE conversation_id = ? AND superseded_by IS NULL AND is_kept = 0"
+            )
+            here, under_way = self._db.run(query, conversation_id).fetchone()
+            is_title_here = title in (None, row[0]) or row[1] is not None
+            return is_title_here and turns is not None and here <= turns <= here + under_way
+
+    def replaced_by(self, turn: Turn) -> tuple[Turn, ...]:
+        """The turns whose place it would take."""
+        if turn.replaces is None:
+            return ()
+        with self._db.reading():
+            return tuple(
+                turn_of(row) for row in self._db.run_named(SELECT_TURNS + REPLACED, replaced_by(turn, turn.replaces))
+            )
 
     def is_new(self, conversation_id: str) -> bool:
         """Whether its turns were never fetched."""
@@ -296,15 +320,7 @@ class HistoryStore:
         merge.added += before is None and is_shown
         if merged.replaces is not None and is_shown:
             # A server that does not give superseded turns says no more of them than this.
-            rows = db.run_named(
-                SUPERSEDE,
-                {
-                    "conversation": conversation_id,
-                    "own": merged.request_id,
-                    "asked_at_ms": merged.asked_at_ms,
-                    "replaced": merged.replaces,
-                },
-            ).fetchall()
+            rows = db.run_named(SUPERSEDE, replaced_by(merged, merged.replaces)).fetchall()
             merge.changed.extend(turn_of(row) for row in rows)
 
 
@@ -312,6 +328,13 @@ def _merged(before: Turn, turn: Turn) -> Turn:
     """A turn that ended here and at the server."""
     superseded_by = turn.superseded_by or before.superseded_by
     if before.status is TurnStatus.COMPLETED or (before.is_synced and turn.answer == before.answer):
-        return replace(before, asked_at_ms=turn.asked_at_ms, is_synced=True, superseded_by=superseded_by)
+        return replace(
+            before,
+            question=turn.question,
+            attachments=turn.attachments or before.attachments,
+            asked_at_ms=turn.asked_at_ms,
+            is_synced=True,
+            superseded_by=superseded_by,
+        )
     turn = replace(turn, superseded_by=superseded_by)
     return replace(turn, times=before.times, finish_reason=before.finish_reason, attempt=before.attempt)

@@ -384,15 +384,7 @@ class AccountStore:
 
     def _supersede(self, turn: Turn, replaced: str) -> tuple[Turn, ...]:
         """Hide the replaced turn and all ended ones after it, for as long as `turn` may complete, and if it does."""
-        rows = self._db.run_named(
-            SUPERSEDE,
-            {
-                "conversation": turn.conversation_id,
-                "own": turn.request_id,
-                "asked_at_ms": turn.asked_at_ms,
-                "replaced": replaced,
-            },
-        ).fetchall()
+        rows = self._db.run_named(SUPERSEDE, replaced_by(turn, replaced)).fetchall()
         return tuple(turn_of(row) for row in rows)
 
     def _settle(self, ended: Turn) -> tuple[Turn, ...]:
@@ -437,18 +429,29 @@ def row_of(turn: Turn) -> dict[str, Any]:
 
 
 TURN_COLUMNS: Final = tuple(row_of(Turn(request_id="", conversation_id="", question="", asked_at_ms=0)))
-SUPERSEDE: Final = (
-    "UPDATE turns SET superseded_by = :own "  # noqa: S608 - constants
+REPLACED: Final = (
     "WHERE conversation_id = :conversation AND superseded_by IS NULL AND is_over = 1 "
     "AND request_id <> :own AND (asked_at_ms, request_id) < (:asked_at_ms, :own) "
     "AND (asked_at_ms, request_id) >= (SELECT asked_at_ms, request_id FROM turns "
     "  WHERE conversation_id = :conversation AND request_id = :replaced AND is_over = 1) "
-    f"RETURNING {', '.join(TURN_COLUMNS)}"
 )
 """Of a conversation: the turn `replaced` and those between it and the turn `own`."""
+SUPERSEDE: Final = f"UPDATE turns SET superseded_by = :own {REPLACED} RETURNING {', '.join(TURN_COLUMNS)}"  # noqa: S608
 _BRING_BACK: Final = (
     f"UPDATE turns SET superseded_by = NULL WHERE superseded_by = ? RETURNING {', '.join(TURN_COLUMNS)}"  # noqa: S608
 )
+
+
+def replaced_by(turn: Turn, replaced: str) -> dict[str, Value]:
+    """The values of `REPLACED`."""
+    return {
+        "conversation": turn.conversation_id,
+        "own": turn.request_id,
+        "asked_at_ms": turn.asked_at_ms,
+        "replaced": replaced,
+    }
+
+
 SELECT_TURNS: Final = f"SELECT {', '.join(TURN_COLUMNS)} FROM turns "  # noqa: S608 - constants
 SAVE_TURN: Final = (
     f"INSERT INTO turns ({', '.join(TURN_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in TURN_COLUMNS)}) "  # noqa: S608

@@ -351,6 +351,7 @@ class ChatTexts:
     waiting: str
     streaming: str
     paused: str
+    elsewhere: str
     cancelled: str
     cut: str
     cut_hint: str

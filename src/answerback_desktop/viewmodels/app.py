@@ -62,6 +62,7 @@ class AppViewModel:
         self._by_id: dict[str, ConversationViewModel] = {}
         self._ordered: list[ConversationViewModel] = []
         self._is_shown = True
+        self._is_visible = True
         self.connection = ConnectionViewModel()
         self.settings = Settings()
         self.locked: frozenset[str] = frozenset()
@@ -166,13 +167,14 @@ class AppViewModel:
             self._choose(conversation)
         return conversation
 
-    def set_shown(self, is_shown: bool) -> None:
-        """Whether the window is in front, so that what comes in is read."""
-        if is_shown == self._is_shown:
+    def set_shown(self, is_shown: bool, *, is_visible: bool) -> None:
+        """Whether the window is in front, so that what comes in is read, and whether it is there at all."""
+        was_shown = self._is_shown
+        if (is_shown, is_visible) == (was_shown, self._is_visible):
             return
-        self._is_shown = is_shown
+        self._is_shown, self._is_visible = is_shown, is_visible
         self._report_shown()
-        if is_shown:
+        if is_shown and not was_shown:
             self._commands.refresh()
 
     def undo_delete(self, conversation_id: str) -> None:
@@ -366,9 +368,14 @@ class AppViewModel:
             if gone is None:
                 continue
             changes.flags.add("list")
+            begun = None
+            if gone.files:  # deleted on another device: what was to be sent from here is not lost
+                begun = self._new(conversation_id)
+                begun.files, begun.is_loaded = gone.files, True
             if gone is self.current:
-                self.current = None
+                self.current = begun
                 changes.flags.add("current")
+                self._report_shown()
 
     def _get(self, conversation_id: str, changes: Collector) -> ConversationViewModel:
         conversation = self._by_id.get(conversation_id)
@@ -389,8 +396,9 @@ class AppViewModel:
         self._report_shown()
 
     def _report_shown(self) -> None:
-        is_seen = self._is_shown and self.current is not None
-        self._commands.show(self.current.conversation_id if is_seen and self.current is not None else None)
+        is_open = self.current is not None and self._is_visible
+        conversation_id = self.current.conversation_id if is_open and self.current is not None else None
+        self._commands.show(conversation_id, is_seen=is_open and self._is_shown)
 
     def _sort_if_needed(self, changes: Collector) -> None:
         before = [conversation.conversation_id for conversation in self._ordered]

@@ -187,6 +187,7 @@ class ConversationViewModel:
 
     def delete(self) -> None:
         """Take it off the list; `AppViewModel.undo_delete` brings it back for a while."""
+        self.files = ()
         self._commands.delete(self.conversation_id)
 
     def export(self, form: ExportFormat) -> None:

@@ -68,6 +68,11 @@ class TurnViewModel:
         return self._turn.sent_percent
 
     @property
+    def is_elsewhere(self) -> bool:
+        """Another device asked it, and its answer still comes."""
+        return self._turn.is_elsewhere
+
+    @property
     def is_cut(self) -> bool:
         """The answer ended at a limit, not by itself."""
         return self._turn.finish_reason == "length"

@@ -108,7 +108,7 @@ class SimulatedNotices:
     def send(self, node: str, /, *words: Any) -> None:
         network, injector, faults = self._node.network, self._node.injector, self._node.faults
         # A client that never asks again would wait for ever for a frame that was lost.
-        may_be_lost = faults.probes or words[0] not in ("frame", "piece")
+        may_be_lost = faults.probes or words[0] != "frame"
         if self._node.is_cut or (may_be_lost and injector.occurs(FaultKind.LOST_NOTICE, faults.lose_notice)):
             return
         is_late = injector.occurs(FaultKind.LATE_NOTICE, faults.late_notice)

@@ -35,7 +35,7 @@ CONNECT_S: Final = 3.0
 _WORDS: Final = tuple(
     (re.compile(pattern), words)
     for pattern, words in (
-        (r"^SELECT count\(pg_advisory_xact_lock\(k\)\).*", "SELECT 1"),
+        (r"^SELECT .*count\(pg_advisory_xact_lock\(k\)\).*", "SELECT 1"),
         (r"\bsetval\('request_n', highest\)", "raised(highest)"),
         (r"SELECT last_value FROM request_n", "SELECT last_value()"),
         (r"= ANY\(CAST\(:(\w+) AS text\[\]\)\)", r"IN (SELECT value FROM json_each(:\1))"),

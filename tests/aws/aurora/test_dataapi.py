@@ -302,6 +302,16 @@ async def test_pauses_are_jittered(client, time):
         refusal("DatabaseErrorException", "ERROR: could not serialize access; SQLState: 40001"),
         refusal("DatabaseErrorException", "FATAL: terminating connection; SQLState: 57P01"),
         refusal("DatabaseErrorException", "An I/O error occurred; SQLState: 08006"),
+        refusal("DatabaseErrorException", "WARNING: crash of another server process; SQLState: 57P02"),
+        refusal("DatabaseErrorException", "FATAL: the database system is in recovery mode; SQLState: 57P03"),
+        refusal("DatabaseErrorException", "ERROR: could not write block; SQLState: 58030"),
+        refusal("DatabaseErrorException", "ERROR: out of memory; SQLState: 53200"),
+        refusal("DatabaseErrorException", "ERROR: cannot execute INSERT in a read-only transaction; SQLState: 25006"),
+        refusal("DatabaseErrorException", "ERROR: statement completion unknown; SQLState: 40003"),
+        refusal("DatabaseErrorException", "ERROR: server closed the connection unexpectedly; SQLState: None"),
+        refusal("DatabaseErrorException", "This connection has been closed."),
+        refusal("BadRequestException", "Communications link failure"),
+        refusal("BadRequestException", "Transaction AXvQcVw is not found"),
         refusal("DatabaseErrorException", 'ERROR: relation "users" does not exist; SQLState: 42P01'),
         EndpointConnectionError(endpoint_url="https://x"),
         ReadTimeoutError(endpoint_url="https://x"),
@@ -337,12 +347,23 @@ async def test_a_wrong_deployment_is_reported_to_the_operator(make, client, code
     assert len(client.calls) == 1
 
 
+async def test_a_commit_that_nobody_answers_is_tried_again(make, client):
+    """No statement of ours is at fault, whatever the words."""
+    client.say("begin_transaction", {"transactionId": "t1"})
+    client.say("commit_transaction", refusal("BadRequestException", "Commit failed: unexpected"), {})
+    await make().write(one)
+    assert [name for name, _ in client.calls].count("commit_transaction") == 2
+
+
 async def test_what_the_database_quotes_is_not_repeated(make, client):
     client.say("execute_statement", refusal("DatabaseErrorException", "ERROR: bad value 'my secret'; SQLState: 22021"))
     with pytest.raises(StatementFailed) as caught:
         await make().read(lambda statements: one(statements, "INSERT INTO texts VALUES (:a)", a="my secret"))
     error = caught.value
     assert (error.code, error.sqlstate) == ("DatabaseErrorException", "22021")
+    client.say("execute_statement", refusal("DatabaseErrorException", "bad value 'SQLState: 57P01'; SQLState: 22021"))
+    with pytest.raises(StatementFailed, match="22021"):
+        await make().read(one)
     assert "INSERT INTO texts" in str(error)
     assert "my secret" not in f"{error!r} {error}"
     assert error.__cause__ is None

@@ -321,6 +321,21 @@ async def test_who_waits_for_the_lock_of_one_who_died_gives_up_and_holds_up_nobo
     assert await aws.write_behind.flush() == 1
 
 
+async def test_a_crash_while_users_are_locked_passes(aws, actor, emulator, postgres_server, aurora_cluster):
+    await actor.turn("r1", "Why?", "Because.")
+    orphan = (await aws.data_api.call("begin_transaction"))["transactionId"]
+    await lock_users(Statements(aws.data_api, orphan), ["ann"])
+    flushing = asyncio.create_task(aws.write_behind.flush())
+    await asyncio.to_thread(_wait_for_lock, postgres_server.url, aurora_cluster.database, flushing)
+    postgres_server.stop()
+    try:
+        with pytest.raises(Unavailable):
+            await flushing
+    finally:
+        postgres_server.start()
+    assert await aws.write_behind.flush() == 1
+
+
 async def test_an_erased_user_may_come_back(aws, actor):
     await actor.turn("r1", tokens=(1, 1))
     assert await aws.delete_user("ann")

@@ -232,6 +232,30 @@ def test_whoever_ends_a_request_tells_those_who_watch(functions: Functions, func
     assert functions.management.to("phone")[-1] == functions.management.to("desk")[-1]
 
 
+@pytest.mark.parametrize("is_watched", [False, True])
+def test_an_ending_that_is_found_again_is_read_for_those_who_watch_only_if_there_are_any(
+    functions: Functions, is_watched: bool
+) -> None:
+    connect(functions, "desk", "phone")
+    ask(functions)
+    (event,) = functions.sqs.events()
+    functions.work()
+    if is_watched:
+        watch(functions)
+    reads: list[RequestKey] = []
+    functions.compositions["worker"].__dict__["watchers"]._told.clear()  # as in another process
+    read = functions.store.answer
+
+    async def answer(key: RequestKey) -> Any:
+        reads.append(key)
+        return await read(key)
+
+    functions.store.answer = answer  # type: ignore[method-assign]
+    assert functions.invoke("worker", event, remaining_ms=180_000) == {"batchItemFailures": []}
+    assert len(reads) == 1 + is_watched
+    assert bool(shown(functions)) is is_watched
+
+
 def test_changes_of_the_list_are_hinted_without_a_look_at_the_history(functions: Functions) -> None:
     connect(functions, "desk", "phone")
     assert watch(functions, conversationId=None) == {"action": "watching", "requestId": "w1", "number": 1}

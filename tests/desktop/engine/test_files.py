@@ -140,7 +140,7 @@ async def test_another_device_fetches_a_file_and_then_has_it_too(open_app, model
     await other.online()
     model.end("What is it?", "two")
     conversation.regenerate(turn.request_id)
-    await other.until(lambda: conversation.messages[-1].answer == "two")
+    await other.until(lambda: conversation.messages and conversation.messages[-1].answer == "two")
     gone = msgspec.structs.replace(named, sha256="0" * 64)
     assert await fetched(other, gone) is None
     assert [(one.code, dict(one.facts)) for one in other.model.notices] == [

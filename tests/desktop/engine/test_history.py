@@ -32,8 +32,8 @@ async def server_lists(network, *titles):
 
 async def follow(app, title):
     """Open the conversation of that title on another device."""
-    app.model.set_shown(False)
-    app.model.set_shown(True)
+    app.model.set_shown(False, is_visible=True)
+    app.model.set_shown(True, is_visible=True)
     await app.until(lambda: any(one.title == title for one in app.model.conversations))
     return app.model.open(next(one for one in app.model.conversations if one.title == title).conversation_id)
 

@@ -21,6 +21,15 @@ async def talks(app, model, *titles):
     await app.until(lambda: synced(app) == before + len(titles))
 
 
+async def lose(network, conversation_ids):
+    """The server has them no longer, and tells the app nothing of it."""
+    network.cut()
+    async with Client(network.server_url, user="ada") as client:
+        for conversation_id in conversation_ids:
+            await client.delete(conversation_id)
+    network.repair()
+
+
 def synced(app):
     found = 0
     for path in app.profile.accounts_folder.glob("*.db"):
@@ -100,10 +109,7 @@ async def test_a_server_that_lost_most_of_it_is_asked_about(open_app, model, net
     app = await open_app()
     await talks(app, model, "a", "b", "c", "d")
     doomed = [one.conversation_id for one in app.model.conversations if one.title != "d"]
-    async with Client(network.url, user="ada") as client:
-        for conversation_id in doomed:
-            await client.delete(conversation_id)
-    app.engine.refresh()
+    await lose(network, doomed)
     await app.until(lambda: app.model.missing == 3)
     assert titles(app) == ["a", "b", "c", "d"]
     await app.close()
@@ -126,10 +132,7 @@ async def test_a_server_that_lost_most_of_it_is_asked_about(open_app, model, net
 async def test_what_the_server_lost_goes_if_the_person_says_so(open_app, model, network):
     app = await open_app()
     await talks(app, model, "a", "b", "c")
-    async with Client(network.url, user="ada") as client:
-        for one in app.model.conversations:
-            await client.delete(one.conversation_id)
-    app.engine.refresh()
+    await lose(network, [one.conversation_id for one in app.model.conversations])
     await app.until(lambda: app.model.missing == 3)
     app.model.settle_missing(keep=False)
     await app.until(lambda: not titles(app))

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from PySide6.QtGui import QImage
 
+from cli_process import start_gateway
+
 pytestmark = pytest.mark.desktop_window
 
-PROGRAM = Path(__file__).parent / "two_windows.py"
+PROGRAMS = Path(__file__).parent
 SUPPORT = Path(__file__).parents[2] / "support"
 TIMEOUT_S = 60.0
 
@@ -28,13 +30,45 @@ def environment(display: str) -> dict[str, str]:
 
 
 def test_two_windows_ask_at_once_and_a_cut_heals(display: str, tmp_path: Path):
-    command = [sys.executable, str(PROGRAM), str(tmp_path)]
+    run(display, "two_windows.py", tmp_path)
+    look_at(tmp_path / "cut.png", tmp_path / "repaired.png")
+
+
+MODEL = """
+from answerback.models.echo import EchoModel, EchoOptions
+
+def make():
+    return EchoModel(EchoOptions(delay_ms=40, parts=True))
+"""
+
+
+def test_a_second_window_of_the_same_person_shows_an_answer_live_and_anothers_shows_nothing(
+    display: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "patient.py").write_text(MODEL)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    folder, log = tmp_path / "gateway", tmp_path / "gateway.log"
+    gateway = start_gateway("--model", "python:patient:make", data_dir=folder, log=log)
+    try:
+        run(display, "three_windows.py", tmp_path, gateway.url)
+    finally:
+        gateway.stop()
+        gateway.process.stdout.close()
+    look_at(tmp_path / "live.png")
+
+
+def run(display: str, program: str, *arguments: object) -> None:
+    command = [sys.executable, str(PROGRAMS / program), *map(str, arguments)]
     done = subprocess.run(
         command, env=environment(display), capture_output=True, text=True, timeout=4 * TIMEOUT_S, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    for name in ("cut.png", "repaired.png"):
-        picture = QImage(str(tmp_path / name))
+
+
+def look_at(*pictures: Path) -> None:
+    """They are of the whole screen, and something is drawn."""
+    for path in pictures:
+        picture = QImage(str(path))
         assert (picture.width(), picture.height()) == (1600, 1000)
         assert len({picture.pixel(x, y) for x in range(0, 1600, 7) for y in range(0, 1000, 7)}) > 20, "nothing is drawn"
 

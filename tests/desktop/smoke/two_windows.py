@@ -32,8 +32,10 @@ def until(application: QApplication, condition: Callable[[], object]) -> None:
         time.sleep(0.002)
 
 
-def open_app(application: QApplication, root: Path, user: str, url: str, language: Language) -> DesktopApp:
-    profile = Profile.named(user, root=root)
+def open_app(
+    application: QApplication, root: Path, user: str, url: str, language: Language, *, name: str | None = None
+) -> DesktopApp:
+    profile = Profile.named(name or user, root=root)
     profile.folder.mkdir(parents=True)
     SettingsFile(profile.settings_path).save(Settings(server_url=url, user=user, language=language, tray=False))
     app = DesktopApp(
@@ -42,6 +44,13 @@ def open_app(application: QApplication, root: Path, user: str, url: str, languag
     window = app.start()
     window.resize(780, 900)
     return app
+
+
+def close(application: QApplication, *apps: DesktopApp) -> None:
+    for app in apps:
+        app.finish()
+        until(application, lambda app=app: app.engine.join(0))
+        app.dispose()
 
 
 def ask(app: DesktopApp, question: str) -> None:
@@ -86,10 +95,7 @@ def main() -> None:
         assert answer(right) == "Hello, **Minjun**. Bye."
         until(application, lambda: all(app.view_model.connection.is_online for app in apps))
         take(application, folder / "repaired.png")
-        for app in apps:
-            app.finish()
-            until(application, lambda app=app: app.engine.join(0))
-            app.dispose()
+        close(application, *apps)
     print("both windows showed their own answers")
 
 

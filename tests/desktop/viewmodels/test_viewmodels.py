@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from answerback.client import File
 from answerback_desktop.engine.events import (
     AccountClosed,
     AccountOpened,
@@ -110,7 +111,7 @@ def test_an_account_is_opened_with_its_list_its_pending_turns_and_drafts(app):
 def test_what_opening_asks_for(app, commands):
     opened(app, record("c"))
     app.open("c")
-    assert commands.take() == [("open_conversation", "c"), ("show", "c")]
+    assert commands.take() == [("open_conversation", "c"), ("show", "c", True)]
     assert app.current.is_loading
     changes = loaded(app, turn("b", at_ms=2), turn("a", at_ms=1), has_more=True)
     assert changes.messages == {"c"}
@@ -238,10 +239,26 @@ def test_what_is_seen_is_reported(app, commands):
     opened(app, record("a"))
     app.open("a")
     commands.take()
-    app.set_shown(True)
-    app.set_shown(False)
-    app.set_shown(True)
-    assert commands.take() == [("show", None), ("show", "a"), ("refresh",)]
+    app.set_shown(True, is_visible=True)
+    app.set_shown(False, is_visible=True)
+    app.set_shown(False, is_visible=False)
+    app.set_shown(True, is_visible=True)
+    assert commands.take() == [("show", "a", False), ("show", None, False), ("show", "a", True), ("refresh",)]
+
+
+def test_files_that_were_to_be_sent_outlive_the_conversation(app, commands):
+    opened(app, record("a"), record("b"))
+    file = File(name="notes.txt", data=b"notes")
+    app.open("a").files = (file,)
+    changes = app.apply([ConversationsChanged(removed=("a",))])
+    assert changes.current
+    assert (app.current.conversation_id, app.current.files, app.current.record) == ("a", (file,), None)
+    app.open("b").files = (file,)
+    app.current.delete()
+    commands.take()
+    app.apply([ConversationsChanged(removed=("b",))])
+    assert app.current is None
+    assert commands.take() == [("show", None, False)]
 
 
 def test_a_question_that_was_not_taken_is_back_in_the_draft(app):

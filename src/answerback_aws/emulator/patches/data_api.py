@@ -99,7 +99,9 @@ def patch(postgres: str, paused: Path, *, transaction_idle_s: float) -> None:
         sqlstate = getattr(exc, "pgcode", None)
         if sqlstate == _IDLE_TOO_LONG:
             return error("TransactionNotFoundException", "Transaction is not found", 404)
-        if isinstance(exc, psycopg2.InterfaceError | psycopg2.OperationalError) and sqlstate is None:
+        # The error of no particular kind is what the driver raises when the server's words make no sense.
+        lost = (psycopg2.InterfaceError, psycopg2.OperationalError)
+        if sqlstate is None and (isinstance(exc, lost) or type(exc) is psycopg2.DatabaseError):
             return error("DatabaseUnavailableException", "The writer instance in the DB cluster isn't available.", 504)
         return error("DatabaseErrorException", f"ERROR: {exc}; SQLState: {sqlstate}")
 

@@ -96,17 +96,27 @@ _MISTAKES: Final[Mapping[str, str]] = MappingProxyType(
 
 _PASSING_STATES: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "40001": "another transaction was in the way",
-        "40P01": "another transaction was in the way",
-        "53300": "Aurora has too many connections",
-        "55P03": "another transaction was in the way",
-        "57014": "Aurora took too long",
-        "57P01": "Aurora is restarting",
-        "57P02": "Aurora is restarting",
-        "57P03": "Aurora is restarting",
+        "08": "the connection to Aurora was lost",
+        "25006": "this is not Aurora's writer now",
+        "25P03": "the transaction was open for too long",
+        "40": "another transaction was in the way",
         "42P01": "the tables are not there yet: the migration has not run",
+        "53": "Aurora has no connection, memory or storage left",
+        "55P03": "another transaction was in the way",
+        "57": "Aurora is restarting",
+        "57014": "Aurora took too long",
+        "58": "Aurora's system failed",
     }
 )
+"""SQLSTATEs, and classes of them, after which the same work may succeed. A state counts before its class."""
+
+_LOST: Final = re.compile(
+    r"\b(connection|terminat|I/O error|EOF|link failure|transaction \S+ is not found)", re.IGNORECASE
+)
+"""In a message without a SQLSTATE: nobody is there who would say what is wrong with a statement."""
+
+_OF_TRANSACTIONS: Final = ("begin_transaction", "commit_transaction", "rollback_transaction")
+"""Calls without a statement that could be wrong."""
 
 _SQLSTATE: Final = re.compile(r"SQLState: ?([0-9A-Z]{5})")
 
@@ -332,8 +342,11 @@ def _failure(error: ClientError, statement: str) -> Exception:
         return StoreError(_MISTAKES[code])
     if is_outage(error):
         return _Transient(f"the Data API answered {code}")
-    found = _SQLSTATE.search(str(error.response.get("Error", {}).get("Message", "")))
-    sqlstate = found[1] if found else None
-    if sqlstate is not None and (sqlstate in _PASSING_STATES or sqlstate.startswith("08")):
-        return _Transient(_PASSING_STATES.get(sqlstate, "the connection to Aurora was lost"))
+    message = str(error.response.get("Error", {}).get("Message", ""))
+    sqlstate = next(reversed(_SQLSTATE.findall(message)), None)  # before it stands what a user may have written
+    for state in (sqlstate, sqlstate[:2]) if sqlstate else ():
+        if state in _PASSING_STATES:
+            return _Transient(_PASSING_STATES[state])
+    if sqlstate is None and (statement in _OF_TRANSACTIONS or _LOST.search(message)):
+        return _Transient(_PASSING_STATES["08"])
     return StatementFailed(code, sqlstate, " ".join(statement.split()[:3]))

@@ -1,7 +1,7 @@
 """What a turn's line of state says, as words. No Qt."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from answerback_desktop.records import FailureCode, TurnStatus
@@ -38,7 +38,12 @@ def state_line(
     turn: TurnViewModel, texts: ChatTexts, *, is_online: bool, titles: Mapping[str, str] | None = None
 ) -> StateLine:
     """The line of a turn. `titles`: of models that have one."""
-    retry, titles = turn.retry_in_s, titles or {}
+    line = _line(turn, texts, is_online=is_online, titles=titles or {})
+    return replace(line, text=texts.elsewhere.format(state=line.text)) if turn.is_elsewhere else line
+
+
+def _line(turn: TurnViewModel, texts: ChatTexts, *, is_online: bool, titles: Mapping[str, str]) -> StateLine:
+    retry = turn.retry_in_s
     match turn.status:
         case TurnStatus.OUTBOX if is_online and turn.sent_percent is not None:
             return StateLine(tone=Tone.WAITING, text=texts.sending_files.format(percent=turn.sent_percent))

@@ -19,7 +19,7 @@ from answerback_desktop.ui.theme import Theme, apply
 from answerback_desktop.ui.theme.theme import theme_of
 from answerback_desktop.ui.tray import Tray
 from answerback_desktop.ui.window.header import Banner, Header
-from answerback_desktop.ui.window.toast import DesktopNotifier, Toast, ToastStack
+from answerback_desktop.ui.window.toast import DesktopNotifier, Toast, ToastStack, short_title
 from answerback_desktop.ui.window.welcome import Screen, WelcomePage, screen_of
 from answerback_desktop.viewmodels import AppViewModel, Changes, ConversationViewModel
 
@@ -290,13 +290,12 @@ class MainWindow(QMainWindow):
     def delete_conversation(self, conversation: ConversationViewModel) -> None:
         """At once, with a way back."""
         words = self._texts.window
-        title = conversation.title or words.untitled
         is_current = conversation is self._app.current
         neighbour = self.sidebar.neighbour(1) if is_current else None
         conversation.delete()
         if neighbour is not None and neighbour is not conversation:
             self.open_conversation(neighbour.conversation_id)
-        text = words.deleted.format(title=title if len(title) <= 60 else title[:59] + "…")
+        text = words.deleted.format(title=short_title(conversation.title, self._texts))
         undo = lambda: self._app.undo_delete(conversation.conversation_id)  # noqa: E731
         self.say(Toast(text=text, action=words.undo, act=undo))
 
@@ -467,4 +466,5 @@ class MainWindow(QMainWindow):
         self._arrange(show_list=False)
 
     def _report_shown(self) -> None:
-        self._app.set_shown(self.isVisible() and self.isActiveWindow() and not self.isMinimized())
+        is_visible = self.isVisible() and not self.isMinimized()
+        self._app.set_shown(is_visible and self.isActiveWindow(), is_visible=is_visible)

@@ -17,7 +17,8 @@ from answerback_desktop.viewmodels import AppViewModel, Changes
 
 SHOWN_MS: Final = 8_000
 _MOST: Final = 3
-_LASTING: Final = frozenset({NoticeCode.PRESET_WRONG, NoticeCode.UPDATE_NEEDED})
+_TITLE: Final = 60
+_LASTING: Final = frozenset({NoticeCode.PRESET_WRONG, NoticeCode.UPDATE_NEEDED, NoticeCode.DELETED_ELSEWHERE})
 """Notices that stay until they are dismissed."""
 
 
@@ -159,10 +160,17 @@ class DesktopNotifier(QObject):
 
     def apply(self, changes: Changes) -> None:
         while self._app.notices:
-            notice = self._app.notices.popleft()
-            self.reported.emit(Toast(text=notice_text(notice, self._texts), lasts=notice.code in _LASTING))
+            self.reported.emit(self._toast(self._app.notices.popleft()))
         if changes.ended and self._app.settings.notifications and not self._window.isActiveWindow():
             self._notify(changes.ended)
+
+    def _toast(self, notice: NoticeRaised) -> Toast:
+        text, lasts = notice_text(notice, self._texts), notice.code in _LASTING
+        if notice.code is not NoticeCode.DELETED_ELSEWHERE:
+            return Toast(text=text, lasts=lasts)
+        conversation_id = str(notice.facts["conversation_id"])
+        undo = lambda: self._app.undo_delete(conversation_id)  # noqa: E731
+        return Toast(text=text, lasts=lasts, action=self._texts.window.undo, act=undo)
 
     def _notify(self, ended: tuple[str, ...]) -> None:
         """Show the title only: anybody near the screen can read a notification."""
@@ -181,4 +189,13 @@ def notice_text(notice: NoticeRaised, texts: Texts) -> str:
     reason = str(notice.facts.get("reason", ""))
     if notice.code is NoticeCode.SIGN_IN_FAILED and reason in set(SignInFailure):
         return words.sign_in_failures[SignInFailure(reason)]
-    return words.notices[notice.code].format_map(notice.facts)
+    facts = dict(notice.facts)
+    if notice.code is NoticeCode.DELETED_ELSEWHERE:
+        facts["title"] = short_title(str(facts["title"]), texts)
+    return words.notices[notice.code].format_map(facts)
+
+
+def short_title(title: str, texts: Texts) -> str:
+    """As a message names a conversation."""
+    title = title or texts.window.untitled
+    return title if len(title) <= _TITLE else title[: _TITLE - 1] + "…"

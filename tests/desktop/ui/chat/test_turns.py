@@ -114,6 +114,17 @@ def test_a_question_without_room_in_the_budget_says_when_it_opens(texts: ChatTex
     assert shown.text == f"{texts.failures[FailureCode.OVER_BUDGET]} {words}"
 
 
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [(CHAT_EN, "Asked on another device. Answering…"), (CHAT_KO, "다른 기기에서 한 질문 · 답변하는 중…")],
+    ids=["en", "ko"],
+)
+def test_an_answer_that_another_device_has_asked_for_says_so(texts: ChatTexts, words: str) -> None:
+    record = replace(turn("r1", "q", "a", status=TurnStatus.STREAMING), is_elsewhere=True)
+    shown = line(of(record), texts=texts)
+    assert (shown.tone, shown.text) == (Tone.RUNNING, words)
+
+
 def test_a_clock_that_is_set_changes_no_countdown(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     record = failed(FailureCode.RATE_LIMITED, is_retryable=True, retry_at_ms=clock.epoch_ms + 45_000)
