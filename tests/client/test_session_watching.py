@@ -444,6 +444,14 @@ def test_an_answer_that_the_server_does_not_know_any_more_is_in_the_history_or_g
 # --- refusals
 
 
+def test_an_ending_that_overtakes_its_question_is_asked_for_at_once():
+    script = begun()
+    assert kinds(script.hear(end("a", text="yes"))) == []
+    (asks,) = sent(script.hear(asked("a")))
+    assert asks.startswith("watch c 2 a@")
+    assert kinds(script.hear(end("a", text="yes")))[-1] == "Done a"
+
+
 def test_a_question_asked_before_the_newest_turn_may_be_answered_after_it():
     script = begun(newest="newest")
     script.lose()

@@ -185,6 +185,8 @@ class Watches:
         if frame.request_id not in watch.answers:
             self._open(watch, asked(frame), now)
         self._heard(watch, frame.request_id, now)
+        if watch.is_unsettled and frame.request_id in watch.answers:
+            self._want(watch, now)  # its ending may have come before it
 
     def answered(self, frame: AnswerFrame | MessageProgress, *, now: float) -> None:
         """A frame about a request that this session has not asked; it counts if that is shown now."""
