@@ -121,6 +121,15 @@ async def test_a_loop_inside_of_async_with_may_be_left_and_begun_again(watched):
         await gone(watch, peer, 2)
 
 
+async def test_one_that_is_over_cannot_be_begun_again(watched):
+    async with Client(watched.url) as app:
+        peer, watch = await entered(app, watched)
+        await gone(watch, peer, 2)
+        assert not watch.is_live
+        with pytest.raises(RuntimeError, match="begin another"):
+            await watch.__aenter__()
+
+
 async def test_a_reader_that_is_cancelled_loses_nothing(watched):
     async with Client(watched.url) as app:
         peer, watch = await entered(app, watched)

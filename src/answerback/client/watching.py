@@ -38,7 +38,12 @@ class Watch(ABC, Generic[T]):
         self._is_closed = False
 
     async def __aenter__(self) -> Self:
-        """Raises: RequestFailed: the server does not know this; RequestTimeout: it is not there; Closed."""
+        """Raises: RequestFailed: the server does not know this; RequestTimeout: it is not there; Closed.
+
+        RuntimeError: it is over.
+        """
+        if self._is_closed:
+            raise RuntimeError("this watch is over; begin another one")
         self._start()
         self._is_entered = True
         try:
@@ -62,7 +67,7 @@ class Watch(ABC, Generic[T]):
     def close(self) -> None:
         """Watch no longer; nothing of it is kept."""
         if not self._is_closed:
-            self._is_closed = True
+            self._is_closed, self.is_live = True, False
             if self._has_begun:
                 self._hub.end(self, self._conversation_id)
             self._clear()
