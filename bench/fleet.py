@@ -43,6 +43,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 MARKS = ("<!-- fleet -->\n", "<!-- /fleet -->\n")
 ASKING = 40
 WORDS = 80
+WORD_S = 0.04
 OPENING_AT_ONCE = 50
 DRAIN_S = 20
 
@@ -106,13 +107,17 @@ def used(one: ServerProcess) -> float:
 
 @dataclass(slots=True)
 class Seen:
-    """What apps saw. `gaps_s`: between two pieces of an answer, or from the question to the first."""
+    """What apps saw. `gaps_s`: between two pieces of an answer, or from the question to the first.
+
+    `silences_s`: the same without the time in which a second attempt says again what was shown.
+    """
 
     answers: int = 0
     wrong: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     attempts: Counter[int] = field(default_factory=Counter)
     gaps_s: list[float] = field(default_factory=list)
+    silences_s: list[float] = field(default_factory=list)
 
 
 async def asks(app: Client, number: int, seen: Seen, over: asyncio.Event) -> None:
@@ -127,6 +132,7 @@ async def asks(app: Client, number: int, seen: Seen, over: asyncio.Event) -> Non
             async for piece in stream:
                 now = time.monotonic()
                 seen.gaps_s.append(now - last)
+                seen.silences_s.append(max(0.0, now - last - WORD_S * len(text.split())))
                 text, last = text + piece, now
             seen.attempts[(await stream.answer).attempt] += 1
         except Exception as exc:
@@ -157,7 +163,7 @@ async def roll(
     def command(number: int) -> list[str]:
         base = [sys.executable, "-m", "answerback", "serve", "--port", str(ports[number]), "--admin-port", "0"]
         stored = ["--database", url, "--node", "abc"[number], "--drain", f"{DRAIN_S}s", "--lb-grace", "2s"]
-        quiet = ["--log-level", "warning", "--model", "echo:delay_ms=40&concurrency=100000"]
+        quiet = ["--log-level", "warning", "--model", f"echo:delay_ms={WORD_S * 1000:.0f}&concurrency=100000"]
         return [*base, "--data-dir", str(folder / f"{how.name}{number}"), *stored, *quiet, *NO_LIMITS]
 
     running = [await start_server(command(number), environment=older) for number in range(3)]
@@ -193,6 +199,7 @@ async def roll(
         "wrong or lost": f"{seen.wrong + sum(seen.errors.values())}{f' {dict(seen.errors)}' if seen.errors else ''}",
         "answered by a second attempt": f"{seen.answers - seen.attempts[1]}",
         "gap between words, median / 99 % / worst": f"{gaps.p50:.0f} / {gaps.p99:.0f} / {gaps.max:,.0f} ms",
+        "worst gap without the words that are said again": f"{max(seen.silences_s) * 1000:,.0f} ms",
         "a gateway left after": " / ".join(f"{seconds:.0f} s" for seconds in leaving_s),
     }
 

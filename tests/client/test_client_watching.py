@@ -184,8 +184,9 @@ async def test_no_room_for_one_more(watched):
         peer = await watched.peer()
         frame = await peer.get("watch")
         await peer.send({"action": "error", "code": "overloaded", "message": "Full.", "requestId": frame["requestId"]})
+        asks = await peer.get("getHistory")
+        await peer.send({"action": "history", "requestId": asks["requestId"], "conversationId": "c", "turns": []})
         assert not (await entering).is_live
-        await peer.get("getHistory")
 
 
 async def test_closing_the_client_ends_it(watched):

@@ -47,8 +47,8 @@ def watching(number, turn=None, conversation="c"):
 
 
 def turn(rid, answer="yes", status=Status.COMPLETED, **more):
-    times = {"asked_at": "then", "answered_at": "later"}
-    return Turn(request_id=rid, question="Q?", answer=answer, status=status, **times, **more)
+    more = {"asked_at": "then", "answered_at": "later"} | more
+    return Turn(request_id=rid, question="Q?", answer=answer, status=status, **more)
 
 
 def watch(script, conversation="c", **how):
@@ -444,13 +444,36 @@ def test_an_answer_that_the_server_does_not_know_any_more_is_in_the_history_or_g
 # --- refusals
 
 
+def test_an_ending_that_overtakes_its_question_is_asked_for_at_once():
+    script = begun()
+    assert kinds(script.hear(end("a", text="yes"))) == []
+    (asks,) = sent(script.hear(asked("a")))
+    assert asks.startswith("watch c 2 a@")
+    assert kinds(script.hear(end("a", text="yes")))[-1] == "Done a"
+
+
+def test_a_question_asked_before_the_newest_turn_may_be_answered_after_it():
+    script = begun(newest="newest")
+    script.lose()
+    (hello,) = hellos(script.connect())
+    script.welcome(hello, features=FEATURES)
+    script.hear(watching(2, "newest"))
+    early, late = (
+        turn("early", answered_at="2026-01-01T00:00:01.000Z"),
+        turn("b", answered_at="2026-01-01T00:00:03.000Z"),
+    )
+    newest = turn("newest", answered_at="2026-01-01T00:00:02.000Z")
+    assert kinds(page(script, early, late, newest))[-1] == "Done b"
+    assert kinds(page(script, early, late, newest)) == []
+
+
 def test_no_room_for_one_more_reads_the_history_every_minute():
     script = connected(features=FEATURES)
     watch(script)
     effects = script.hear(error(ErrorCode.OVERLOADED, "watch-1"))
-    assert WatchHeld("c", is_live=False) in effects
     assert sent(effects) == ["GetHistory"]
-    assert watched(page(script, turn("old"))) == []
+    assert len(effects) == 1  # what ends before the application may look at the history itself must be there
+    assert page(script, turn("old")) == [WatchHeld("c", is_live=False)]
     assert sent(script.wait(59.9)) == []
     assert sent(script.wait(60)) == ["watch c 3"]
     script.hear(error(ErrorCode.OVERLOADED, "watch-3"))

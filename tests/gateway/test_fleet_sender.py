@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from answerback.core.request import SCHEMA, RequestKey
+from answerback.gateway import fleet as gateway_fleet
 from answerback.gateway.fleet import Fleet, FleetSender
-from answerback.ports import Gone, Sent
+from answerback.ports import Gone, Sent, Unavailable
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import MessageDelta
+from answerback.stores.nodes import STALE_MS, Node
 
 LIMIT = 8_000
 """PostgreSQL's, in bytes."""
@@ -64,6 +66,56 @@ async def test_of_a_frame_of_which_a_piece_was_lost_nothing_comes(lost: set[int]
     peer.hear(lost)
     whole = [frame for frame, places in zip(frames, ({0, 1, 2}, {3, 4, 5}, {6}), strict=True) if not places & lost]
     assert peer.got == [encode(frame) for frame in whole]
+
+
+async def test_who_stops_while_the_database_is_down_says_so_when_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_fleet, "LOOK_S", 0)
+    said: list[str] = []
+
+    async def beat(state: str, **_: Any) -> list[Any]:
+        said.append(state)
+        if 1 < len(said) < 4:
+            raise Unavailable("down")
+        return []
+
+    async def nothing(*_: Any, **__: Any) -> Any:
+        return SCHEMA
+
+    nodes: Any = SimpleNamespace(beat=beat, agree=nothing, close=nothing)
+    notices: Any = SimpleNamespace(start=nothing, stop=nothing, passed=0, listening_since=0.0)
+    fleet = Fleet(SimpleNamespace(node="b", write_schema=bool), nodes=nodes, notices=notices, facts=dict)  # type: ignore[arg-type]
+    await fleet.start()
+    await fleet.leave()
+    assert said == ["serving", "gone", "gone", "gone"]
+
+
+@pytest.mark.parametrize(
+    ("change", "pause_s"),
+    [
+        ({}, gateway_fleet.LOOK_S),
+        ({"has_lock": False, "age_ms": STALE_MS - 200}, 0.201),
+        ({"has_lock": False, "age_ms": 0}, gateway_fleet.LOOK_S),
+        ({"has_lock": False, "age_ms": STALE_MS + 1}, gateway_fleet.LOOK_S),
+        ({"has_lock": False, "age_ms": STALE_MS - 200, "state": "gone"}, gateway_fleet.LOOK_S),
+    ],
+)
+async def test_one_that_seems_to_have_ended_is_looked_at_when_it_counts_as_dead(
+    change: dict[str, Any], pause_s: float
+) -> None:
+    usual = {"name": "a", "state": "serving", "age_ms": 10, "has_lock": True, "version": "1", "started_at_ms": 0}
+
+    async def beat(*_: Any, **__: Any) -> list[Node]:
+        return [Node(**{**usual, **change}, facts={})]
+
+    async def nothing(*_: Any, **__: Any) -> Any:
+        return SCHEMA
+
+    nodes: Any = SimpleNamespace(beat=beat, agree=nothing)
+    notices: Any = SimpleNamespace(start=nothing, passed=0, listening_since=0.0)
+    store: Any = SimpleNamespace(node="b", write_schema=bool)
+    fleet = Fleet(store, nodes=nodes, notices=notices, facts=dict, monotonic=lambda: 100.0)
+    await fleet.start()
+    assert fleet._pause_s() == pause_s
 
 
 # --- beside a gateway of an older version ----------------------------------------------------------------------------

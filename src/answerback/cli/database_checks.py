@@ -158,4 +158,4 @@ def node_findings(nodes: Sequence[Node]) -> list[Finding]:
 
 
 def _is_there(node: Node) -> bool:
-    return node.state != "gone" and not node.is_dead
+    return node.state_now not in ("gone", "dead")

@@ -23,7 +23,8 @@ _COUNTS: Final = ("sockets", "running", "waiting", "behind")
 def nodes(*, place: StoreOptions, as_json: Json = False) -> None:
     """Show the gateways that share a database (`answerback serve --node`), and how they are.
 
-    The exit code is 1 if one of them is dead: silent, and not stopped.
+    The exit code is 1 if one of them is dead: silent, and not stopped. One that was stopped while the database was down
+    could not say so, and counts as dead until it starts again, or for a day.
     """
     given = {"data_dir": place.data_dir, "database": place.database, "admin_port": place.admin_port}
     url = load(given, file=place.config).gateway.database
@@ -62,18 +63,14 @@ def _read(url: str) -> "list[Node]":
         ) from exc
 
 
-def _state(node: "Node") -> str:
-    return "dead" if node.is_dead else node.state
-
-
 def _row(node: "Node") -> tuple[object, ...]:
     since = datetime.fromtimestamp(node.started_at_ms / 1000).strftime("%Y-%m-%d %H:%M")
-    is_there = node.state != "gone" and not node.is_dead
+    is_there = node.state_now not in ("gone", "dead")
     counts = (node.facts.get(name, 0) if is_there else "" for name in (*_COUNTS, "notices"))
     janitor = "yes" if node.janitor and is_there else ""
-    return (node.name, _state(node), node.version, f"{node.age_ms / 1000:.1f} s ago", since, *counts, janitor)
+    return (node.name, node.state_now, node.version, f"{node.age_ms / 1000:.1f} s ago", since, *counts, janitor)
 
 
 def _as_json(node: "Node") -> dict[str, object]:
-    row = asdict(node) | {"state": _state(node)}
+    row = asdict(node) | {"state": node.state_now}
     return {camel(name): value for name, value in (row | row.pop("facts")).items()}

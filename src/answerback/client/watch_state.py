@@ -127,7 +127,10 @@ class WatchState:
         elif self.pages is not None and not self.pages.is_done:
             end = max((at for at, one in enumerate(ids) if one in self.settled), default=end)
             has_more = end == len(ids) and ids[-1] not in self.known
-        news = [turn for turn in self.found[:end] if turn.request_id not in self.known]
+        # Turns stand in the order asked: one that was asked before the floor may have ended after it, and unseen.
+        settled_at = self.found[end].answered_at if end < len(ids) and ids[end] == self.floor else None
+        late = [turn for turn in self.found[end:] if settled_at is not None and turn.answered_at > settled_at]
+        news = [turn for turn in (*self.found[:end], *late) if turn.request_id not in self.known]
         return news[:MAX_MISSED], has_more or len(news) > MAX_MISSED
 
 

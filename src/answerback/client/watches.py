@@ -185,6 +185,8 @@ class Watches:
         if frame.request_id not in watch.answers:
             self._open(watch, asked(frame), now)
         self._heard(watch, frame.request_id, now)
+        if watch.is_unsettled and frame.request_id in watch.answers:
+            self._want(watch, now)  # its ending may have come before it
 
     def answered(self, frame: AnswerFrame | MessageProgress, *, now: float) -> None:
         """A frame about a request that this session has not asked; it counts if that is shown now."""
@@ -304,7 +306,8 @@ class Watches:
         watch.is_out = False
         watch.send_at = now + (pause_s if error.retry_after_ms is None else error.retry_after_ms / 1000)
         if is_full:  # it is shown the turns when they have ended
-            self._effects.append(WatchHeld(watch.conversation_id, is_live=False))
+            if watch.has_begun or watch.conversation_id is None:
+                self._effects.append(WatchHeld(watch.conversation_id, is_live=False))
             watch.is_unsettled = True
             self._look_back(watch, None, now)
 
@@ -389,6 +392,8 @@ class Watches:
         """Show what was found, oldest first, and end what is shown already."""
         if not watch.has_begun:
             watch.begin(watch.found[0].request_id if watch.found else None)
+            # Not before: the application then reads the history, and these turns are not shown to it.
+            self._effects.append(WatchHeld(watch.conversation_id, is_live=False))
         news, has_more = watch.news()
         if news and has_more:
             self._show(watch, news[-1].request_id, TurnsMissed())

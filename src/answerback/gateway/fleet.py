@@ -46,6 +46,9 @@ RATE_S: Final = 5.0
 PLACE_S: Final = 3.0
 """Within this time the others that stand by see that one of them has begun to serve."""
 
+LEAVE_S: Final = 5.0
+"""How long a gateway that stops tries to say so while the database is down. After that it counts as dead."""
+
 CHECK_OWN_S: Final = 10.0
 """How often a gateway looks for requests of its own that its queue does not have."""
 
@@ -357,7 +360,11 @@ class Fleet:
         """Give everything to the others, who go on with it at once."""
         await self._tasks.settle(grace_s=0)
         self._state = "gone"
-        await self._beat_or_warn()
+        until = self._monotonic() + LEAVE_S
+        while True:
+            if await self._beat_or_warn() or self._monotonic() >= until:
+                break
+            await asyncio.sleep(LOOK_S)
         await self._nodes.close()
         await self._notices.stop()
 
@@ -380,7 +387,7 @@ class Fleet:
             *(
                 NodeBody(
                     name=node.name,
-                    state="dead" if node.state != "gone" and self._is_dead(node) else node.state,
+                    state=node.state_seen(is_dead=self._is_dead(node)),
                     version=node.version,
                     started_at=iso(node.started_at_ms),
                     age_ms=node.age_ms,
@@ -417,11 +424,14 @@ class Fleet:
         behind = 0 if self._queue is None else self._queue.blocked
         return self._facts() | {"behind": behind, "notices": self._rate}
 
-    async def _beat_or_warn(self) -> None:
+    async def _beat_or_warn(self) -> bool:
+        """Whether the others were told."""
         try:
             await self.beat()
         except Unavailable as exc:
             log.warning("the other gateways could not be told: %s", exc)
+            return False
+        return True
 
     def _is_dead(self, node: Node) -> bool:
         since = self._notices.listening_since
@@ -437,7 +447,7 @@ class Fleet:
 
     async def _look(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(self._pause_s())
             try:
                 await self.beat()
                 if self._worker is not None:
@@ -450,6 +460,11 @@ class Fleet:
                 log.warning("the fleet cannot be looked after now: %s", exc)
             except Exception:
                 log.exception("the fleet cannot be looked after")
+
+    def _pause_s(self) -> float:
+        """Until the next look: sooner if a gateway whose process seems to have ended counts as dead before."""
+        dying = (node.dead_in_ms for node in self._others.values() if not self._is_dead(node))
+        return min([LOOK_S, *(ms / 1000 for ms in dying if ms)])
 
     async def _take_over(self) -> None:
         queue, now, checked_at = self._queue, self._monotonic(), self._own_checked_at

@@ -21,8 +21,9 @@ from answerback.stores.postgres import PostgresDatabase, connect
 
 T = TypeVar("T")
 
-STALE_MS: Final = 1_500
-"""A gateway whose lock is free and whose beat is older than this is dead."""
+STALE_MS: Final = 1_000
+"""A gateway whose lock is free and whose beat is older than this is dead. It would have given two. A process that lives
+has lost its lock only if its connection broke, and takes it again 0.2 s later."""
 
 LOST_MS: Final = 20_000
 """One whose beat is older than this is dead, whatever its lock says: its machine may have vanished."""
@@ -82,8 +83,24 @@ class Node:
 
     @property
     def is_dead(self) -> bool:
-        """Whether it is gone without having said so."""
-        return self.state != "gone" and (self.is_lost or self.may_be_dead)
+        """Whether it is gone without having said that it would go."""
+        return self.state_now == "dead"
+
+    @property
+    def state_now(self) -> str:
+        """`serving`, `standby`, `draining`, `gone` or `dead`."""
+        return self.state_seen(is_dead=self.is_lost or self.may_be_dead)
+
+    def state_seen(self, *, is_dead: bool) -> str:
+        """The state by who knows whether it is silent for good. One that was leaving has left."""
+        if not is_dead:
+            return self.state
+        return "gone" if self.state in ("gone", "draining") else "dead"
+
+    @property
+    def dead_in_ms(self) -> int | None:
+        """Its lock is free: how soon it will be dead if no beat comes. None: it is there, or has gone."""
+        return None if self.has_lock or self.state == "gone" else max(0, STALE_MS + 1 - self.age_ms)
 
     @property
     def is_lost(self) -> bool:

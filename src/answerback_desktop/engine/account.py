@@ -539,9 +539,9 @@ class AccountEngine:
 
     def turns_merged(self, conversation_id: str, merge: TurnMerge) -> None:
         """Emit the turns that are in the loaded part."""
-        self._pages.merged(conversation_id, merge)
         if self._devices is not None:
             self._devices.taken(merge.changed)
+        self._pages.merged(conversation_id, merge)
 
     def turn_begun(self, turn: Turn) -> None:
         """Show a turn that another device has begun."""
@@ -643,7 +643,8 @@ class Pages:
 
     def shown(self, conversation_id: str, request_id: str) -> None:
         """A turn is shown that is not in the store."""
-        self._open.setdefault(conversation_id, _Loaded()).request_ids.add(request_id)
+        if (loaded := self._open.get(conversation_id)) is not None:
+            loaded.request_ids.add(request_id)
 
     def forget(self, conversation_id: str) -> None:
         """Forget a conversation that was removed."""

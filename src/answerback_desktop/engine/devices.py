@@ -74,6 +74,7 @@ class Devices:
         self._listening: asyncio.Task[None] | None = None
         self._live: dict[str, LiveAnswer] = {}
         self._replaced: dict[str, tuple[Turn, ...]] = {}
+        self._cut: set[str] = set()
 
     async def close(self) -> None:
         """Watch nothing any more."""
@@ -168,6 +169,8 @@ class Devices:
             is_elsewhere=True,
         )
         self._live[request_id] = LiveAnswer(turn)
+        if asked.is_cut:
+            self._cut.add(request_id)
         self._replaced[request_id] = self._history.replaced_by(turn)
         self._account.turn_begun(turn)
         self._hide(request_id)
@@ -181,6 +184,8 @@ class Devices:
         if not _is_of_server(outcome) or self._store.conversation(conversation_id) is None:
             self._drop([request_id])
             return
+        if request_id in self._cut:
+            return  # over when the history has brought it: what is stored could be asked again
         turn = replace(live.turn, is_elsewhere=False, is_synced=True)
         merge = self._history.merge_turns(conversation_id, [ended(turn, outcome, now_ms=self._clock())])
         self._account.turns_merged(conversation_id, merge)
@@ -194,6 +199,7 @@ class Devices:
             self._emit(TurnChanged(replace(turn, superseded_by=request_id)))
 
     def _give_back(self, request_id: str) -> None:
+        self._cut.discard(request_id)
         for turn in self._replaced.pop(request_id, ()):
             self._emit(TurnChanged(self._store.turn(turn.request_id) or turn))
 

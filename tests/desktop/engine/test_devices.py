@@ -3,12 +3,14 @@
 import pytest
 
 from answerback.client import Client, Done, RequestCancelled
-from answerback.gateway.settings import Caps
+from answerback.gateway.app import Gateway
+from answerback.gateway.settings import Caps, GatewaySettings
 from answerback_desktop.engine.devices import Devices
 from answerback_desktop.engine.events import NoticeCode, TextAppended, TurnChanged
 from answerback_desktop.records import Traits, TurnStatus
 from answerback_desktop.store.schema import Database
 from answerback_desktop.store.store import AccountStore
+from network import Network
 
 
 @pytest.fixture
@@ -131,6 +133,35 @@ async def test_a_cut_costs_no_character(trip, model, laptop, network):
     assert dialogue(conversation)[2:] == [("second", "before during after")]
     shown = [event.turn.answer for event in app.events if isinstance(event, TurnChanged)]
     assert "during " not in shown
+
+
+async def test_an_answer_that_begins_anew_is_shown_anew(stack, tmp_path, open_app, model):
+    settings = GatewaySettings(
+        port=0, admin_port=None, grace_s=0.0, models=("echo",), coalesce_ms=1, data_dir=tmp_path / "restarted"
+    )
+    gateway = Gateway(settings, models=(model,))
+    await gateway.__aenter__()
+    network = await stack.enter_async_context(Network(gateway.url))
+    app = await open_app(url=network.url)
+    first = await app.ask("first")
+    model.end("first", "1")
+    await app.until(lambda: first.status is TurnStatus.COMPLETED)
+    conversation = app.model.current
+    laptop = await stack.enter_async_context(Client(network.url, user="ada"))
+    laptop.stream("second", conversation=conversation.conversation_id)
+    model.say("second", "old words")
+    await app.until(lambda: (turn := found(conversation, "second")) is not None and turn.answer == "old words")
+    network.cut()
+    await gateway.__aexit__(None, None, None)
+    again = await stack.enter_async_context(Gateway(settings, models=(model,)))
+    network.repair(again.url)
+    turn = found(conversation, "second")
+    model.say("second", "new ")
+    await app.shows(turn, "new ")
+    assert turn.revision > 0
+    model.end("second", "words")
+    await app.until(lambda: settled(conversation, "second"))
+    assert dialogue(conversation) == [("first", "1"), ("second", "new words")]
 
 
 async def test_either_device_stops_it(trip, model, laptop):

@@ -39,6 +39,8 @@ SLOW: Final = Timing(
     resend_s=1.0,
     close_s=0.5,
     stream_silence_s=240.0,
+    renew_watch_s=30.0,
+    full_watch_s=15.0,
 )
 """The client's rules for functions that start on two cores: a few cold starts at once take ten seconds here.
 
