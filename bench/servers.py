@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -327,7 +327,7 @@ def _copies(folder: Path, text: str) -> int:
     for path in folder.rglob("*"):
         if path.suffix not in {".db", ".sqlite", ".sqlite3"}:
             continue
-        with sqlite3.connect(path) as database:
+        with closing(sqlite3.connect(path)) as database:
             names = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
             rows = (row for table in names for row in database.execute(f'SELECT * FROM "{table}"'))
             count += sum(text in str(value) for row in rows for value in row)

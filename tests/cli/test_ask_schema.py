@@ -28,7 +28,7 @@ def schema_of(folder: Path, content: object) -> _Schema:
         ({"patternProperties": {"(": {}}}, "is not a JSON Schema"),
         ({"$schema": 5}, "is not a JSON Schema"),
         ('{"items":' * 500 + "{}" + "}" * 500, "nested too deeply"),
-        ('{"items":' * 5_000 + "{}" + "}" * 5_000, "is not a JSON object"),
+        ('{"items":' * 5_000 + "{}" + "}" * 5_000, "nested too deeply"),
         ("[]", "is not a JSON object"),
     ],
 )

@@ -109,11 +109,12 @@ class _Schema:
             from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY  # noqa: PLC0415
         except ImportError as exc:
             raise CliError("--schema needs a package that is not installed", "pip install '.[schema]'") from exc
+        unusable = usage_error(f'{path} is not a JSON Schema: it is nested too deeply, or "$schema" is no URL')
         try:
             text = decode(read_bounded(path, MAX_ATTACHMENT_BYTES), str(path))
             schema = msgspec.json.decode(text, type=dict[str, Any])
             if is_deep(schema) or not isinstance(schema.get("$schema", ""), str):
-                raise usage_error(f'{path} is not a JSON Schema: it is nested too deeply, or "$schema" is no URL')
+                raise unusable
             kind = validator_for(schema, default=validator_for({}))
             kind.check_schema(schema)
             resource = DRAFT202012.detect(schema).create_resource(schema)
@@ -124,7 +125,9 @@ class _Schema:
             raise usage_error(f"{path} is not a JSON Schema: {exc.message}") from exc
         except Unresolvable as exc:
             raise usage_error(f"{path} refers to {exc.ref}, which is not in it", 'put it below "$defs"') from exc
-        except (msgspec.MsgspecError, RecursionError) as exc:
+        except RecursionError as exc:
+            raise unusable from exc
+        except msgspec.MsgspecError as exc:
             raise usage_error(f"{path} is not a JSON object") from exc
         except ValueError as exc:
             raise wrong_input(exc) from exc

@@ -51,6 +51,11 @@ class Formatter(LambdaPowertoolsFormatter):
     def __init__(self, **keys: Any) -> None:
         super().__init__(utc=True, use_rfc3339=True, serialize_stacktrace=False, **keys)
 
+    def format(self, record: logging.LogRecord) -> str:
+        """The line. From Python 3.12 on a record has the name of its task, which says nothing to an operator."""
+        vars(record).pop("taskName", None)
+        return super().format(record)
+
     def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802 - logging's name
         """The traceback without the words of exceptions that may quote a user."""
         return "\n".join(_stack_lines(ei[1])) if ei[1] is not None else ""

@@ -330,8 +330,7 @@ def _merged(before: Turn, turn: Turn) -> Turn:
     if before.status is TurnStatus.COMPLETED or (before.is_synced and turn.answer == before.answer):
         return replace(
             before,
-            question=turn.question,
-            attachments=turn.attachments or before.attachments,
+            attachments=before.attachments or turn.attachments,
             asked_at_ms=turn.asked_at_ms,
             is_synced=True,
             superseded_by=superseded_by,

@@ -2,6 +2,7 @@
 
 import contextlib
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -224,10 +225,12 @@ def test_history_is_merged_and_what_is_here_stays(store, history):
     put(store, "refused", answer="local only")
     pending = put(store, "pending")
     theirs = server_turn("theirs", mine.asked_at_ms - 10)
-    merge = history.merge_turns("c", [theirs, server_turn("mine", mine.asked_at_ms, "forged")])
+    forged = replace(server_turn("mine", mine.asked_at_ms, "forged"), question="forged?")
+    merge = history.merge_turns("c", [theirs, forged])
     assert merge.added == 1
     assert names(store) == ["theirs", "mine", "refused", "pending"]
     assert (store.turn("mine").answer, store.turn("mine").is_synced) == ("verified", True)
+    assert store.turn("mine").question == mine.question
     assert [turn.request_id for turn in history.settle_others("c", {"mine"}).changed] == ["theirs"]
     assert names(store) == ["theirs", "mine", "refused", "pending"], "what the server has lost is not lost here"
     assert history.count_synced("c") == 1
