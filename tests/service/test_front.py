@@ -3,6 +3,7 @@
 import asyncio
 
 from answerback.core import request as changes
+from answerback.core.budget import Price, Tariff, Terms
 from answerback.core.request import Change, Policy, RequestKey
 from answerback.ports import (
     Existing,
@@ -69,11 +70,12 @@ def test_clients_are_told_what_single_models_may_and_know() -> None:
         "little": ModelLimits(languages=("en",), demo=True),
     }
     policy = Policy(answer_timeouts_ms=answer_timeouts_ms(limits))
-    settings = FrontSettings(
-        models=tuple(limits), model_limits=limits, policy=policy, quota=Quota(per_minute=0, max_pending=1)
-    )
+    prices = {"plain": None, "thinker": Price(1, 2, 0)}
+    terms = {name: Terms(max_tokens=10, context_tokens=0, price=price) for name, price in prices.items()}
+    quota = Quota(per_minute=0, max_pending=1, tariff=Tariff(models=terms))
+    settings = FrontSettings(models=tuple(limits), model_limits=limits, policy=policy, quota=quota)
     assert settings.model_info() == {
-        "thinker": ModelInfo(answer_timeout_ms=600_000, max_tokens=16_384),
+        "thinker": ModelInfo(answer_timeout_ms=600_000, max_tokens=16_384, priced=True),
         "little": ModelInfo(languages=("en",), demo=True),
     }
     assert [settings.tokens_of(name) for name in ("plain", "thinker", "unknown")] == [1024, 16_384, 1024]

@@ -339,6 +339,7 @@ class ModelInfo(_Object, frozen=True, kw_only=True):
     `attachments`: the kinds of files that it takes (`text`, `image`, `document`). `parts`: the kinds of parts that it
     gives, as far as the operator has said.
     `format`: whether it keeps to a JSON Schema by itself; to another one the schema is told in words.
+    `priced`: whether it has a price; a budget in money refuses another one.
     """
 
     title: str | None = None
@@ -349,6 +350,7 @@ class ModelInfo(_Object, frozen=True, kw_only=True):
     attachments: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     format: bool = False
+    priced: bool = False
 
 
 class Welcome(_Frame, frozen=True, kw_only=True, tag="welcome"):

@@ -67,6 +67,7 @@ class FrontSettings:
     def model_info(self, *, takes_files: bool = False) -> dict[str, ModelInfo]:
         """What clients are told of the models: of as many as fit into a `welcome`."""
         offered: dict[str, ModelInfo] = {}
+        terms = self.quota.tariff.models
         room = MAX_FRAME_BYTES - _REST_OF_WELCOME - sum(encoded_size(name) + 3 for name in self.models)
         for name in self.models:
             known = self.model_limits.get(name, ModelLimits())
@@ -79,6 +80,7 @@ class FrontSettings:
                 attachments=(TEXT, *known.attachments) if takes_files else (),
                 parts=known.parts,
                 format=known.format,
+                priced=name in terms and terms[name].price is not None,
             )
             room -= encoded_size(name) + _INFO_BYTES
             if info != ModelInfo() and room >= 0:
