@@ -256,6 +256,7 @@ def short(**more: Any) -> ChaosPlan:
 
 
 @pytest.mark.process
+@pytest.mark.proof
 @pytest.mark.timeout(200)
 async def test_a_short_run_over_sqlite() -> None:
     report = await run_chaos(short(kills=2), notify=print)

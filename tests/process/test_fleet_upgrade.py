@@ -62,6 +62,7 @@ def next_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return source
 
 
+@pytest.mark.proof
 async def test_three_gateways_are_upgraded_under_load(join: Serve, database: str, next_version: Path) -> None:
     options = ("--drain", "6s")
     gateways = [await asyncio.to_thread(join, node, *options) for node in "abc"]
