@@ -131,6 +131,7 @@ def test_nobody_listens() -> None:
     assert "answerback serve" in result.err
 
 
+@pytest.mark.proof  # beside other load one run was seen in which the first Ctrl+C stopped nothing; not explained yet
 def test_control_c_stops_the_answer_and_twice_leaves(url: str) -> None:
     with terminal(url, "--model", "slow", "--user", "tty") as chat:
         chat.until("Connected to the model slow")
