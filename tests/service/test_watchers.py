@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -11,11 +11,10 @@ from msgspec.structs import replace
 from answerback.core.delivery import PROGRESS_S
 from answerback.core.request import Policy, RequestKey
 from answerback.core.watching import KEPT_MS, LEFT_MS
-from answerback.ports import Finish, Gone, Place, Prompt, Sent, Slow, Unavailable, Watcher
+from answerback.ports import Finish, Gone, Place, Sent, Slow, Unavailable, Watcher
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
     CancelMessage,
-    ConversationChanged,
     Error,
     Hello,
     MessageAsked,
@@ -24,70 +23,15 @@ from answerback.protocol.frames import (
     MessageResponse,
     MessageStarted,
     ResumePoint,
-    SendMessage,
     ServerFrame,
     Status,
     UpdateConversation,
-    Watch,
     Watching,
 )
 from answerback.service.delivery_sender import WATCHERS_S
 from answerback.stores.connections import MemoryConnections
 from answerback.testing import Backend, ScriptedModel, ScriptedSender, run_virtual
-from answerback.testing.backend import Line, Peer
-
-TEXT = "one two three four five six"
-
-
-def words(prompt: Prompt) -> Iterable[Line]:
-    for word in prompt.messages[-1].text.split(" "):
-        yield f"{word} "
-        yield 0.1
-    yield Finish(input_tokens=1, output_tokens=1)
-
-
-def question(request_id: str = "q", message: str = TEXT, **more: Any) -> SendMessage:
-    return SendMessage(request_id=request_id, message=message, **{"conversation_id": "c", "stream": True, **more})
-
-
-def watch(number: int = 1, *, conversation: str | None = "c", **more: Any) -> Watch:
-    return Watch(request_id=f"watch-{number}", conversation_id=conversation, number=number, **more)
-
-
-def about(frames: Sequence[ServerFrame], request_id: str = "q") -> list[Any]:
-    return [frame for frame in frames if getattr(frame, "request_id", None) == request_id]
-
-
-def text_of(frames: Sequence[ServerFrame], request_id: str = "q") -> str:
-    """The text that the frames make, whatever comes twice. Raises: AssertionError: there is a gap, or two texts."""
-    attempt, text = 0, ""
-    for frame in about(frames, request_id):
-        if isinstance(frame, MessageStarted) and frame.attempt > attempt:
-            attempt, text = frame.attempt, ""
-        if isinstance(frame, MessageDelta):
-            assert frame.attempt == attempt
-            assert frame.offset <= len(text)
-            known = text[frame.offset :]
-            assert frame.delta.startswith(known) or known.startswith(frame.delta)
-            text = text[: frame.offset] + max(frame.delta, known, key=len)
-    return text
-
-
-def ending(frames: Sequence[ServerFrame], request_id: str = "q") -> MessageResponse:
-    found = [frame for frame in about(frames, request_id) if isinstance(frame, MessageResponse)]
-    assert found
-    assert all(frame == found[0] for frame in found)
-    assert len(text_of(frames, request_id)) in (found[0].length, 0)
-    return found[0]
-
-
-async def one_of(backend: Backend, name: str, *, user: str = "kim", session: str | None = None) -> Peer:
-    return await backend.connect(name, user=user, session=session or name)
-
-
-def on(main: Callable[[], Awaitable[None]]) -> None:
-    run_virtual(main())  # type: ignore[arg-type]
-
+from watched_answers import TEXT, about, ending, on, one_of, question, text_of, watch, words
 
 # --- from the first character to the ending
 
@@ -567,90 +511,6 @@ def test_what_was_parked_before_its_question_was_shown_begins_with_it() -> None:
         seen = len(phone.frames)
         await backend.front.unpark(name, *place)
         assert len(phone.frames) == seen, "it watches no longer"
-
-    on(main)
-
-
-# --- stopping
-
-
-def test_any_session_stops_it_and_the_record_says_which() -> None:
-    async def main() -> None:
-        backend = Backend(model=ScriptedModel(words))
-        asker, phone = await one_of(backend, "desk"), await one_of(backend, "phone")
-        await phone.say(watch())
-        await asker.say(question())
-        await asyncio.sleep(0.15)
-        await phone.say(CancelMessage(request_id="q", conversation_id="c"))
-        await backend.queue.idle()
-        assert ending(asker.frames) == ending(phone.frames)
-        assert ending(asker.frames).status is Status.CANCELLED
-        record = await backend.store.read(RequestKey("kim", "q"))
-        assert record is not None
-        assert (record.cancelled_by, record.schema) == ("phone", 2)
-
-    on(main)
-
-
-def test_a_stop_of_what_is_not_there_leaves_no_trace() -> None:
-    async def main() -> None:
-        backend = Backend(model=ScriptedModel(words))
-        asker, phone = await one_of(backend, "desk"), await one_of(backend, "phone")
-        for _ in range(2):
-            await phone.say(CancelMessage(request_id="q", conversation_id="c"))
-        assert {frame.code for frame in phone.frames if isinstance(frame, Error)} == {ErrorCode.UNKNOWN_REQUEST}
-        assert await backend.store.read(RequestKey("kim", "q")) is None
-        await asker.say(question())
-        await backend.queue.idle()
-        assert ending(asker.frames).status is Status.COMPLETED
-        await phone.say(CancelMessage(request_id="q", conversation_id="c"))
-        assert phone.frames[-1] == ending(asker.frames)
-
-    on(main)
-
-
-def test_what_waits_is_stopped_for_everybody() -> None:
-    async def main() -> None:
-        backend = Backend(model=ScriptedModel(words))
-        asker, phone, tablet = [await one_of(backend, name) for name in ("desk", "phone", "tablet")]
-        await tablet.say(watch())
-        await asker.say(question("first"))
-        await asker.say(question())
-        await phone.say(CancelMessage(request_id="q", conversation_id="c"))
-        for peer in (asker, phone, tablet):
-            assert ending(peer.frames).status is Status.CANCELLED
-        assert not [frame for frame in phone.frames if isinstance(frame, MessageAsked)]
-        await backend.queue.idle()
-        assert ending(tablet.frames, "first").status is Status.COMPLETED
-
-    on(main)
-
-
-# --- the list of conversations
-
-
-def test_changes_of_the_list_are_told_to_those_who_watch_it() -> None:
-    async def main() -> None:
-        backend = Backend(model=ScriptedModel(words))
-        asker, phone = await one_of(backend, "desk"), await one_of(backend, "phone")
-        await phone.say(watch(conversation=None))
-        assert phone.frames == [Watching(request_id="watch-1", number=1)]
-        await asker.say(question())
-        await backend.queue.idle()
-        await asker.say(UpdateConversation(request_id="u1", conversation_id="c", title="Numbers"))
-        await asker.say(UpdateConversation(request_id="u2", conversation_id="c", deleted=True))
-        await asker.say(UpdateConversation(request_id="u3", conversation_id="unknown", deleted=True))
-        turn, renamed, deleted = phone.frames[1:]
-        assert isinstance(turn, ConversationChanged)
-        assert (turn.conversation_id, turn.title, turn.turns, turn.deleted) == ("c", TEXT, 1, False)
-        assert isinstance(renamed, ConversationChanged)
-        assert (renamed.title, renamed.turns, renamed.deleted) == ("Numbers", 1, False)
-        assert isinstance(deleted, ConversationChanged)
-        assert deleted.deleted
-        await phone.say(watch(2, conversation=None, off=True))
-        await asker.say(UpdateConversation(request_id="u4", conversation_id="c", deleted=False))
-        assert isinstance(phone.frames[-1], Watching)
-        assert not [frame for frame in asker.frames if isinstance(frame, ConversationChanged)]
 
     on(main)
 

@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import select
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ class Terminal:
     def until(self, pattern: str) -> str:
         """What is shown up to and with a match."""
         while (found := re.search(pattern, self.seen)) is None:
+            if not select.select([self.screen], [], [], STOP_TIMEOUT_S / 2)[0]:
+                raise AssertionError(f"no {pattern!r} in {self.seen!r}")
             try:
                 self.seen += os.read(self.screen, 4096).decode(errors="replace")
             except OSError as exc:  # the chat has ended

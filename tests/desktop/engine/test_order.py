@@ -12,8 +12,8 @@ from answerback.client import PendingRequest
 from answerback.protocol.frames import ConversationSummary, SendMessage, Status
 from answerback.protocol.frames import Turn as HistoryTurn
 from answerback.testing.loop import run_virtual
-from answerback_desktop.engine.account import Pages
 from answerback_desktop.engine.events import AccountOpened, ConversationsChanged, TurnChanged
+from answerback_desktop.engine.pages import Pages
 from answerback_desktop.engine.sync import Sync
 from answerback_desktop.records import Account, TurnStatus
 from answerback_desktop.store.schema import Database
