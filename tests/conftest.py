@@ -1,8 +1,10 @@
 """A real PostgreSQL server for the tests that need one, and Qt where it can be loaded."""
 
+import gc
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from functools import cache
 
@@ -18,6 +20,8 @@ from spread import Spread, takes_longer
 
 os.environ["LC_ALL"] = "C.UTF-8"  # whatever the machine speaks: what is said in Korean is tested on purpose
 os.environ.pop("PYTHONUNBUFFERED", None)  # and commands write as they do for a user
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each process would compile all tests again, and rewrite their asserts
+sys.dont_write_bytecode = False
 
 # Each session of boto3 reads the descriptions of the services again, a megabyte of JSON for most clients.
 botocore.session.create_loader = cache(botocore.loaders.create_loader)
@@ -47,6 +51,14 @@ def pytest_configure() -> None:
     """Ctrl-C is tested. A run that was started in the background ignores SIGINT, and so would all that it starts."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+gc.disable()  # while the tests are collected: all that comes up stays
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
