@@ -10,6 +10,7 @@ from functools import cache
 
 import botocore.loaders
 import botocore.session
+import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -89,7 +90,23 @@ def postgres_server() -> Iterator[PostgresServer]:
             pytest.fail(str(exc))
         pytest.skip(str(exc))
     with server:
+        _sync(server, "off")
         yield server
+
+
+def _sync(server: PostgresServer, setting: str) -> None:
+    """Whether it waits for the disk. The tests crash the server, never the machine, whose memory is as good then."""
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(f"ALTER SYSTEM SET fsync = {setting}".encode())
+        connection.execute("SELECT pg_reload_conf()")
+
+
+@pytest.fixture
+def synced_server(postgres_server: PostgresServer) -> Iterator[PostgresServer]:
+    """`postgres_server` while it waits for the disk, for a test of that."""
+    _sync(postgres_server, "on")
+    yield postgres_server
+    _sync(postgres_server, "off")
 
 
 @pytest.fixture
