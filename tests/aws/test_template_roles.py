@@ -194,8 +194,8 @@ USED: Mapping[str, tuple[str, ...]] = {
 """What each handler takes from the composition root."""
 
 QUEUES = {"WorkerFunction": "queue_url", "DeadLettersFunction": "dead_letters_url"}
-OPTIONAL = {"ANSWERBACK_MAX_ATTEMPTS"}
-"""Has a default that no operator needs to change."""
+OPTIONAL = {"ANSWERBACK_MAX_ATTEMPTS", "ANSWERBACK_LEASE_S"}
+"""They have defaults that no operator needs to change."""
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
