@@ -6,7 +6,7 @@ from typing import Final
 
 from answerback.cli.options import ClientOptions
 from answerback.cli.output import CliError, ExitCode, note, say, say_exactly
-from answerback.cli.talk import AnswerPrinter, ConnectionNotes, explain, shortfall, wrong_input
+from answerback.cli.talk import AnswerPrinter, ConnectionNotes, Interruptions, explain, shortfall, wrong_input
 from answerback.client import (
     AnswerbackError,
     Asked,
@@ -66,25 +66,25 @@ class Follower:
     def run(self, watch: BlockingWatch[Watched]) -> None:
         """Until Ctrl+C, twice while an answer comes: once stops it. Raises: KeyboardInterrupt."""
         before = list(islice(self._client.history(self._conversation), _SHOWN)) if self._is_terminal else []
-        for turn in reversed(before):
-            _show_turn(turn)
-        note(f"(watching {self._conversation}; Ctrl+C stops an answer, and leaves)")
-        if not watch.is_live:
-            note("(too many devices watch this conversation: its turns are shown when they have ended)")
         known = {turn.request_id for turn in before}
-        while True:
-            try:
-                for item in watch:
+        with Interruptions(self._interrupted) as interruptions:
+            with interruptions.step():
+                for turn in reversed(before):
+                    _show_turn(turn)
+                note(f"(watching {self._conversation}; Ctrl+C stops an answer, and leaves)")
+                if not watch.is_live:
+                    note("(too many devices watch this conversation: its turns are shown when they have ended)")
+            for item in watch:
+                with interruptions.step():
                     if item.request_id not in known:
                         self._take(item)
-            except KeyboardInterrupt:
-                if self._is_leaving or not self._open:
-                    raise
-                self._is_leaving = True
-                for _, growing in self._open.values():
-                    growing.interrupted()
-                note("(stopping; Ctrl+C again leaves)")
-                self._client.cancel(next(iter(self._open)), conversation=self._conversation)
+
+    def _interrupted(self) -> None:
+        if self._is_leaving or not self._open:
+            raise KeyboardInterrupt
+        self._is_leaving = True
+        note("(stopping; Ctrl+C again leaves)")
+        self._client.cancel(next(iter(self._open)), conversation=self._conversation)
 
     def _take(self, item: Watched) -> None:
         request_id, event = item
