@@ -170,6 +170,20 @@ def test_control_c_stops_the_answer_and_twice_leaves(url: str) -> None:
         assert chat.process.wait(STOP_TIMEOUT_S) == 0
 
 
+def test_control_c_twice_leaves_although_the_gateway_says_nothing(serve: Serve) -> None:
+    gateway = serve("--model", "echo:delay_ms=50")
+    with terminal(gateway.url, "--user", "tty") as chat:
+        chat.prompt()
+        chat.type("tick " * 100 + "\n")
+        chat.until(r"\n(tick ){3}")
+        gateway.process.send_signal(signal.SIGSTOP)
+        chat.type("\x03")
+        chat.until("again leaves")
+        chat.type("\x03")
+        chat.until("To go on")
+        assert chat.process.wait(STOP_TIMEOUT_S) == 0
+
+
 def test_a_restart_of_the_gateway_is_two_quiet_lines(serve: Serve, tmp_path: Path) -> None:
     gateway = serve("--model", "echo:delay_ms=50", "--port", "0")
     port = gateway.url.rpartition(":")[2]

@@ -262,6 +262,10 @@ class Chat:
                 self._told.add(used)
             try:
                 answer = self._show(stream, interruptions)
+            except Closed:
+                if self._is_stopping:
+                    raise _Quit from None
+                raise
             except RequestCancelled:
                 if not self._is_stopping:
                     raise
@@ -273,7 +277,7 @@ class Chat:
             note(f"({why})")
 
     def _show(self, stream: BlockingAnswerStream, interruptions: Interruptions) -> Answer:
-        """Follow the answer. Raises: AnswerbackError; _Quit: Ctrl+C twice."""
+        """Follow the answer. Raises: AnswerbackError."""
         growing = AnswerPrinter(shows_text=sys.stdout.isatty())
         try:
             for event in stream.events():
@@ -286,9 +290,10 @@ class Chat:
     def _interrupted(self) -> None:
         """Ctrl+C: stop the answer and wait for its ending, which may still be the whole; again: leave."""
         if self._is_stopping:
-            raise _Quit
-        self._is_stopping = True
-        if self._stream is not None:
+            self._client.close()
+        elif self._stream is not None:
+            self._is_stopping = True
+            note("(stopping; Ctrl+C again leaves)")
             self._stream.cancel()
 
     # --- commands

@@ -151,10 +151,12 @@ class ConnectionNotes:
 
 
 class Interruptions:
-    """Ctrl+C within this is a call of `act` between two steps: an exception could come in the middle of one.
+    """Ctrl+C within this is a call of `act` between two steps, and no exception.
 
-    What was shown would then count as not shown, or the other way round. A second Ctrl+C within a step is raised there
-    as KeyboardInterrupt: it may write to what takes nothing. Where Ctrl+C is ignored it stays so.
+    One could come in the middle of a step: what was shown would then count as not shown, or the other way round. Or it
+    comes in a finalizer, which Python runs at any time and which swallows it; so `act` raises nothing either. A second
+    Ctrl+C within a step is raised there as KeyboardInterrupt: it may write to what takes nothing. Where Ctrl+C is
+    ignored it stays so.
     """
 
     def __init__(self, act: Callable[[], None]) -> None:

@@ -64,12 +64,8 @@ class _LoopThread:
 
         Raises: RuntimeError: nobody would run it: another process, an ended thread, or the one that it would block.
         """
-        if self._loop.is_closed() or (why := self._why_not()):
-            coroutine.close()
-            raise Closed if self._loop.is_closed() else RuntimeError(why)
         result: concurrent.futures.Future[T] = concurrent.futures.Future()
         is_over = threading.Lock()
-        is_over.acquire()
         running: list[asyncio.Task[T]] = []
 
         def start() -> None:
@@ -88,19 +84,25 @@ class _LoopThread:
             else:
                 coroutine.close()
 
+        is_over.acquire()
         try:
+            self._check()
             self._loop.call_soon_threadsafe(start)
             while not is_over.acquire(timeout=_POLL_S):
-                if why := self._why_not():
-                    raise RuntimeError(why)
-        except BaseException:
-            self._loop.call_soon_threadsafe(cancel)
+                self._check()
+        except BaseException as exc:
+            if self.is_here:
+                self._loop.call_soon_threadsafe(cancel)
+            else:
+                coroutine.close()
+            if self._loop.is_closed() and isinstance(exc, RuntimeError):
+                raise Closed from None
             raise
         return result.result()
 
     def stop(self) -> None:
         """End the thread. Nothing can be run afterwards. In a forked process there is none to end."""
-        if self._loop.is_closed() or not self.is_here:
+        if not self.is_here:
             return
         self.run(self._loop.shutdown_asyncgens())
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -110,17 +112,20 @@ class _LoopThread:
     @property
     def is_here(self) -> bool:
         """Whether this is the process that the thread belongs to, and the thread runs."""
-        return os.getpid() == self._process and not self._has_ended
+        return os.getpid() == self._process and not self._has_ended and not self._loop.is_closed()
 
-    def _why_not(self) -> str | None:
-        """Why the thread will not run anything for this caller; it would wait for ever."""
+    def _check(self) -> None:
+        """Raises: Closed, RuntimeError: the thread will not run anything for this caller, who would wait for ever."""
+        if self._loop.is_closed():
+            raise Closed
         if os.getpid() != self._process:
-            return "the client was opened in another process, before a fork; make a new BlockingClient in this one"
+            raise RuntimeError(
+                "the client was opened in another process, before a fork; make a new BlockingClient in this one"
+            )
         if self._has_ended:
-            return "the client's thread has ended; make a new BlockingClient"
+            raise RuntimeError("the client's thread has ended; make a new BlockingClient")
         if threading.current_thread() is self._thread:
-            return "the client cannot be called from its own callbacks; hand the work to another thread"
-        return None
+            raise RuntimeError("the client cannot be called from its own callbacks; hand the work to another thread")
 
 
 def _copy_result(task: "asyncio.Task[T]", *, into: "concurrent.futures.Future[T]") -> None:
