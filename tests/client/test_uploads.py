@@ -207,18 +207,24 @@ def test_a_file_waits_until_uploads_that_were_left_behind_give_way() -> None:
 
 
 async def test_cancelling_stops_an_upload(start, monkeypatch):
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def put(_: PutPiece) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
     gateway = await start()
-    async with Client(gateway.url) as app:
-        monkeypatch.setattr(app._uploads, "_put", lambda _: asyncio.Event().wait())
+    async with Client(gateway.url) as app, asyncio.timeout(10):
+        monkeypatch.setattr(app._uploads, "_put", put)
         stream = app.stream("?", attachments=[File(name="a.png", data=PNG)])
-        async with asyncio.timeout(10):
-            while not app._uploads._tasks:
-                await asyncio.sleep(0)
-            stream.cancel()
-            with pytest.raises(RequestCancelled):
-                await stream.answer
-            while app._uploads._tasks:
-                await asyncio.sleep(0)
+        await begun.wait()
+        stream.cancel()
+        with pytest.raises(RequestCancelled):
+            await stream.answer
+        await ended.wait()
         assert app.pending() == []
         assert app._uploads._uploads == {}
 
