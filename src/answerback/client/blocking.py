@@ -224,7 +224,8 @@ class BlockingWatch(Generic[T]):
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        with suppress(Closed):
+            self._thread.run(self._watch.__aexit__(exc_type, exc, traceback))
 
 
 class BlockingClient:
