@@ -159,7 +159,7 @@ class MainWindow(QMainWindow):
         self.chat.set_appearance(self._appearance())
         self.toasts.close_name = texts.window.dismiss
         for shortcut, action in self.shortcuts.items():
-            action.setText(getattr(texts.window, shortcut.value))
+            action.setText(texts.window.shortcuts[shortcut])
         self._refresh_title()
         self._refresh_screen()
 
