@@ -3,7 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterable
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from answerback.core.delivery import steady
 from answerback.core.request import Policy, RequestKey
@@ -48,12 +48,23 @@ class ScriptedModel:
         self, script: Callable[[Prompt], Iterable[Line]], *, name: str = "scripted", context_tokens: int = 4096
     ) -> None:
         self._script = script
-        self.name: Final = name
-        self.context_tokens: Final = context_tokens
-        self.concurrency: Final = 1_000
+        self._name = name
+        self._context_tokens = context_tokens
         self.prompts: list[Prompt] = []
         self.running = 0
         self.stopped = 0
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def context_tokens(self) -> int:
+        return self._context_tokens
+
+    @property
+    def concurrency(self) -> int:
+        return 1_000
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
         self.prompts.append(prompt)
