@@ -123,7 +123,7 @@ class AppViewModel:
     def file_kinds(self) -> tuple[str, ...]:
         """The kinds of files that may go with a question now: the server takes files, and the model these."""
         limits = self.connection.limits
-        takes_files = limits is not None and limits.takes_files and not self.is_kept
+        takes_files = limits is not None and limits.max_attachment_bytes is not None and not self.is_kept
         return self.connection.info_of(self.model).attachments if takes_files else ()
 
     @property
