@@ -18,7 +18,7 @@ from aiohttp import WSCloseCode, web
 import answerback
 from answerback.core import defaults
 from answerback.core.budget import Budget, Period, Unit, shown, team_holder
-from answerback.core.camel import row_as_json
+from answerback.core.camel import camel, row_as_json
 from answerback.core.handshake import Hosts
 from answerback.core.instants import iso
 from answerback.core.keys import normal_id
@@ -79,57 +79,6 @@ class _Failure(Exception):
 
 
 # --- bodies -------------------------------------------------------------------------------------------------
-
-
-class _HealthBody(msgspec.Struct, rename="camel"):
-    status: str
-    version: str
-    connections: int
-    queue_depth: int
-    running: int
-
-
-class _Peer(msgspec.Struct, rename="camel"):
-    source_ip: str
-    user_agent: str
-
-
-class _ConnectionBody(msgspec.Struct, rename="camel"):
-    connected_at: str
-    identity: _Peer
-    last_active_at: str
-
-
-class _RequestBody(msgspec.Struct, rename="camel"):
-    """A record without what was asked and answered."""
-
-    user_id: str
-    request_id: str
-    session_id: str
-    conversation_id: str
-    model: str
-    state: str
-    attempt: int
-    cancel_requested: bool
-    accepted_at: str
-    started_at: str | None
-    connection_id: str | None
-
-    @classmethod
-    def of(cls, record: Record) -> "_RequestBody":
-        return cls(
-            user_id=record.user_id,
-            request_id=record.request_id,
-            session_id=record.session_id,
-            conversation_id=record.conversation_id,
-            model=record.model,
-            state=record.state.value,
-            attempt=record.attempt,
-            cancel_requested=record.cancel_requested,
-            accepted_at=iso(record.accepted_at_ms),
-            started_at=None if record.started_at_ms is None else iso(record.started_at_ms),
-            connection_id=None if record.target is None else record.target.connection_id,
-        )
 
 
 class _LimitBody(msgspec.Struct, rename="camel"):
@@ -290,13 +239,13 @@ class Admin:
         is_good = await self._health.is_good()
         if self._host is not None and not self._key.opens(request.headers.get("Authorization")):
             return health_response(is_good=is_good)
-        body = _HealthBody(
-            status="ok" if is_good else "unavailable",
-            version=answerback.__version__,
-            connections=len(self._sockets),
-            queue_depth=self._queue.depth,
-            running=self._queue.running,
-        )
+        body = {
+            "status": "ok" if is_good else "unavailable",
+            "version": answerback.__version__,
+            "connections": len(self._sockets),
+            "queueDepth": self._queue.depth,
+            "running": self._queue.running,
+        }
         return json_response(200 if is_good else 503, body)
 
     async def _get_console(self, _: web.BaseRequest) -> web.Response:
@@ -318,11 +267,11 @@ class Admin:
         socket = self._sockets.get(connection_id)
         if connection is None or socket is None or not socket.is_open:
             raise _gone()
-        body = _ConnectionBody(
-            connected_at=iso(connection.connected_at_ms),
-            identity=_Peer(source_ip=connection.source_ip, user_agent=connection.user_agent),
-            last_active_at=iso(connection.last_activity_ms),
-        )
+        body = {
+            "connectedAt": iso(connection.connected_at_ms),
+            "identity": {"sourceIp": connection.source_ip, "userAgent": connection.user_agent},
+            "lastActiveAt": iso(connection.last_activity_ms),
+        }
         return json_response(200, body)
 
     async def _post_to_connection(self, request: web.BaseRequest, connection_id: str) -> web.Response:
@@ -354,7 +303,7 @@ class Admin:
 
     async def _list_requests(self, _: web.BaseRequest) -> web.Response:
         records = await self._requests.unfinished()
-        shown = [_RequestBody.of(record) for record in records[:MAX_LISTED]]
+        shown = [_request_body(record) for record in records[:MAX_LISTED]]
         return json_response(200, {"total": len(records), "requests": shown})
 
     async def _cancel_request(self, request: web.BaseRequest, user_id: str, request_id: str) -> web.Response:
@@ -364,9 +313,9 @@ class Admin:
         _note(request, "a request was cancelled", userId=user_id, requestId=request_id)
         match await self._canceller.cancel(record):
             case Pending(record=record):
-                return json_response(202, _RequestBody.of(record))
+                return json_response(202, _request_body(record))
             case Ended(record=record):
-                return json_response(200, _RequestBody.of(record))
+                return json_response(200, _request_body(record))
             case _:
                 raise _Failure(409, "ConflictException", "The request has changed. Look again with GET /requests.")
 
@@ -491,6 +440,17 @@ class Admin:
         by_model = request.query.get("by") == "model"
         found = await self._users.usage(request.query.get("user"), since_day=since, by_model=by_model)
         return json_response(200, {"usage": [row_as_json(day) for day in found]})
+
+
+def _request_body(record: Record) -> dict[str, Any]:
+    """A record without what was asked and answered."""
+    names = ("user_id", "request_id", "session_id", "conversation_id", "model", "state", "attempt", "cancel_requested")
+    return {
+        **{camel(name): getattr(record, name) for name in names},
+        "acceptedAt": iso(record.accepted_at_ms),
+        "startedAt": None if record.started_at_ms is None else iso(record.started_at_ms),
+        "connectionId": None if record.target is None else record.target.connection_id,
+    }
 
 
 def _note(request: web.BaseRequest, text: str, **about: str) -> None:
