@@ -357,6 +357,8 @@ class Window:
     async def _follow(self, conversation: str, observer: str, watch: AnswerWatch) -> None:
         """Show a conversation that is watched."""
         app = self.app
+        if self._watches.get(conversation, ("",))[0] != observer:
+            return  # it was left before it began
         try:
             async with watch:
                 begun = WatchBegun(observer=observer, user=app.user, session=app.session, conversation=conversation)
