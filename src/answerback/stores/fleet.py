@@ -506,10 +506,10 @@ def _take_over(
 # --- the tables of a fleet ---------------------------------------------------------------------------------------
 
 
-def prepare(database: Database) -> None:
+def prepare(database: Database, before: Callable[[], object] = bool) -> None:
     """Bring the tables of a fleet up to date. The caller holds a transaction that keeps others from doing the same.
 
-    Raises: StoreError: a newer program has been here.
+    `before`: called before a table is changed, if one is. Raises: StoreError: a newer program has been here.
     """
     folder = files("answerback.stores").joinpath("sql", "fleet")
     known = [parse(file.name, file.read_text(encoding="utf-8")) for file in sorted(folder.iterdir(), key=str)]
@@ -517,6 +517,8 @@ def prepare(database: Database) -> None:
     version = int(found[0][0]) if found else 0
     if version > known[-1].version:
         raise StoreError(OUTDATED)
+    if version < known[-1].version:
+        before()
     for migration in known:
         if migration.version > version:
             for statement in migration.statements:
