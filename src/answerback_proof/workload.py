@@ -407,8 +407,7 @@ class Window:
             case Restarted():
                 history.add(Cleared(request=request, observer=observer))
             case Done(outcome) | Failed(outcome):
-                # A turn of the history does not say which attempt it was.
-                history.add(structs.replace(ending(request, observer, outcome), attempt=0))
+                history.add(ending(request, observer, outcome))
                 if isinstance(outcome, ProtocolViolation):
                     history.broke(f"{observer}: {outcome}", request=request)
             case TurnsMissed():
