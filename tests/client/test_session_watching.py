@@ -24,6 +24,7 @@ from answerback.protocol.frames import (
     History,
     MessageAsked,
     MessageDelta,
+    ModelInfo,
     Status,
     Turn,
     TurnPart,
@@ -310,6 +311,22 @@ def test_a_silent_answer_is_asked_for_and_in_the_end_given_up():
     assert script.hear(delta("a", 0, "late")) == []
 
 
+def test_the_slowest_model_of_the_server_says_how_long_an_answer_may_be_silent():
+    script = Script()
+    (hello,) = hellos(script.connect())
+    info = {"m": ModelInfo(), "thinker": ModelInfo(answer_timeout_ms=600_000)}
+    script.welcome(hello, features=FEATURES, model_info=info)
+    watch(script)
+    script.hear(watching(1), asked("a"))
+    shown = []
+    for until in range(10, 1230, 10):
+        shown += watched(script.wait(until))
+        script.hear(watching(script.session._watches._watches["c"].number))
+    assert shown == []
+    (ending,) = watched(script.wait(1230))
+    assert isinstance(ending.event.error, RequestTimeout)
+
+
 def test_signs_of_life_put_the_next_look_off():
     script = connected(progress_ms=8_000, features=FEATURES)
     watch(script)
@@ -449,6 +466,9 @@ def test_the_app_says_which_turn_it_has():
     assert kinds(page(script, turn("older"), turn("old"), turn("b"))) == ["Asked b", "Started b", "Text b", "Done b"]
     script.wait(240)
     assert sent(script.hear(watching(3, "b"))) == [], "nothing has ended since"
+    script = connected(features=FEATURES)
+    watch(script, after="newest")
+    assert sent(script.hear(watching(1, "newest"))) == ["GetHistory"], "one asked before it may have ended after it"
 
 
 def test_an_answer_that_the_server_does_not_know_any_more_is_in_the_history_or_gone():

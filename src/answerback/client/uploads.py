@@ -190,7 +190,7 @@ async def bring(
             try:
                 return await put(frame)
             except RequestTimeout:
-                continue  # for want of a connection; the same piece may arrive twice
+                pass  # for want of a connection; the same piece may arrive twice
             except Overloaded as error:  # uploads were left behind, and give way soon
                 wait_ms = error.retry_after_ms or 0
                 if not 0 < wait_ms <= _MAX_WAIT_MS:
