@@ -112,14 +112,15 @@ def keep_texts_readable(url: str) -> None:
             admin.execute(psycopg.sql.SQL("ALTER TABLE {}.{} ALTER COLUMN {} SET STORAGE EXTERNAL").format(*names))
 
 
-def test_postgres(serve: Serve, tmp_path: Path, model: str, postgres_server: PostgresServer) -> None:
-    folder = Path(postgres_server.dsn.partition("host=")[2].partition(" ")[0])
+def test_postgres(serve: Serve, tmp_path: Path, model: str, synced_server: PostgresServer) -> None:
+    folder = Path(synced_server.dsn.partition("host=")[2].partition(" ")[0])
     postmaster = int((folder / "data/postmaster.pid").read_text().splitlines()[0])
-    # The WAL writer, which runs already, may sync what a backend has written.
-    running = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
-    with traced(postmaster, *map(int, running), file=tmp_path / "calls of the server") as of_server:
-        gateway = serve("--model", model, "--database", postgres_server.url)
-        keep_texts_readable(postgres_server.url)
+    with psycopg.connect(synced_server.url) as connection:
+        found = connection.execute("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'").fetchall()
+    ((wal_writer,),) = found  # it runs already, and may sync what a backend has written
+    with traced(postmaster, wal_writer, file=tmp_path / "calls of the server") as of_server:
+        gateway = serve("--model", model, "--database", synced_server.url)
+        keep_texts_readable(synced_server.url)
         with traced(gateway.process.pid, file=tmp_path / "calls") as of_gateway:
             ask_all(gateway.url)
         gateway.stop()

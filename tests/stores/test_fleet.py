@@ -420,6 +420,17 @@ async def test_an_upgrade_waits_for_a_transaction_before_it_locks_a_table(stores
     assert "the tables are in use" not in caplog.text
 
 
+async def test_a_gateway_that_finds_the_tables_up_to_date_starts_beside_a_transaction(stores, postgres_server, schema):
+    """So the others need not wait for it either, when it comes back after a crash and they have much to do."""
+    loop, third = asyncio.get_running_loop(), FleetStore(postgres_server.url, node="c", schema=schema)
+
+    def decide(_: Transaction) -> None:
+        asyncio.run_coroutine_threadsafe(third.open(), loop).result(20)
+
+    await stores[0]._fleet.do(decide, users=("ann",))
+    await third.close()
+
+
 async def test_tables_are_upgraded_under_load(actors, postgres_server, schema):
     """A transaction reads requests and then users, the upgrade changes users and then requests."""
     over = False
