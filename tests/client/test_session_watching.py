@@ -492,6 +492,32 @@ def test_an_error_that_passes_is_waited_for_and_another_one_ends_the_watch():
     assert "c" not in script.session._watches
 
 
+def test_a_token_that_can_be_renewed_is_waited_for_once_the_server_has_known_the_watch():
+    script = connected(features=FEATURES, can_renew=True)
+    watch(script)
+    script.hear(watching(1, "old"))
+    script.wait(240)
+    assert script.hear(error(ErrorCode.UNAUTHORIZED, "watch-2")) == [WatchHeld("c", is_live=False)]
+    assert sent(script.wait(260)) == ["watch c 3"]
+    script.hear(error(ErrorCode.UNAUTHORIZED, "watch-3"))
+    assert sent(script.wait(299)) == []
+    assert sent(script.wait(300)) == ["watch c 4"]
+    effects = script.hear(watching(4, "old"))
+    assert WatchHeld("c", is_live=True) in effects
+    assert "GetHistory" in sent(effects), "what ended meanwhile was not shown"
+
+
+@pytest.mark.parametrize(("can_renew", "is_known"), [(False, True), (True, False)])
+def test_a_token_that_is_refused_for_good_or_at_once_ends_the_watch(can_renew, is_known):
+    script = connected(features=FEATURES, can_renew=can_renew)
+    watch(script)
+    if is_known:
+        script.hear(watching(1))
+        script.wait(240)
+    (failed,) = script.hear(error(ErrorCode.UNAUTHORIZED, "watch-2" if is_known else "watch-1"))
+    assert (type(failed), failed.error.code) == (WatchFailed, "unauthorized")
+
+
 def test_frames_that_cannot_be_read_end_what_they_are_about():
     script = begun()
     script.hear(asked("a"))

@@ -206,15 +206,47 @@ def test_a_file_waits_until_uploads_that_were_left_behind_give_way() -> None:
     assert signs == [0, 0, 0, 10]
 
 
-async def test_cancelling_stops_an_upload(start):
+async def test_cancelling_stops_an_upload(start, monkeypatch):
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def put(_: PutPiece) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
     gateway = await start()
-    async with Client(gateway.url) as app:
+    async with Client(gateway.url) as app, asyncio.timeout(10):
+        monkeypatch.setattr(app._uploads, "_put", put)
         stream = app.stream("?", attachments=[File(name="a.png", data=PNG)])
+        await begun.wait()
         stream.cancel()
         with pytest.raises(RequestCancelled):
             await stream.answer
+        await ended.wait()
         assert app.pending() == []
         assert app._uploads._uploads == {}
+
+
+def test_a_piece_that_is_refused_leaves_no_other_behind() -> None:
+    out = 0
+
+    async def put(frame: PutPiece) -> UploadState:
+        nonlocal out
+        if frame.data:
+            out += 1
+            await asyncio.sleep(frame.offset)
+            out -= 1
+            raise RequestFailed("forbidden", "no", retryable=False)
+        return UploadState(request_id="r", sha256=frame.sha256, size=frame.size, upload="u", offset=0, complete=False)
+
+    async def main() -> None:
+        with pytest.raises(RequestFailed):
+            await bring(File(name="a", data=b"x" * 10), put, piece_bytes=4)
+        assert out == 0
+
+    run_virtual(main())
 
 
 async def test_an_upload_without_a_server_ends_as_a_time_out(tmp_path):

@@ -14,12 +14,12 @@ from typing import Any
 from PySide6.QtCore import QEventLoop, QTimer
 from PySide6.QtWidgets import QApplication
 
+from answerback.client import ServerLimits
 from answerback_desktop.engine.events import (
     AccountOpened,
     ConnectionChanged,
     ConnectionReason,
     ConnectionStatus,
-    Limits,
     TurnsLoaded,
 )
 from answerback_desktop.records import (
@@ -219,7 +219,17 @@ ONLINE = ConnectionChanged(
     status=ConnectionStatus.ONLINE,
     user="kim",
     models=("smollm2-135m",),
-    limits=Limits(max_message_bytes=131_072, max_answer_bytes=262_144, max_tokens=4_096, requests_per_minute=10),
+    limits=ServerLimits(
+        max_message_bytes=131_072,
+        max_frame_bytes=32_768,
+        max_answer_bytes=262_144,
+        requests_per_minute=10,
+        max_pending=1_000,
+        max_tokens=4_096,
+        idle_timeout_ms=3_600_000,
+        answer_timeout_ms=120_000,
+        queue_timeout_ms=600_000,
+    ),
 )
 OFFLINE = ConnectionChanged(status=ConnectionStatus.OFFLINE, reason=ConnectionReason.LOST)
 

@@ -73,8 +73,8 @@ def error(code, rid=None, *, retry_after_ms=None):
 class Script:
     """A session with a clock in the test's hand; `link` is the connection that frames come on."""
 
-    def __init__(self, *, store=None, **timing):
-        self.session = Session(timing=Timing(**timing), store=store)
+    def __init__(self, *, store=None, can_renew=False, **timing):
+        self.session = Session(timing=Timing(**timing), store=store, can_renew=can_renew)
         self.now = 0.0
         self.link = 0
 

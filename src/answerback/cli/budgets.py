@@ -11,10 +11,10 @@ import typer
 
 from answerback.cli.options import Json, with_options
 from answerback.cli.output import say, say_exactly, say_json, say_table, usage_error
-from answerback.cli.users import Place, UserId, read_day, row_as_json, run
+from answerback.cli.users import Place, UserId, read_day, run
 from answerback.clock import epoch_ms
 from answerback.core.budget import Budget, BudgetState, Period, Unit, shown, team_holder
-from answerback.core.camel import camel
+from answerback.core.camel import camel, row_as_json
 from answerback.core.instants import iso
 from answerback.ports import DailyUsage, Users
 from answerback.protocol.frames import is_id

@@ -29,11 +29,12 @@ SELECT current_setting('server_version'),
   extract(epoch FROM clock_timestamp())::float8"""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Server:
-    """What a server says of itself. `connections`: how many clients may have. `skew_s`: its clock is ahead of ours.
+    """What a server says of itself, in the order of _FACTS.
 
-    `followers`: its standbys. `awaits`: its commits wait for some of them, `awaited`, as far as this account may see.
+    `connections`: how many clients may have. `skew_s`: its clock is ahead of ours. `followers`: its standbys. `awaits`:
+    its commits wait for some of them, `awaited`, as far as this account may see.
     """
 
     version: str
@@ -77,18 +78,7 @@ def _read(connection: Connection) -> Server:
     row = connection.execute(_FACTS).fetchone()
     assert row is not None
     *facts, now_s = row
-    version, is_standby, is_read_only, connections, in_use, awaits, followers, awaited = facts
-    return Server(
-        version=version,
-        is_standby=is_standby,
-        is_read_only=is_read_only,
-        connections=connections,
-        in_use=in_use,
-        awaits=awaits,
-        followers=followers,
-        awaited=awaited,
-        skew_s=now_s - (began + time.time()) / 2,
-    )
+    return Server(*(*facts, now_s - (began + time.time()) / 2))
 
 
 def server_findings(server: Server, *, gateways: int) -> list[Finding]:

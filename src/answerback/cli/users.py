@@ -10,10 +10,10 @@ import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeAlias, TypeVar
+from typing import Annotated, Final, TypeAlias, TypeVar
 
 import typer
 
@@ -23,10 +23,10 @@ from answerback.cli.options import AwsOptions, Json, StoreOptions, with_options
 from answerback.cli.output import CliError, ExitCode, confirm, say, say_json, say_table, usage_error
 from answerback.cli.settings import Configuration, load
 from answerback.clock import epoch_ms
-from answerback.core.camel import camel
+from answerback.core.camel import row_as_json
 from answerback.core.defaults import KEEP_FOREVER_DAYS
 from answerback.core.instants import iso
-from answerback.ports import DailyUsage, StoredUser, Unavailable, Users
+from answerback.ports import StoredUser, Unavailable, Users
 from answerback.protocol.frames import is_id
 from answerback.service.id_forms import UsersInBothForms
 from answerback.settings import DAYS_OR_FOREVER, whole
@@ -305,13 +305,6 @@ def _row(user: StoredUser) -> Sequence[object]:
         _time_text(user.created_at_ms),
         _time_text(user.last_request_at_ms),
     )
-
-
-def row_as_json(row: StoredUser | DailyUsage) -> dict[str, Any]:
-    """For `--json`."""
-    left_out = {"blocked": False, "team": None, "model": None, "keep_days": None}
-    shown = {name: value for name, value in asdict(row).items() if left_out.get(name, row) != value}
-    return {camel(name): value for name, value in shown.items()}
 
 
 def _limit_text(per_minute: int | None) -> str:

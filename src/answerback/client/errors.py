@@ -30,30 +30,6 @@ from answerback.protocol.errors import ERRORS, ErrorCode
 if TYPE_CHECKING:
     from answerback.client.events import Answer
 
-__all__ = [
-    "AnswerInvalid",
-    "AnswerRestarted",
-    "AnswerbackError",
-    "AttachmentMissing",
-    "CannotConnect",
-    "Closed",
-    "Forbidden",
-    "MessageTooLarge",
-    "Obstacle",
-    "Overloaded",
-    "ProtocolViolation",
-    "RateLimited",
-    "RequestCancelled",
-    "RequestConflict",
-    "RequestFailed",
-    "RequestTimeout",
-    "SessionReplaced",
-    "StoreChanged",
-    "Unauthorized",
-    "is_retryable",
-    "request_failed",
-]
-
 
 class AnswerbackError(Exception):
     """Base of all. `code` is a word of the protocol's table, or the client's own."""

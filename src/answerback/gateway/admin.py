@@ -9,8 +9,8 @@ has nothing to hide, needs the admin key. The key of the metrics opens `/metrics
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Annotated, Final, Self, TypeAlias, cast
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Final, TypeAlias, TypeVar, cast
 
 import msgspec
 from aiohttp import WSCloseCode, web
@@ -18,6 +18,7 @@ from aiohttp import WSCloseCode, web
 import answerback
 from answerback.core import defaults
 from answerback.core.budget import Budget, Period, Unit, shown, team_holder
+from answerback.core.camel import camel, row_as_json
 from answerback.core.handshake import Hosts
 from answerback.core.instants import iso
 from answerback.core.keys import normal_id
@@ -48,6 +49,8 @@ from answerback.service.questions import BLOCKED
 
 log = logging.getLogger("answerback.admin")
 
+BodyT = TypeVar("BodyT")
+
 _Handler: TypeAlias = Callable[..., Awaitable[web.StreamResponse]]
 """Called with the request and the variable parts of its path by name."""
 
@@ -76,85 +79,6 @@ class _Failure(Exception):
 
 
 # --- bodies -------------------------------------------------------------------------------------------------
-
-
-class _Body(msgspec.Struct, rename="camel"):
-    @classmethod
-    def of(cls, stored: object) -> Self:
-        return msgspec.convert(stored, cls, from_attributes=True)
-
-
-class _HealthBody(_Body):
-    status: str
-    version: str
-    connections: int
-    queue_depth: int
-    running: int
-
-
-class _Peer(msgspec.Struct, rename="camel"):
-    source_ip: str
-    user_agent: str
-
-
-class _ConnectionBody(msgspec.Struct, rename="camel"):
-    connected_at: str
-    identity: _Peer
-    last_active_at: str
-
-
-class _RequestBody(msgspec.Struct, rename="camel"):
-    """A record without what was asked and answered."""
-
-    user_id: str
-    request_id: str
-    session_id: str
-    conversation_id: str
-    model: str
-    state: str
-    attempt: int
-    cancel_requested: bool
-    accepted_at: str
-    started_at: str | None
-    connection_id: str | None
-
-    @classmethod
-    def of(cls, record: Record) -> "_RequestBody":
-        return cls(
-            user_id=record.user_id,
-            request_id=record.request_id,
-            session_id=record.session_id,
-            conversation_id=record.conversation_id,
-            model=record.model,
-            state=record.state.value,
-            attempt=record.attempt,
-            cancel_requested=record.cancel_requested,
-            accepted_at=iso(record.accepted_at_ms),
-            started_at=None if record.started_at_ms is None else iso(record.started_at_ms),
-            connection_id=None if record.target is None else record.target.connection_id,
-        )
-
-
-class _UserBody(_Body, omit_defaults=True):
-    user_id: str
-    per_minute: int | None
-    created_at_ms: int
-    last_request_at_ms: int | None
-    conversations: int
-    turns: int
-    blocked: bool = False
-    team: str | None = None
-    keep_days: int | None = None
-    budgets: Sequence[Mapping[str, object]] = ()
-
-
-class _UsageBody(_Body, omit_defaults=True):
-    user_id: str
-    day: str
-    requests: int
-    input_tokens: int
-    output_tokens: int
-    model: str | None = None
 
 
 class _LimitBody(msgspec.Struct, rename="camel"):
@@ -315,13 +239,13 @@ class Admin:
         is_good = await self._health.is_good()
         if self._host is not None and not self._key.opens(request.headers.get("Authorization")):
             return health_response(is_good=is_good)
-        body = _HealthBody(
-            status="ok" if is_good else "unavailable",
-            version=answerback.__version__,
-            connections=len(self._sockets),
-            queue_depth=self._queue.depth,
-            running=self._queue.running,
-        )
+        body = {
+            "status": "ok" if is_good else "unavailable",
+            "version": answerback.__version__,
+            "connections": len(self._sockets),
+            "queueDepth": self._queue.depth,
+            "running": self._queue.running,
+        }
         return json_response(200 if is_good else 503, body)
 
     async def _get_console(self, _: web.BaseRequest) -> web.Response:
@@ -343,11 +267,11 @@ class Admin:
         socket = self._sockets.get(connection_id)
         if connection is None or socket is None or not socket.is_open:
             raise _gone()
-        body = _ConnectionBody(
-            connected_at=iso(connection.connected_at_ms),
-            identity=_Peer(source_ip=connection.source_ip, user_agent=connection.user_agent),
-            last_active_at=iso(connection.last_activity_ms),
-        )
+        body = {
+            "connectedAt": iso(connection.connected_at_ms),
+            "identity": {"sourceIp": connection.source_ip, "userAgent": connection.user_agent},
+            "lastActiveAt": iso(connection.last_activity_ms),
+        }
         return json_response(200, body)
 
     async def _post_to_connection(self, request: web.BaseRequest, connection_id: str) -> web.Response:
@@ -379,7 +303,7 @@ class Admin:
 
     async def _list_requests(self, _: web.BaseRequest) -> web.Response:
         records = await self._requests.unfinished()
-        shown = [_RequestBody.of(record) for record in records[:MAX_LISTED]]
+        shown = [_request_body(record) for record in records[:MAX_LISTED]]
         return json_response(200, {"total": len(records), "requests": shown})
 
     async def _cancel_request(self, request: web.BaseRequest, user_id: str, request_id: str) -> web.Response:
@@ -389,9 +313,9 @@ class Admin:
         _note(request, "a request was cancelled", userId=user_id, requestId=request_id)
         match await self._canceller.cancel(record):
             case Pending(record=record):
-                return json_response(202, _RequestBody.of(record))
+                return json_response(202, _request_body(record))
             case Ended(record=record):
-                return json_response(200, _RequestBody.of(record))
+                return json_response(200, _request_body(record))
             case _:
                 raise _Failure(409, "ConflictException", "The request has changed. Look again with GET /requests.")
 
@@ -412,10 +336,10 @@ class Admin:
             raise _no_user()
         return json_response(200, await self._user_body(request, user))
 
-    async def _user_body(self, request: web.BaseRequest, user: StoredUser) -> _UserBody:
-        body = _UserBody.of(user)
-        if request.query.get("with") == "budgets":
-            body.budgets = await self._budgets(user.user_id)
+    async def _user_body(self, request: web.BaseRequest, user: StoredUser) -> dict[str, Any]:
+        body = row_as_json(user)
+        if request.query.get("with") == "budgets" and (budgets := await self._budgets(user.user_id)):
+            body["budgets"] = budgets
         return body
 
     async def _export_user(self, request: web.BaseRequest, user_id: str) -> web.StreamResponse:
@@ -447,25 +371,16 @@ class Admin:
         return json_response(200, {"userId": user_id, "deleted": True})
 
     async def _set_limit(self, request: web.BaseRequest, user_id: str) -> web.Response:
-        if not is_id(user_id):
-            raise _bad_request(f"A user id is 1 to {MAX_ID_LENGTH} visible characters.")
-        try:
-            limit = msgspec.json.decode(await _body(request), type=_LimitBody)
-        except (msgspec.MsgspecError, RecursionError):
-            raise _bad_request('Send {"perMinute": N}: a whole number, 0 for no limit, null for the default.') from None
-        await self._users.set_limit(user_id, limit.per_minute, now_ms=self._clock())
-        _note(
-            request, f"a rate limit was set to {_LIMIT_WORDS.get(limit.per_minute, limit.per_minute)}", userId=user_id
-        )
-        return json_response(200, {"userId": user_id, "perMinute": limit.per_minute})
+        _check_user(user_id)
+        how = 'Send {"perMinute": N}: a whole number, 0 for no limit, null for the default.'
+        per_minute = (await _read(request, _LimitBody, how)).per_minute
+        await self._users.set_limit(user_id, per_minute, now_ms=self._clock())
+        _note(request, f"a rate limit was set to {_LIMIT_WORDS.get(per_minute, per_minute)}", userId=user_id)
+        return json_response(200, {"userId": user_id, "perMinute": per_minute})
 
     async def _set_blocked(self, request: web.BaseRequest, user_id: str) -> web.Response:
-        if not is_id(user_id):
-            raise _bad_request(f"A user id is 1 to {MAX_ID_LENGTH} visible characters.")
-        try:
-            blocked = msgspec.json.decode(await _body(request), type=_BlockedBody).blocked
-        except (msgspec.MsgspecError, RecursionError):
-            raise _bad_request('Send {"blocked": true} or {"blocked": false}.') from None
+        _check_user(user_id)
+        blocked = (await _read(request, _BlockedBody, 'Send {"blocked": true} or {"blocked": false}.')).blocked
         await self._users.set_blocked(user_id, blocked=blocked, now_ms=self._clock())
         _note(request, f"a user was {'blocked' if blocked else 'unblocked'}", userId=user_id)
         if blocked:
@@ -473,12 +388,9 @@ class Admin:
         return json_response(200, {"userId": user_id, "blocked": blocked})
 
     async def _set_retention(self, request: web.BaseRequest, user_id: str) -> web.Response:
-        if not is_id(user_id):
-            raise _bad_request(f"A user id is 1 to {MAX_ID_LENGTH} visible characters.")
-        try:
-            kept = msgspec.json.decode(await _body(request), type=_RetentionBody)
-        except (msgspec.MsgspecError, RecursionError):
-            raise _bad_request('Send {"keepDays": N}, null for the default, and perhaps "conversationId".') from None
+        _check_user(user_id)
+        how = 'Send {"keepDays": N}, null for the default, and perhaps "conversationId".'
+        kept = await _read(request, _RetentionBody, how)
         if not await self._users.set_retention(
             user_id, kept.keep_days, now_ms=self._clock(), conversation_id=kept.conversation_id
         ):
@@ -488,12 +400,10 @@ class Admin:
         return json_response(200, {"userId": user_id, "keepDays": kept.keep_days, **about})
 
     async def _set_team(self, request: web.BaseRequest, user_id: str) -> web.Response:
-        try:
-            team = msgspec.json.decode(await _body(request), type=_TeamBody).team
-        except (msgspec.MsgspecError, RecursionError):
-            team = ""
+        how = f'Send {{"team": NAME}} or null. A name has 1 to {MAX_ID_LENGTH} visible characters.'
+        team = (await _read(request, _TeamBody, how)).team
         if not is_id(user_id) or (team is not None and not is_id(team)):
-            raise _bad_request(f'Send {{"team": NAME}} or null. A name has 1 to {MAX_ID_LENGTH} visible characters.')
+            raise _bad_request(how)
         await self._users.set_team(user_id, team, now_ms=self._clock())
         _note(request, f"a team was set to {team}", userId=user_id)
         return json_response(200, {"userId": user_id, "team": team})
@@ -502,12 +412,8 @@ class Admin:
         """`holder`: a user's id, or `team NAME`."""
         if not is_id(holder.removeprefix(team_holder(""))):
             raise _bad_request(f"A user id or a team's name is 1 to {MAX_ID_LENGTH} visible characters.")
-        try:
-            body = msgspec.json.decode(await _body(request), type=_BudgetBody)
-        except (msgspec.MsgspecError, RecursionError):
-            raise _bad_request(
-                'Send {"period": "day"|"month", "budget": {"limit": N, "unit": "tokens"|"microUsd"}}, or null for none.'
-            ) from None
+        how = 'Send {"period": "day"|"month", "budget": {"limit": N, "unit": "tokens"|"microUsd"}}, or null for none.'
+        body = await _read(request, _BudgetBody, how)
         budget = None if body.budget is None else Budget(body.budget.limit, body.budget.unit, body.period)
         await self._users.set_budget(holder, body.period, budget, now_ms=self._clock())
         told = "none" if budget is None else shown(budget.limit, budget.unit)
@@ -533,7 +439,18 @@ class Admin:
             raise _bad_request("since must be a day, YYYY-MM-DD.")
         by_model = request.query.get("by") == "model"
         found = await self._users.usage(request.query.get("user"), since_day=since, by_model=by_model)
-        return json_response(200, {"usage": [_UsageBody.of(day) for day in found]})
+        return json_response(200, {"usage": [row_as_json(day) for day in found]})
+
+
+def _request_body(record: Record) -> dict[str, Any]:
+    """A record without what was asked and answered."""
+    names = ("user_id", "request_id", "session_id", "conversation_id", "model", "state", "attempt", "cancel_requested")
+    return {
+        **{camel(name): getattr(record, name) for name in names},
+        "acceptedAt": iso(record.accepted_at_ms),
+        "startedAt": None if record.started_at_ms is None else iso(record.started_at_ms),
+        "connectionId": None if record.target is None else record.target.connection_id,
+    }
 
 
 def _note(request: web.BaseRequest, text: str, **about: str) -> None:
@@ -551,6 +468,19 @@ def _no_user() -> _Failure:
 
 def _gone() -> _Failure:
     return _Failure(410, "GoneException", "There is no connection with this id any more.")
+
+
+def _check_user(user_id: str) -> None:
+    if not is_id(user_id):
+        raise _bad_request(f"A user id is 1 to {MAX_ID_LENGTH} visible characters.")
+
+
+async def _read(request: web.BaseRequest, kind: type[BodyT], how: str) -> BodyT:
+    """The body as what it has to be. `how` tells who has sent something else."""
+    try:
+        return msgspec.json.decode(await _body(request), type=kind)
+    except (msgspec.MsgspecError, RecursionError):
+        raise _bad_request(how) from None
 
 
 async def _body(request: web.BaseRequest) -> bytes:

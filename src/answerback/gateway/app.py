@@ -40,18 +40,14 @@ from answerback.models.build import open_model
 from answerback.models.prices import prices_of, tariff_of
 from answerback.models.spec import ModelSpecError, parse_model_specs
 from answerback.ports import Model, ModelError, ModelLimits, Quota, Unavailable, answer_timeouts_ms, limits_of, within
+from answerback.service.composition import Service
 from answerback.service.delivery_sender import DeliverySender
-from answerback.service.devices import Devices, newest_turn
-from answerback.service.front import Front
 from answerback.service.front_settings import FrontSettings
-from answerback.service.history_pages import HistoryPages
 from answerback.service.id_forms import HistoryInBothForms, RequestsInBothForms, UsersInBothForms
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.observer import Observer
-from answerback.service.questions import Questions
 from answerback.service.uploads import Uploads
-from answerback.service.watchers import Watchers
-from answerback.service.worker import Worker, WorkerSettings, owner_tokens
+from answerback.service.worker import WorkerSettings
 from answerback.stores import FILE_NAME, open_store
 from answerback.stores.connections import MemoryConnections
 from answerback.stores.database import StoreError, StoreInUse
@@ -234,7 +230,8 @@ class Gateway:
             for name, model in models.items()
         }
         policy = replace(settings.policy, lease_ms=0, answer_timeouts_ms=answer_timeouts_ms(model_limits))
-        requests, history = RequestsInBothForms(store, store, clock=clock), HistoryInBothForms(store)
+        requests = RequestsInBothForms(store, store, clock=clock)
+        front_settings = self._front_settings(models, model_limits, policy)
         observer, make_sender, ask_model = self._observed(metrics.observer, clock)
         delivery_sender = make_sender(
             requests=store,
@@ -243,84 +240,39 @@ class Gateway:
             monotonic=time.monotonic,
             observer=observer,
         )
-        uploads = Uploads(files=store, clock=clock)
-        watchers = Watchers(
-            watching=connections, requests=store, delivery_sender=delivery_sender, clock=clock, history=history
-        )
-        worker = Worker(
-            settings=WorkerSettings(
+        service = Service(
+            settings=front_settings,
+            worker_settings=WorkerSettings(
                 policy=policy,
                 max_tokens=settings.max_tokens,
                 context_turns=settings.context_turns,
                 system=settings.system,
             ),
-            requests=store,
-            history=history,
-            models=models,
-            delivery_sender=delivery_sender,
-            observer=observer,
-            clock=clock,
-            monotonic=time.monotonic,
-            new_owner=owner_tokens(),
-            leapt=leaping.leapt_since,
-            local=queue,
-            ask=ask_model,
-            uploads=uploads,
-            watchers=watchers,
-        )
-        front_settings = self._front_settings(models, model_limits, policy)
-        questions = Questions(
-            settings=front_settings,
-            requests=requests,
-            queue=queue,
-            delivery_sender=delivery_sender,
-            observer=observer,
-            clock=clock,
-            worker=worker,
-            uploads=uploads,
-            watchers=watchers,
-        )
-        devices = Devices(
-            most=settings.caps.watchers,
-            watching=connections,
-            requests=requests,
-            newest_turn=newest_turn(history),
-            queue=queue,
-            questions=questions,
-            delivery_sender=delivery_sender,
-            clock=clock,
-        )
-        front = Front(
-            settings=front_settings,
-            questions=questions,
-            connections=connections,
-            history_pages=HistoryPages(history=history, clock=clock, changed=watchers.tell_changed),
-            delivery_sender=delivery_sender,
-            tokens=tokens,
-            clock=clock,
-            is_blocked=store.is_blocked,
-            store_id=store.store_id,
-            budgets_of_user=store.budgets_of_user,
-            has_room=lambda connection_id, user_id: listener.name(connection_id, user_id),  # noqa: PLW0108 - made below
-            uploads=uploads,
-            devices=devices if settings.caps.watchers else None,
-        )
-        janitor = Janitor(
-            settings=JanitorSettings(
+            janitor_settings=JanitorSettings(
                 policy=policy,
                 idle_timeout_ms=int(settings.idle_timeout_s * 1000),
                 retention_ms=settings.retention_days * SECONDS_PER_DAY * 1000,
                 keep_days=settings.history_days or KEEP_FOREVER_DAYS,
             ),
-            requests=store,
-            history=store,
+            store=store,
+            requests=requests,
+            history=HistoryInBothForms(store),
             connections=connections,
-            sender=sender,
             queue=queue,
+            local=queue,
+            sender=sender,
             delivery_sender=delivery_sender,
+            models=models,
+            uploads=Uploads(files=store, clock=clock),
+            observer=observer,
             clock=clock,
+            monotonic=time.monotonic,
             leapt=leaping.leapt_since,
-            files=store,
+            ask=ask_model,
+            tokens=tokens,
+            store_id=store.store_id,
+            has_room=lambda connection_id, user_id: listener.name(connection_id, user_id),  # noqa: PLW0108 - made below
+            most_watchers=settings.caps.watchers,
         )
         canceller = Canceller(
             requests=store,
@@ -329,7 +281,7 @@ class Gateway:
             sender=sender,
             queue=queue,
             delivery_sender=delivery_sender,
-            changed=worker.changed,
+            changed=service.worker.changed,
             clock=clock,
         )
         health = Health(requests=store, durability=store, clock=clock, monotonic=time.monotonic)
@@ -357,7 +309,7 @@ class Gateway:
         )
         tasks = Tasks()
         listener = Listener(
-            front=front,
+            front=service.front,
             validator=HandshakeValidator(
                 rules=Rules(
                     hosts=Hosts.of(settings.host, settings.allow_hosts),
@@ -382,14 +334,14 @@ class Gateway:
         )
         if fleet is not None:
             fleet.join(
-                worker=worker,
+                worker=service.worker,
                 close_user=canceller.close_sessions,
-                close_replaced=front.replaced,
+                close_replaced=service.front.replaced,
                 on_outdated=self._stop_asked.set,
             )
-        queue.start(worker.work)
+        queue.start(service.worker.work)
         background = Tasks()
-        background.start(self._sweep(janitor, fleet), name="janitor")
+        background.start(self._sweep(service.janitor, fleet), name="janitor")
         for check in (_warn_of_prices(store, front_settings.quota.tariff), *map(_warn_of, models.values())):
             background.start(check, name="check of a model")
         self._stack.push_async_callback(background.settle, grace_s=0)

@@ -73,8 +73,9 @@ FEATURES: Final = ("parts", "superseded", "format", "budgets")
 """What clients may use beyond the first edition of the protocol."""
 
 
-async def _nameless() -> None:
-    return None
+async def nameless() -> None:
+    """Nobody knows what the store is called."""
+    return
 
 
 async def _no_budgets(user_id: str, team: str | None, *, now_ms: int) -> Sequence[BudgetState]:
@@ -106,7 +107,7 @@ class Front:
         tokens: Tokens | None,
         clock: Callable[[], int],
         is_blocked: Callable[[str], Awaitable[bool]],
-        store_id: Callable[[], Awaitable[str | None]] = _nameless,
+        store_id: Callable[[], Awaitable[str | None]] = nameless,
         budgets_of_user: BudgetsOfUser = _no_budgets,
         has_room: Callable[[str, str], bool] = lambda _, __: True,
         uploads: Uploads | None = None,

@@ -25,17 +25,14 @@ from answerback.ports import (
 )
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ClientFrame, ServerFrame
+from answerback.service.attempt import Done, Retry
+from answerback.service.composition import Service
 from answerback.service.delivery_sender import DeliverySender
-from answerback.service.devices import Devices, newest_turn
-from answerback.service.front import Front
 from answerback.service.front_settings import FrontSettings
-from answerback.service.history_pages import HistoryPages
-from answerback.service.janitor import Janitor, JanitorSettings
+from answerback.service.janitor import JanitorSettings
 from answerback.service.observer import Observer
-from answerback.service.questions import Questions
 from answerback.service.uploads import Uploads
-from answerback.service.watchers import Watchers
-from answerback.service.worker import Worker, WorkerSettings, owner_tokens
+from answerback.service.worker import WorkerSettings
 from answerback.stores.connections import MemoryConnections
 from answerback.stores.sqlite import MemoryStore
 from answerback.testing.queue import LaneQueue
@@ -208,82 +205,39 @@ class Backend:
             monotonic=self._loop.time,
             observer=observer,
         )
-        uploads = Uploads(files=self.store, clock=self.clock)
-        watchers = Watchers(
-            watching=self.connections,
-            requests=self.store,
-            delivery_sender=delivery_sender,
-            clock=self.clock,
-            history=self.store,
-        )
-        self.worker = Worker(
-            settings=WorkerSettings(
+        self.queue = queue(self._work, clock=self.clock, visibility_s=policy.lease_ms / 1000)
+        service = Service(
+            settings=FrontSettings(
+                models=tuple(models),
+                model_limits={name: limits_of(one) for name, one in models.items()},
+                quota=quota or Quota(per_minute=0, max_pending=1_000),
+                policy=policy,
+                lock_system=lock_system,
+                queue_survives=queue_survives,
+            ),
+            worker_settings=WorkerSettings(
                 policy=policy, renew_every_s=renew_every_s, poll_every_s=look_every_s, system=system
             ),
-            requests=self.store,
-            history=self.store,
-            models=models,
-            delivery_sender=delivery_sender,
-            observer=observer,
-            clock=lambda: self.clock() + worker_skew_ms,
-            monotonic=self._loop.time,
-            new_owner=owner_tokens(),
-            uploads=uploads,
-            watchers=watchers,
-        )
-        self.queue = queue(self.worker.run, clock=self.clock, visibility_s=policy.lease_ms / 1000)
-        settings = FrontSettings(
-            models=tuple(models),
-            model_limits={name: limits_of(one) for name, one in models.items()},
-            quota=quota or Quota(per_minute=0, max_pending=1_000),
-            policy=policy,
-            lock_system=lock_system,
-            queue_survives=queue_survives,
-        )
-        questions = Questions(
-            settings=settings,
-            requests=self.store,
+            janitor_settings=JanitorSettings(policy=policy, queue_survives=queue_survives),
+            store=self.store,
+            connections=self.connections,
             queue=self.queue,
-            delivery_sender=delivery_sender,
-            observer=observer,
-            clock=self.clock,
-            worker=self.worker if bells_work else None,
-            uploads=uploads,
-            watchers=watchers,
-        )
-        self.front = Front(
-            settings=settings,
-            questions=questions,
-            connections=self.connections,
-            history_pages=HistoryPages(history=self.store, clock=self.clock, changed=watchers.tell_changed),
-            delivery_sender=delivery_sender,
-            tokens=tokens,
-            clock=self.clock,
-            is_blocked=self.store.is_blocked,
-            budgets_of_user=self.store.budgets_of_user,
-            uploads=uploads,
-            devices=Devices(
-                most=most_watchers,
-                watching=self.connections,
-                requests=self.store,
-                newest_turn=newest_turn(self.store),
-                queue=self.queue,
-                questions=questions,
-                delivery_sender=delivery_sender,
-                clock=self.clock,
-            ),
-        )
-        self.janitor = Janitor(
-            settings=JanitorSettings(policy=policy, queue_survives=queue_survives),
-            requests=self.store,
-            history=self.store,
-            connections=self.connections,
             sender=sender,
-            queue=self.queue,
             delivery_sender=delivery_sender,
+            models=models,
+            uploads=Uploads(files=self.store, clock=self.clock),
+            observer=observer,
             clock=self.clock,
-            files=self.store,
+            worker_clock=lambda: self.clock() + worker_skew_ms,
+            monotonic=self._loop.time,
+            tokens=tokens,
+            most_watchers=most_watchers,
+            is_split=not bells_work,
         )
+        self.front, self.worker, self.janitor = service.front, service.worker, service.janitor
+
+    async def _work(self, key: RequestKey) -> Done | Retry:
+        return await self.worker.run(key)
 
     def clock(self) -> int:
         """Epoch milliseconds of the virtual now."""

@@ -164,8 +164,6 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-__all__ = ["MAX_ZIP_BYTES", "Package", "PackageError", "Target", "build_package"]
-
 MAX_ZIP_BYTES: Final = 250 * 1024 * 1024
 """What Lambda lets a function and its layers have, unzipped."""
 
@@ -381,7 +379,6 @@ def _content_sha256(files: Mapping[str, bytes]) -> str:
     return whole.hexdigest()
 
 
-_RUNTIME: Final = ("boto3", "botocore", "dateutil", "jmespath", "s3transfer", "six", "urllib3")
 _TIMEOUT_S: Final = 120
 _CHILD: Final = """
 import json, sys, time
@@ -414,7 +411,7 @@ def unpack(data: bytes, folder: Path) -> tuple[Path, Path]:
     runtime.mkdir()
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         archive.extractall(task)
-    for name in _RUNTIME:
+    for name in sorted(_RUNTIME_MODULES):
         found = importlib.util.find_spec(name)
         if found is not None and found.origin is not None:
             origin = Path(found.origin)

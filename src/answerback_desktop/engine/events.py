@@ -6,7 +6,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-from answerback.client import BudgetInfo, File, ModelInfo, Obstacle
+from answerback.client import BudgetInfo, File, ModelInfo, Obstacle, ServerLimits
 from answerback_desktop.records import Account, Conversation, KeptHistory, SearchHit, Traits, Turn
 from answerback_desktop.settings import Settings
 
@@ -149,17 +149,6 @@ class GatewayStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What the server allows. Rate 0: no limit."""
-
-    max_message_bytes: int
-    max_answer_bytes: int
-    max_tokens: int
-    requests_per_minute: int
-    takes_files: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionChanged:
     """The whole state of the connection. `retry_at_ms`: epoch instant of the next try.
 
@@ -173,7 +162,7 @@ class ConnectionChanged:
     user: str | None = None
     models: tuple[str, ...] = ()
     model_info: Mapping[str, ModelInfo] = field(default_factory=lambda: MappingProxyType({}))
-    limits: Limits | None = None
+    limits: ServerLimits | None = None
 
 
 @dataclass(frozen=True, slots=True)

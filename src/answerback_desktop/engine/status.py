@@ -18,7 +18,7 @@ from answerback.client import (
     Stopped,
     Unauthorized,
 )
-from answerback_desktop.engine.events import OBSTACLES, ConnectionChanged, ConnectionReason, ConnectionStatus, Limits
+from answerback_desktop.engine.events import OBSTACLES, ConnectionChanged, ConnectionReason, ConnectionStatus
 
 _FINAL: Final = {
     Unauthorized: (ConnectionStatus.SIGNED_OUT, ConnectionReason.TOKEN_REFUSED),
@@ -51,7 +51,7 @@ class ConnectionTracker:
                     user=user,
                     models=models,
                     model_info={name: model_info(name) for name in models},
-                    limits=_limits(limits),
+                    limits=limits,
                 )
             case Connecting():
                 return ConnectionChanged(status=ConnectionStatus.CONNECTING, reason=self._reason, detail=self._detail)
@@ -78,15 +78,3 @@ class ConnectionTracker:
         if obstacle is not None:
             return OBSTACLES[obstacle]
         return ConnectionReason.LOST if self._was_online else ConnectionReason.UNREACHABLE
-
-
-def _limits(limits: ServerLimits | None) -> Limits | None:
-    if limits is None:
-        return None
-    return Limits(
-        max_message_bytes=limits.max_message_bytes,
-        max_answer_bytes=limits.max_answer_bytes,
-        max_tokens=limits.max_tokens,
-        requests_per_minute=limits.requests_per_minute,
-        takes_files=limits.max_attachment_bytes is not None,
-    )

@@ -107,32 +107,8 @@ class WindowTexts:
     help: str
     help_title: str
     help_hint: str
-    keys_conversations: str
-    keys_writing: str
-    keys_window: str
-    key_new: str
-    key_search: str
-    key_find: str
-    key_next: str
-    key_previous: str
-    key_rename: str
-    key_delete: str
-    key_send: str
-    key_new_line: str
-    key_stop: str
-    key_composer: str
-    key_attach: str
-    key_copy_answer: str
-    key_question_before: str
-    key_question_after: str
-    key_sidebar: str
-    key_settings: str
-    key_larger: str
-    key_smaller: str
-    key_usual_size: str
-    key_help: str
-    key_close: str
-    key_quit: str
+    shortcut_groups: Mapping[str, str]
+    shortcuts: Mapping[str, str]
     # About
     about: str
     about_title: str

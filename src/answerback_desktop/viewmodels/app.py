@@ -3,12 +3,10 @@
 import uuid
 from collections import deque
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
-from answerback.client import Attachment
 from answerback_desktop.engine.events import (
     AccountClosed,
     AccountOpened,
@@ -36,7 +34,6 @@ from answerback_desktop.engine.events import (
     TurnsLoaded,
     TurnsRemoved,
 )
-from answerback_desktop.engine.export import ExportFormat
 from answerback_desktop.records import Account, KeptHistory, SearchHit
 from answerback_desktop.settings import Field, Settings, problems
 from answerback_desktop.viewmodels.changes import Changes, Collector
@@ -52,13 +49,15 @@ if TYPE_CHECKING:
 class AppViewModel:
     """Everything that a window shows. Lives in the UI's thread, and does no I/O: what a person does goes to `commands`.
 
+    What needs nothing of what is shown, a widget tells `commands` itself.
+
     Feed it: `changes = app.apply(engine.drain())`, about 30 times a second. `notices` is taken from the left by
     the widgets. `current` None: the empty state (no conversation at all is chosen). `other_store`: the notice that
     another server answers than before, until the person has chosen to go on.
     """
 
     def __init__(self, commands: "Engine") -> None:
-        self._commands = commands
+        self.commands = commands
         self._by_id: dict[str, ConversationViewModel] = {}
         self._ordered: list[ConversationViewModel] = []
         self._is_shown = True
@@ -124,7 +123,7 @@ class AppViewModel:
     def file_kinds(self) -> tuple[str, ...]:
         """The kinds of files that may go with a question now: the server takes files, and the model these."""
         limits = self.connection.limits
-        takes_files = limits is not None and limits.takes_files and not self.is_kept
+        takes_files = limits is not None and limits.max_attachment_bytes is not None and not self.is_kept
         return self.connection.info_of(self.model).attachments if takes_files else ()
 
     @property
@@ -175,10 +174,7 @@ class AppViewModel:
         self._is_shown, self._is_visible = is_shown, is_visible
         self._report_shown()
         if is_shown and not was_shown:
-            self._commands.refresh()
-
-    def undo_delete(self, conversation_id: str) -> None:
-        self._commands.undo_delete(conversation_id)
+            self.commands.refresh()
 
     def search(self, query: str) -> None:
         """`search_result` follows for `search_query`; an empty one ends the search. `#tag` lists what has the tag."""
@@ -186,7 +182,7 @@ class AppViewModel:
         if self.search_query.startswith("#"):
             self.search_result = SearchFound(query=self.search_query, hits=tuple(self._tagged(self.search_query[1:])))
         elif self.search_query:
-            self._commands.search(self.search_query)
+            self.commands.search(self.search_query)
         else:
             self.search_result = None
 
@@ -196,58 +192,18 @@ class AppViewModel:
             if tag is not None:
                 yield SearchHit(conversation_id=one.conversation_id, request_id=None, excerpt=one.title, marks=())
 
-    def export_all(self, form: ExportFormat) -> None:
-        """`exported` follows."""
-        self._commands.export(None, form)
-
-    def fetch_file(self, named: Attachment) -> None:
-        """`exported` follows with the file."""
-        self._commands.fetch_file(named)
-
-    def import_file(self, path: Path) -> None:
-        """Add what it has; a notice follows."""
-        self._commands.import_file(path)
-
-    def settle_missing(self, *, keep: bool) -> None:
-        """What the server has lost stays for good, or goes."""
-        self._commands.settle_missing(keep=keep)
-
-    def open_kept(self, name: str | None) -> None:
-        """Show one of `kept`; None: the server's conversations again."""
-        self._commands.open_kept(name)
-
     # --- the rest
 
     def change_settings(self, settings: Settings) -> tuple[Field, ...]:
         """Let them hold. Returns the fields that are wrong; then nothing is changed."""
         wrong = problems(settings)
         if not wrong:
-            self._commands.change_settings(settings)
+            self.commands.change_settings(settings)
         return wrong
-
-    def reconnect(self) -> None:
-        self._commands.reconnect()
-
-    def start_sign_in(self) -> None:
-        """Open the browser."""
-        self._commands.sign_in()
-
-    def cancel_sign_in(self) -> None:
-        """Do not wait for the browser any more."""
-        self._commands.cancel_sign_in()
-
-    def sign_out(self) -> None:
-        self._commands.sign_out()
-
-    def find_local_models(self) -> None:
-        self._commands.find_local_models()
 
     def use_local_model(self, name: str) -> None:
         """Let the app's own gateway answer with a model of the Ollama on this machine; empty: with the embedded one."""
         self.change_settings(msgspec.structs.replace(self.settings, local_model=name, model=None))
-
-    def start_gateway(self) -> None:
-        self._commands.start_gateway()
 
     # --- events
 
@@ -385,7 +341,7 @@ class AppViewModel:
         return conversation
 
     def _new(self, conversation_id: str) -> ConversationViewModel:
-        conversation = ConversationViewModel(conversation_id, None, self._commands)
+        conversation = ConversationViewModel(conversation_id, None, self.commands)
         self._by_id[conversation_id] = conversation
         return conversation
 
@@ -398,7 +354,7 @@ class AppViewModel:
     def _report_shown(self) -> None:
         is_open = self.current is not None and self._is_visible
         conversation_id = self.current.conversation_id if is_open and self.current is not None else None
-        self._commands.show(conversation_id, is_seen=is_open and self._is_shown)
+        self.commands.show(conversation_id, is_seen=is_open and self._is_shown)
 
     def _sort_if_needed(self, changes: Collector) -> None:
         before = [conversation.conversation_id for conversation in self._ordered]

@@ -5,14 +5,13 @@ import time
 from collections.abc import Mapping
 from datetime import datetime
 
-from answerback.client import BudgetInfo, ModelInfo
+from answerback.client import BudgetInfo, ModelInfo, ServerLimits
 from answerback.clock import epoch_ms
 from answerback_desktop.engine.events import (
     BudgetRead,
     ConnectionChanged,
     ConnectionReason,
     ConnectionStatus,
-    Limits,
     RoundTripMeasured,
 )
 
@@ -44,7 +43,7 @@ class ConnectionViewModel:
         self._state = ConnectionChanged(status=ConnectionStatus.CONNECTING)
         self._countdown: Countdown | None = None
         self._models: tuple[str, ...] = ()
-        self._limits: Limits | None = None
+        self._limits: ServerLimits | None = None
         self._model_info: Mapping[str, ModelInfo] = {}
         self.server_url = ""
         self.round_trip_ms: float | None = None
@@ -104,7 +103,7 @@ class ConnectionViewModel:
         return {name: info.title for name, info in self._model_info.items() if info.title}
 
     @property
-    def limits(self) -> Limits | None:
+    def limits(self) -> ServerLimits | None:
         """What the server allows, as far as it has said so."""
         return self._limits
 

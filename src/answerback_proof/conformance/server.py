@@ -271,8 +271,6 @@ class ServerRun:
             return "is about the embedded gateway" if needs.deployment == "gateway" else "is about API Gateway"
         if needs.limits is not None and not matches(needs.limits, dict(facts.limits)):
             return f"needs a server with the limits {json.dumps(needs.limits)}"
-        if unknown := [name for name in needs.features if name not in facts.features]:
-            return f"needs a server that knows {', '.join(unknown)}"
         if needs.budget is not None and not (facts.budget and matches(needs.budget, dict(facts.budget))):
             return f"needs a user with the budget {json.dumps(needs.budget)}"
         return None

@@ -23,21 +23,16 @@ from answerback.ports import (
     Quota,
     Sender,
     TokenRefused,
-    Watching,
 )
 from answerback.protocol.errors import ErrorCode
 from answerback.service.attempt import Done, Retry
+from answerback.service.composition import Service
 from answerback.service.delivery_sender import DeliverySender
-from answerback.service.devices import Devices, newest_turn
-from answerback.service.front import Front
 from answerback.service.front_settings import FrontSettings
-from answerback.service.history_pages import HistoryPages
-from answerback.service.janitor import Janitor, JanitorSettings
+from answerback.service.janitor import JanitorSettings
 from answerback.service.observer import Observer
-from answerback.service.questions import Questions
 from answerback.service.uploads import Uploads
-from answerback.service.watchers import Watchers
-from answerback.service.worker import Local, Worker, WorkerSettings
+from answerback.service.worker import Local, WorkerSettings
 from answerback.stores.connections import MemoryConnections
 from answerback.stores.store import SqlStore
 from answerback_proof.fault_kinds import FaultKind
@@ -248,120 +243,53 @@ class Parts:
         local: Local | None = None,
     ) -> None:
         self.store = store
-        self._sender = sender
-        self._is_split = faults.split
-        self._model = model
-        self._clocks = clocks
         self._redelivered = redelivered
-        self._owners = owners
         # A gateway's process is all the lease there is: it holds the store's lock.
-        self._policy = POLICY if faults.split else replace(POLICY, lease_ms=0)
-        self.queue = queue
+        policy = POLICY if faults.split else replace(POLICY, lease_ms=0)
+        monotonic = asyncio.get_running_loop().time
         uploads = Uploads(files=store, clock=clocks.front, new_name=new_upload) if faults.files else None
-        self._uploads = uploads
-        self._watching: Watching | None = connections if faults.watchers else None
-        # As in the compositions: all of a process share it, and a worker of its own has one of its own.
-        delivery_sender = self._new_delivery_sender()
-        watchers = self._new_watchers(delivery_sender)
-        self.worker = self._new_worker(local, delivery_sender, watchers)
         settings = FrontSettings(
             models=(model.name,),
             quota=Quota(per_minute=faults.per_minute, max_pending=1_000, tariff=TARIFF),
-            policy=self._policy,
+            policy=policy,
             queue_survives=faults.split,
         )
-        questions = Questions(
-            settings=settings,
-            requests=store,
-            queue=queue,
-            delivery_sender=delivery_sender,
-            observer=Observer(),
-            clock=clocks.front,
-            worker=None if faults.split else self.worker,
-            uploads=uploads,
-            watchers=watchers,
-        )
-        devices = Devices(
-            most=faults.watchers,
-            watching=connections,
-            requests=store,
-            newest_turn=newest_turn(store),
-            queue=queue,
-            questions=questions,
-            delivery_sender=delivery_sender,
-            clock=clocks.front,
-        )
-        self.front = Front(
-            settings=settings,
-            questions=questions,
-            connections=connections,
-            history_pages=HistoryPages(
-                history=store, clock=clocks.front, changed=None if watchers is None else watchers.tell_changed
-            ),
-            delivery_sender=delivery_sender,
-            tokens=SimulatedTokens(clock=clocks.front, lasts_s=faults.token_s) if faults.token_s else None,
-            clock=clocks.front,
-            is_blocked=store.is_blocked,
-            budgets_of_user=store.budgets_of_user,
-            uploads=uploads,
-            devices=devices if faults.watchers else None,
-        )
-        self.janitor = Janitor(
-            settings=JanitorSettings(policy=self._policy, queue_survives=faults.split),
-            requests=store,
-            history=store,
-            connections=connections,
-            sender=sender,
-            queue=queue,
-            delivery_sender=delivery_sender,
-            clock=clocks.front,
-            files=store if faults.files else None,
-        )
+
+        def compose() -> Service:
+            return Service(
+                settings=settings,
+                worker_settings=WorkerSettings(policy=policy, renew_every_s=3.0),
+                janitor_settings=JanitorSettings(policy=policy, queue_survives=faults.split),
+                store=store,
+                connections=connections,
+                queue=queue,
+                local=local,
+                sender=sender,
+                delivery_sender=DeliverySender(
+                    requests=store, sender=sender, interval=steady(), monotonic=monotonic, observer=Observer()
+                ),
+                models={model.name: model},
+                uploads=uploads,
+                observer=Observer(),
+                clock=clocks.front,
+                worker_clock=clocks.worker,
+                monotonic=monotonic,
+                new_owner=owners,
+                tokens=SimulatedTokens(clock=clocks.front, lasts_s=faults.token_s) if faults.token_s else None,
+                most_watchers=faults.watchers or None,
+                is_split=faults.split,
+            )
+
+        self._compose = compose
+        service = compose()
+        self.front, self.worker, self.janitor = service.front, service.worker, service.janitor
 
     async def run(self, key: RequestKey) -> Done | Retry:
         """One dispatched request, by a worker of its own."""
-        delivery_sender = self._new_delivery_sender()
-        worker = self._new_worker(None, delivery_sender, self._new_watchers(delivery_sender))
-        outcome = await worker.run(key)
+        outcome = await self._compose().worker.run(key)
         if isinstance(outcome, Retry):
             self._redelivered(key)
         return outcome
-
-    def _new_worker(self, local: Local | None, delivery_sender: DeliverySender, watchers: Watchers | None) -> Worker:
-        return Worker(
-            settings=WorkerSettings(policy=self._policy, renew_every_s=3.0),
-            requests=self.store,
-            history=self.store,
-            models={self._model.name: self._model},
-            delivery_sender=delivery_sender,
-            observer=Observer(),
-            clock=self._clocks.worker,
-            monotonic=asyncio.get_running_loop().time,
-            new_owner=self._owners,
-            uploads=self._uploads,
-            local=local,
-            watchers=watchers,
-        )
-
-    def _new_watchers(self, delivery_sender: DeliverySender) -> Watchers | None:
-        if self._watching is None:
-            return None
-        return Watchers(
-            watching=self._watching,
-            requests=self.store,
-            delivery_sender=delivery_sender,
-            clock=self._clocks.front,
-            history=None if self._is_split else self.store,
-        )
-
-    def _new_delivery_sender(self) -> DeliverySender:
-        return DeliverySender(
-            requests=self.store,
-            sender=self._sender,
-            interval=steady(),
-            monotonic=asyncio.get_running_loop().time,
-            observer=Observer(),
-        )
 
 
 class Server(Protocol):

@@ -294,7 +294,7 @@ async def test_a_conversation_deleted_elsewhere_while_it_is_open_says_so_and_com
     notice = app.model.notices.popleft()
     assert notice.code is NoticeCode.DELETED_ELSEWHERE
     assert notice.facts == {"conversation_id": name, "title": "first"}
-    app.model.undo_delete(name)
+    app.engine.undo_delete(name)
     await app.until(lambda: app.model.conversation(name) is not None)
     restored = app.model.open(name)
     await app.until(lambda: dialogue(restored) == before)

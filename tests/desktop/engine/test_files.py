@@ -117,7 +117,7 @@ async def test_another_device_sees_the_names_and_says_that_it_has_no_file(open_a
 
 async def fetched(app, named):
     app.model.exported = None
-    app.model.fetch_file(named)
+    app.engine.fetch_file(named)
     await app.until(lambda: app.model.exported or app.model.notices)
     return app.model.exported
 

@@ -120,7 +120,7 @@ async def test_delete_is_taken_back(open_app, model):
     app.model.current.delete()
     await app.until(lambda: not app.model.conversations)
     assert app.model.current is None
-    app.model.undo_delete(name)
+    app.engine.undo_delete(name)
     await app.until(lambda: app.model.conversations)
     back = app.model.open(name)
     await app.until(lambda: dialogue(back) == [("keep me", "yes")])
@@ -272,11 +272,11 @@ async def test_everything_is_exported_and_imported_elsewhere_and_nothing_is_over
     await one.until(lambda: here.traits.is_pinned)
     for form, name in ((ExportFormat.JSON, "all.json"), (ExportFormat.MARKDOWN, "all.md")):
         one.model.exported = None
-        one.model.export_all(form)
+        one.engine.export(None, form)
         await one.until(lambda: one.model.exported)
         (tmp_path / name).write_text(one.model.exported.text, encoding="utf-8", newline="\n")
     for name, turns in (("all.json", 2), ("all.md", 0)):
-        two.model.import_file(tmp_path / name)
+        two.engine.import_file(tmp_path / name)
         await two.until(lambda: two.model.notices)
         notice = two.model.notices.popleft()
         assert (notice.code, dict(notice.facts)) == (NoticeCode.IMPORTED, {"count": 1, "turns": turns})
@@ -286,10 +286,10 @@ async def test_everything_is_exported_and_imported_elsewhere_and_nothing_is_over
 
     changed = (tmp_path / "all.json").read_text(encoding="utf-8").replace('"one"', '"forged"')
     (tmp_path / "all.json").write_text(changed, encoding="utf-8")
-    two.model.import_file(tmp_path / "all.json")
+    two.engine.import_file(tmp_path / "all.json")
     await two.until(lambda: two.model.notices)
     assert dialogue(talk) == [("first", "one")]
-    two.model.import_file(tmp_path / "nowhere.json")
+    two.engine.import_file(tmp_path / "nowhere.json")
     await two.until(lambda: len(two.model.notices) == 2)
     assert two.model.notices[1].code is NoticeCode.IMPORT_FAILED
     mine = await answered(two, model, "goes on", "yes", talk)

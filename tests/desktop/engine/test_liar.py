@@ -254,7 +254,7 @@ async def test_a_taken_over_session_is_taken_back_by_hand(open_app, liar):
     liar.about_a_question = HONEST
     turn = await app.ask("later")
     assert turn.status is TurnStatus.OUTBOX
-    app.model.reconnect()
+    app.engine.reconnect()
     await app.until(lambda: turn.status is TurnStatus.COMPLETED)
     assert LIE not in str(app.events)
 

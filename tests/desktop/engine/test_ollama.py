@@ -78,7 +78,7 @@ async def test_a_click_makes_the_apps_own_gateway_use_it(stack, monkeypatch, tmp
     assert app.model.local_models == ("exaone:latest", "qwen3:8b")
     for name in app.model.local_models:
         app.model.use_local_model(name)
-        app.model.start_gateway()
+        app.engine.start_gateway()
         await app.until(lambda name=name: app.model.connection.is_online and app.model.connection.models == (name,))
         turn = await app.ask("안녕?")
         await app.until(lambda turn=turn: turn.status is TurnStatus.COMPLETED)

@@ -62,7 +62,7 @@ async def test_another_server_at_the_address_is_another_history(open_app, model,
 
     (kept,) = app.model.kept
     assert kept.conversations == 5
-    app.model.open_kept(kept.name)
+    app.engine.open_kept(kept.name)
     await app.until(lambda: app.model.is_kept)
     assert titles(app) == ["a", "b", "c", "d", "e"]
     await app.until(lambda: app.model.connection.reason is ConnectionReason.KEPT)
@@ -71,7 +71,7 @@ async def test_another_server_at_the_address_is_another_history(open_app, model,
     assert next(turn.answer for turn in old.messages).startswith("to ")
     old.ask("not here")
     await app.until(lambda: old.draft == "not here")
-    app.model.open_kept(None)
+    app.engine.open_kept(None)
     await app.until(lambda: not app.model.is_kept)
     assert titles(app) == ["of the other"]
     del waiting
@@ -115,7 +115,7 @@ async def test_a_server_that_lost_most_of_it_is_asked_about(open_app, model, net
     await app.close()
     again = await open_app()
     assert again.model.missing == 3, "until the person has said what to do"
-    again.model.settle_missing(keep=True)
+    again.engine.settle_missing(keep=True)
     await again.until(lambda: again.model.missing == 0)
     await again.online()
     there = again.model.open(doomed[0])
@@ -134,7 +134,7 @@ async def test_what_the_server_lost_goes_if_the_person_says_so(open_app, model, 
     await talks(app, model, "a", "b", "c")
     await lose(network, [one.conversation_id for one in app.model.conversations])
     await app.until(lambda: app.model.missing == 3)
-    app.model.settle_missing(keep=False)
+    app.engine.settle_missing(keep=False)
     await app.until(lambda: not titles(app))
     assert answers_in(app, "*.db.copy-1") == {"to a", "to b", "to c"}
 
@@ -157,7 +157,7 @@ async def test_a_copy_is_written_before_anything_is_deleted_on_a_servers_word(op
     again = await open_app()
     (kept,) = again.model.kept
     assert (kept.is_copy, kept.conversations) == (True, 3)
-    again.model.open_kept(kept.name)
+    again.engine.open_kept(kept.name)
     await again.until(lambda: titles(again) == ["a", "b", "c"])
 
 
@@ -188,7 +188,7 @@ async def test_the_apps_own_gateway_is_offered_only_where_it_has_the_history(
     await again.until(lambda: again.model.gateway.status is not GatewayStatus.UNKNOWN)
     assert again.model.gateway.status is (GatewayStatus.OFFERED if is_own else GatewayStatus.NOT_OURS)
     if not is_own:
-        again.model.start_gateway()
+        again.engine.start_gateway()
         again.model.search("a")
         await again.until(lambda: again.model.search_result)
         assert again.model.gateway.status is GatewayStatus.NOT_OURS

@@ -47,7 +47,7 @@ async def test_sign_in_ask_close_and_come_back(provider, gateway, browser, tmp_p
     app = DesktopApp(tmp_path, "one", settings, vault=vault, open_browser=browser)
     async with app:
         await app.until(lambda: app.model.connection.status is ConnectionStatus.SIGNED_OUT)
-        app.model.start_sign_in()
+        app.engine.sign_in()
         await app.online()
         assert app.model.sign_in.status is SignInStatus.SIGNED_IN
         assert (app.model.sign_in.user, app.model.connection.user) == ("Ada Lovelace", "ada")
@@ -56,7 +56,7 @@ async def test_sign_in_ask_close_and_come_back(provider, gateway, browser, tmp_p
     async with DesktopApp(tmp_path, "one", vault=vault) as again:
         await again.online()
         assert [one.title for one in again.model.conversations] == ["who am I?"]
-        again.model.sign_out()
+        again.engine.sign_out()
         await again.until(lambda: again.model.connection.status is ConnectionStatus.SIGNED_OUT)
         await again.until(lambda: again.model.sign_in.status is SignInStatus.SIGNED_OUT)
         assert not again.model.conversations
@@ -69,7 +69,7 @@ async def test_a_refresh_token_that_is_revoked_signs_out_and_keeps_the_questions
     settings = Settings(server_url=gateway.url, auth=AuthMode.OIDC, oidc_issuer=provider.issuer, oidc_client_id=CLIENT)
     vault = MemoryVault()
     async with DesktopApp(tmp_path, "one", settings, vault=vault, open_browser=browser) as app:
-        app.model.start_sign_in()
+        app.engine.sign_in()
         await app.online()
     provider.refresh_tokens.clear()
     async with DesktopApp(tmp_path, "one", vault=vault, open_browser=browser) as app:
@@ -78,7 +78,7 @@ async def test_a_refresh_token_that_is_revoked_signs_out_and_keeps_the_questions
         await app.until(lambda: NoticeCode.SIGN_IN_FAILED in [notice.code for notice in app.model.notices])
         turn = await app.ask("later")
         assert turn.status is TurnStatus.OUTBOX
-        app.model.start_sign_in()
+        app.engine.sign_in()
         await app.until(lambda: app.model.conversations and app.model.pending == 0)
         conversation = app.model.open(app.model.conversations[0].conversation_id)
         await app.until(lambda: conversation.messages and conversation.messages[0].answer == "later")
@@ -87,7 +87,7 @@ async def test_a_refresh_token_that_is_revoked_signs_out_and_keeps_the_questions
 async def test_a_sign_in_that_is_given_up(provider, gateway, tmp_path):
     settings = Settings(server_url=gateway.url, auth=AuthMode.OIDC, oidc_issuer=provider.issuer, oidc_client_id=CLIENT)
     async with DesktopApp(tmp_path, "one", settings, open_browser=lambda _: False) as app:
-        app.model.start_sign_in()
+        app.engine.sign_in()
         await app.until(lambda: app.model.sign_in.url)
-        app.model.cancel_sign_in()
+        app.engine.cancel_sign_in()
         await app.until(lambda: app.model.sign_in.status is SignInStatus.SIGNED_OUT)

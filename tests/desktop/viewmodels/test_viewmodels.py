@@ -205,7 +205,7 @@ def test_what_a_person_does_to_turns(app, commands):
     conversation.rename("   ")
     conversation.stop("a")
     conversation.delete()
-    app.undo_delete("c")
+    app.commands.undo_delete("c")
     assert commands.take() == [("rename", "c", "a title"), ("stop", "a"), ("delete", "c"), ("undo_delete", "c")]
 
 

@@ -158,16 +158,16 @@ class Database:
 
     async def put(self, table: str, item: Item, **condition: Any) -> Refused | None:
         """Write a whole item; `condition`: `ConditionExpression` and what belongs to it."""
-        return await self._write(self._put, table, Item=item, **condition)
+        found = await self._write(self._client.put_item, table, Item=item, **condition)
+        return found if isinstance(found, Refused) else None
 
     async def update(self, table: str, key: Mapping[str, Value], **update: Any) -> Item | Refused:
         """Change an item; its attributes as `ReturnValues` says (default: none)."""
-        found = await self._write(self._update, table, Key=encode(key), **update)
-        return found if isinstance(found, Refused) else found or {}
+        return await self._write(self._client.update_item, table, Key=encode(key), **update)
 
     async def delete(self, table: str, key: Mapping[str, Value]) -> Item | None:
         """Delete an item; as it was, None if there was none."""
-        found = await self._write(self._delete, table, Key=encode(key), ReturnValues="ALL_OLD")
+        found = await self._write(self._client.delete_item, table, Key=encode(key), ReturnValues="ALL_OLD")
         assert not isinstance(found, Refused)
         return found or None
 
@@ -200,26 +200,16 @@ class Database:
 
         return await self._persist(attempt)
 
-    async def _put(self, **arguments: Any) -> None:
-        await self._calls.run(self._client.put_item, **arguments)
-
-    async def _update(self, **arguments: Any) -> Item | None:
-        answer = await self._calls.run(self._client.update_item, **arguments)
-        item: Item | None = answer.get("Attributes")
-        return item
-
-    async def _delete(self, **arguments: Any) -> Item | None:
-        answer = await self._calls.run(self._client.delete_item, **arguments)
-        item: Item | None = answer.get("Attributes")
-        return item
-
-    async def _write(self, call: Callable[..., Awaitable[T]], table: str, **arguments: Any) -> T | Refused:
+    async def _write(self, call: Any, table: str, **arguments: Any) -> Item | Refused:
+        """Write, and return the attributes that `ReturnValues` asks for."""
         if "ConditionExpression" in arguments:
             arguments["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
 
-        async def attempt() -> T | Refused:
+        async def attempt() -> Item | Refused:
             try:
-                return await call(TableName=table, **arguments)
+                answer = await self._calls.run(call, TableName=table, **arguments)
+                written: Item = answer.get("Attributes", {})
+                return written
             except ClientError as exc:
                 if error_code(exc) != "ConditionalCheckFailedException":
                     raise

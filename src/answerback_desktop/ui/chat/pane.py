@@ -204,7 +204,7 @@ class ChatPane(QWidget):
         self.empty.chosen.connect(self._ask)
         self.loading = EmptyState(appearance, "", texts.loading)
         self.banner = OfflineBanner(appearance)
-        self.banner.retry.connect(self._app.reconnect)
+        self.banner.retry.connect(self._app.commands.reconnect)
         self.banner.tell(self._why_offline)
         self.language_bar = LanguageBar(appearance)
         self.language_bar.taken.connect(self._take_offer)
@@ -266,7 +266,7 @@ class ChatPane(QWidget):
         signals.version.connect(self._show_version)
         self.transcript.edit_of = self._edit_of
         signals.link.connect(self._ask_link)
-        signals.file_wanted.connect(self._app.fetch_file)
+        signals.file_wanted.connect(self._app.commands.fetch_file)
         self.transcript.near_start.connect(self._load_more)
         self.transcript.pinned_changed.connect(self._pinned)
         self.composer.sent.connect(self._ask)
@@ -415,7 +415,7 @@ class ChatPane(QWidget):
             self.language_bar.tell("", "")
             return
         if not was_told:
-            app.find_local_models()
+            app.commands.find_local_models()
         # Koreans are told in Korean, whatever the app speaks.
         texts = texts_of(Language.KOREAN, system_locale="ko").chat if language == "ko" else self._appearance.texts
         others = [name for name in app.models if language_is_known(language, app.connection.info_of(name).languages)]

@@ -57,7 +57,7 @@ class Dialogs(QObject):
         folder = QStandardPaths.writableLocation(QStandardPaths.StandardLocation.DocumentsLocation)
         dialog = QFileDialog(self._window, words.import_title, folder, words.import_files)
         dialog.setFileMode(QFileDialog.FileMode.ExistingFile)
-        dialog.fileSelected.connect(lambda path: self._app.import_file(Path(path)))
+        dialog.fileSelected.connect(lambda path: self._app.commands.import_file(Path(path)))
         dialog.finished.connect(dialog.deleteLater)
         dialog.open()
 

@@ -1,5 +1,6 @@
 """What this is, which version, under which licences."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import PySide6
@@ -68,8 +69,8 @@ class HelpDialog(Dialog):
         for side in (left, right):
             side.setSpacing(theme.space(5))
             groups.addLayout(side, 1)
-        for side, group in ((left, GROUPS[0]), (left, GROUPS[1]), (right, GROUPS[2])):
-            side.addLayout(_group(getattr(texts.window, group[0]), group[1], texts, theme))
+        for side, (name, group) in zip((left, left, right), GROUPS.items(), strict=True):
+            side.addLayout(_group(texts.window.shortcut_groups[name], group, texts, theme))
         left.addStretch(1)
         right.addStretch(1)
         column.addLayout(groups)
@@ -82,7 +83,7 @@ class HelpDialog(Dialog):
         column.addLayout(bottom)
 
 
-def _group(title: str, shortcuts: tuple[Shortcut, ...], texts: Texts, theme: Theme) -> QGridLayout:
+def _group(title: str, shortcuts: Iterable[Shortcut], texts: Texts, theme: Theme) -> QGridLayout:
     grid = QGridLayout()
     grid.setHorizontalSpacing(theme.space(8))
     grid.setVerticalSpacing(theme.space(2))
@@ -91,7 +92,7 @@ def _group(title: str, shortcuts: tuple[Shortcut, ...], texts: Texts, theme: The
     head.setFont(theme.font(weight=QFont.Weight.DemiBold))
     grid.addWidget(head, 0, 0, 1, 2)
     for row, shortcut in enumerate(shortcuts, start=1):
-        grid.addWidget(QLabel(getattr(texts.window, shortcut.value)), row, 0)
+        grid.addWidget(QLabel(texts.window.shortcuts[shortcut]), row, 0)
         key = QLabel(shown(shortcut))
         key.setProperty("variant", "muted")
         key.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)

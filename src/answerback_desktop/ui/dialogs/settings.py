@@ -229,11 +229,11 @@ class ServerPage(Page):
     def _sign_in_pressed(self) -> None:
         match self._app.sign_in.status:
             case SignInStatus.SIGNED_IN:
-                self._app.sign_out()
+                self._app.commands.sign_out()
             case SignInStatus.WAITING_FOR_BROWSER:
-                self._app.cancel_sign_in()
+                self._app.commands.cancel_sign_in()
             case _:
-                self._app.start_sign_in()
+                self._app.commands.sign_in()
 
     def _mode_chosen(self) -> None:
         mode = self.mode

@@ -336,8 +336,9 @@ class Sidebar(QFrame):
     def list_menu(self, parent: QWidget) -> QMenu:
         """Everything that can be done with all conversations."""
         words, menu, app = self._texts.window, QMenu(parent), self._app
-        self._add(menu, words.export_all_markdown, Icon.EXPORT, lambda: app.export_all(ExportFormat.MARKDOWN))
-        self._add(menu, words.export_all_json, Icon.EXPORT, lambda: app.export_all(ExportFormat.JSON))
+        commands = app.commands
+        self._add(menu, words.export_all_markdown, Icon.EXPORT, lambda: commands.export(None, ExportFormat.MARKDOWN))
+        self._add(menu, words.export_all_json, Icon.EXPORT, lambda: commands.export(None, ExportFormat.JSON))
         self._add(menu, words.import_file, Icon.DOWN, self.import_wanted.emit).setEnabled(not app.is_kept)
         menu.addSeparator()
         self._add(menu, words.show_archive, Icon.ARCHIVE, lambda: self.show_archive(True))
@@ -346,7 +347,7 @@ class Sidebar(QFrame):
             for one in app.kept:
                 form = words.kept_copy if one.is_copy else words.kept_store
                 text = form.format(count=one.conversations, time=self._model.time_of(one.changed_at_ms))
-                kept_menu.addAction(text).triggered.connect(lambda _on=False, name=one.name: app.open_kept(name))
+                kept_menu.addAction(text).triggered.connect(lambda _on=False, name=one.name: commands.open_kept(name))
         return menu
 
     def _add(self, menu: QMenu, text: str, drawing: Icon, act: Callable[[], object]) -> QAction:

@@ -65,87 +65,57 @@ class Colours:
     code: CodeColours
 
 
-LIGHT: Final = Colours(
-    window="#f5f6f8",
-    surface="#ffffff",
-    raised="#ffffff",
-    hover_fill="#eaecf0",
-    selected_fill="#e3e8f8",
-    bubble_fill="#eef1f8",
-    code_fill="#f6f7f9",
-    text="#1b1d22",
-    text_muted="#5a6070",
-    border="#e1e4ea",
-    control_border="#868d9c",
-    scroll="#cdd2db",
-    accent="#3355d1",
-    accent_hover="#2844ad",
-    on_accent="#ffffff",
-    accent_fill="#e8edfc",
-    link="#2d4fc9",
-    focus="#3355d1",
-    selection="#c3d0f9",
-    on_selection="#11131a",
-    found_fill="#ffe69c",
-    danger="#b3261e",
-    danger_fill="#fdeceb",
-    warning="#7d5200",
-    warning_fill="#fff3d9",
-    success="#1a7440",
-    shadow="#1b1d22",
-    code=CodeColours(
-        keyword="#7c3aad",
-        string="#1f7039",
-        number="#95500a",
-        comment="#646b7a",
-        function="#2655c0",
-        type="#0b6b7a",
-        decorator="#8a5a00",
-        deleted="#b3261e",
-        inserted="#1a7440",
-    ),
-)
+_COLOURS: Final = {
+    "window": ("#f5f6f8", "#16171a"),
+    "surface": ("#ffffff", "#1d1e22"),
+    "raised": ("#ffffff", "#26282d"),
+    "hover_fill": ("#eaecf0", "#2b2d33"),
+    "selected_fill": ("#e3e8f8", "#2b3150"),
+    "bubble_fill": ("#eef1f8", "#2a2e3a"),
+    "code_fill": ("#f6f7f9", "#15161a"),
+    "text": ("#1b1d22", "#e9eaee"),
+    "text_muted": ("#5a6070", "#a5abb8"),
+    "border": ("#e1e4ea", "#34373f"),
+    "control_border": ("#868d9c", "#757c8b"),
+    "scroll": ("#cdd2db", "#454953"),
+    "accent": ("#3355d1", "#8ea6ff"),
+    "accent_hover": ("#2844ad", "#a9bbff"),
+    "on_accent": ("#ffffff", "#0f1430"),
+    "accent_fill": ("#e8edfc", "#283056"),
+    "link": ("#2d4fc9", "#9db2ff"),
+    "focus": ("#3355d1", "#8ea6ff"),
+    "selection": ("#c3d0f9", "#3d4c8c"),
+    "on_selection": ("#11131a", "#ffffff"),
+    "found_fill": ("#ffe69c", "#5c4a12"),
+    "danger": ("#b3261e", "#ff9e95"),
+    "danger_fill": ("#fdeceb", "#3a2123"),
+    "warning": ("#7d5200", "#f0c36b"),
+    "warning_fill": ("#fff3d9", "#3a2f19"),
+    "success": ("#1a7440", "#7fd6a4"),
+    "shadow": ("#1b1d22", "#000000"),
+}
+"""In the light scheme, and in the dark one."""
 
-DARK: Final = Colours(
-    window="#16171a",
-    surface="#1d1e22",
-    raised="#26282d",
-    hover_fill="#2b2d33",
-    selected_fill="#2b3150",
-    bubble_fill="#2a2e3a",
-    code_fill="#15161a",
-    text="#e9eaee",
-    text_muted="#a5abb8",
-    border="#34373f",
-    control_border="#757c8b",
-    scroll="#454953",
-    accent="#8ea6ff",
-    accent_hover="#a9bbff",
-    on_accent="#0f1430",
-    accent_fill="#283056",
-    link="#9db2ff",
-    focus="#8ea6ff",
-    selection="#3d4c8c",
-    on_selection="#ffffff",
-    found_fill="#5c4a12",
-    danger="#ff9e95",
-    danger_fill="#3a2123",
-    warning="#f0c36b",
-    warning_fill="#3a2f19",
-    success="#7fd6a4",
-    shadow="#000000",
-    code=CodeColours(
-        keyword="#cba6f7",
-        string="#a0d9a8",
-        number="#f2b98a",
-        comment="#9097a6",
-        function="#93b8ff",
-        type="#83d5e0",
-        decorator="#e8c57a",
-        deleted="#ff9e95",
-        inserted="#7fd6a4",
-    ),
-)
+_CODE: Final = {
+    "keyword": ("#7c3aad", "#cba6f7"),
+    "string": ("#1f7039", "#a0d9a8"),
+    "number": ("#95500a", "#f2b98a"),
+    "comment": ("#646b7a", "#9097a6"),
+    "function": ("#2655c0", "#93b8ff"),
+    "type": ("#0b6b7a", "#83d5e0"),
+    "decorator": ("#8a5a00", "#e8c57a"),
+    "deleted": ("#b3261e", "#ff9e95"),
+    "inserted": ("#1a7440", "#7fd6a4"),
+}
+
+
+def _scheme(at: int) -> Colours:
+    code = CodeColours(**{name: colours[at] for name, colours in _CODE.items()})
+    return Colours(code=code, **{name: colours[at] for name, colours in _COLOURS.items()})
+
+
+LIGHT: Final = _scheme(0)
+DARK: Final = _scheme(1)
 
 TEXT_FAMILIES: Final = (
     "Inter",

@@ -167,7 +167,7 @@ class ConnectionDetails(QFrame):
             grid.addWidget(name, line, 0)
             grid.addWidget(value, line, 1)
             self._rows.append((name, value))
-        self.retry_button = button(texts.status.retry_now, self._app.reconnect)
+        self.retry_button = button(texts.status.retry_now, self._app.commands.reconnect)
         self.settings_button = button(texts.status.open_settings, self._open_settings)
         column = QVBoxLayout(self)
         column.setContentsMargins(*[theme.space(4)] * 4)

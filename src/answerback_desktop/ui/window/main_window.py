@@ -159,7 +159,7 @@ class MainWindow(QMainWindow):
         self.chat.set_appearance(self._appearance())
         self.toasts.close_name = texts.window.dismiss
         for shortcut, action in self.shortcuts.items():
-            action.setText(getattr(texts.window, shortcut.value))
+            action.setText(texts.window.shortcuts[shortcut])
         self._refresh_title()
         self._refresh_screen()
 
@@ -233,35 +233,38 @@ class MainWindow(QMainWindow):
         is_told_above = screen not in (Screen.CHAT, Screen.UNREACHABLE)
         self.chat.tell_offline(words.reasons[app.connection.reason] if is_off and not is_told_above else "")
         if app.is_kept:
-            self.banner.say(words.kept, (words.leave_kept, lambda: app.open_kept(None)))
+            self.banner.say(words.kept, (words.leave_kept, lambda: app.commands.open_kept(None)))
             return
         if app.other_store is not None:
             kept = next((one.name for one in app.kept if not one.is_copy), None)
-            show = [] if kept is None else [(words.show_kept, lambda: app.open_kept(kept))]
+            show = [] if kept is None else [(words.show_kept, lambda: app.commands.open_kept(kept))]
             self.banner.say(words.other_store.format_map(app.other_store.facts), *show, (words.go_on, self._go_on))
             return
         if app.missing:
-            keep, remove = (lambda: app.settle_missing(keep=True)), (lambda: app.settle_missing(keep=False))
+            keep, remove = (
+                (lambda: app.commands.settle_missing(keep=True)),
+                (lambda: app.commands.settle_missing(keep=False)),
+            )
             choices = ((words.remove_lost, remove), (words.keep_lost, keep))
             self.banner.say(words.lost.format(count=app.missing), *choices)
             return
         match screen:
             case Screen.OFFER:
                 self.banner.say(
-                    words.nobody_answers.format(url=app.settings.server_url), (words.start, app.start_gateway)
+                    words.nobody_answers.format(url=app.settings.server_url), (words.start, app.commands.start_gateway)
                 )
             case Screen.STARTING:
                 self.banner.say(words.starting_title)
             case Screen.START_FAILED:
-                self.banner.say(words.gateway_stopped, (words.start, app.start_gateway))
+                self.banner.say(words.gateway_stopped, (words.start, app.commands.start_gateway))
             case Screen.SIGN_IN:
                 is_refused = app.connection.reason is ConnectionReason.TOKEN_REFUSED
                 title = words.welcome_refused_title if is_refused else words.welcome_signin_title
                 by_browser = app.settings.auth is AuthMode.OIDC
-                act = app.start_sign_in if by_browser else self.show_settings
+                act = app.commands.sign_in if by_browser else self.show_settings
                 self.banner.say(title, (words.sign_in if by_browser else words.open_settings, act))
             case Screen.BROWSER:
-                self.banner.say(words.browser_title, (words.cancel, app.cancel_sign_in))
+                self.banner.say(words.browser_title, (words.cancel, app.commands.cancel_sign_in))
             case _:
                 self.banner.say("")
 
@@ -296,7 +299,7 @@ class MainWindow(QMainWindow):
         if neighbour is not None and neighbour is not conversation:
             self.open_conversation(neighbour.conversation_id)
         text = words.deleted.format(title=short_title(conversation.title, self._texts))
-        undo = lambda: self._app.undo_delete(conversation.conversation_id)  # noqa: E731
+        undo = lambda: self._app.commands.undo_delete(conversation.conversation_id)  # noqa: E731
         self.say(Toast(text=text, action=words.undo, act=undo))
 
     def search(self) -> None:

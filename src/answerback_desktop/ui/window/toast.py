@@ -169,7 +169,7 @@ class DesktopNotifier(QObject):
         if notice.code is not NoticeCode.DELETED_ELSEWHERE:
             return Toast(text=text, lasts=lasts)
         conversation_id = str(notice.facts["conversation_id"])
-        undo = lambda: self._app.undo_delete(conversation_id)  # noqa: E731
+        undo = lambda: self._app.commands.undo_delete(conversation_id)  # noqa: E731
         return Toast(text=text, lasts=lasts, action=self._texts.window.undo, act=undo)
 
     def _notify(self, ended: tuple[str, ...]) -> None:

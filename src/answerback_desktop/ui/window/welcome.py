@@ -130,7 +130,7 @@ class WelcomePage(QScrollArea):
         self._obstacle(column)
         if self._screen is Screen.OFFER:
             start = self._card(column, words.start_title, words.start_text)
-            self._button(start, words.start, self._app.start_gateway, is_primary=True)
+            self._button(start, words.start, self._app.commands.start_gateway, is_primary=True)
             if self._app.local_models:
                 name = self._app.local_models[0]
                 start.addWidget(label(words.start_ollama_text, "muted"))
@@ -167,7 +167,7 @@ class WelcomePage(QScrollArea):
 
     def _start_with(self, name: str) -> None:
         self._app.use_local_model(name)
-        self._app.start_gateway()
+        self._app.commands.start_gateway()
 
     def _obstacle(self, column: QVBoxLayout) -> None:
         """What is in the way to the server of the settings, and what the client says about it."""
@@ -191,7 +191,7 @@ class WelcomePage(QScrollArea):
         column.addWidget(label(words.start_failed_title, "title"))
         column.addWidget(label(words.start_failed_text, can_copy=True))
         line = QHBoxLayout()
-        self._button(line, words.start_again, self._app.start_gateway, is_primary=True)
+        self._button(line, words.start_again, self._app.commands.start_gateway, is_primary=True)
         if self._app.gateway.log:
             self._button(line, words.show_log, self._show_log)
         self._button(line, words.open_settings, self.settings_wanted.emit)
@@ -206,7 +206,7 @@ class WelcomePage(QScrollArea):
         column.addWidget(label(text.format(url=_unbroken(settings.server_url))))
         line = QHBoxLayout()
         if settings.auth is AuthMode.OIDC:
-            self._button(line, words.sign_in, self._app.start_sign_in, is_primary=True)
+            self._button(line, words.sign_in, self._app.commands.sign_in, is_primary=True)
         self._button(
             line, words.open_settings, self.settings_wanted.emit, is_primary=settings.auth is not AuthMode.OIDC
         )
@@ -220,7 +220,7 @@ class WelcomePage(QScrollArea):
         line = QHBoxLayout()
         if self._app.sign_in.url:
             self._button(line, words.browser_copy_link, self._copy_link)
-        self._button(line, words.cancel, self._app.cancel_sign_in)
+        self._button(line, words.cancel, self._app.commands.cancel_sign_in)
         line.addStretch(1)
         column.addLayout(line)
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from PySide6.QtCore import QEvent, QMimeData, QPointF, Qt, QUrl
 from PySide6.QtGui import QDropEvent, QImage
 from PySide6.QtWidgets import QApplication, QLabel, QPushButton
@@ -233,7 +234,7 @@ def test_files_may_be_dropped_anywhere_on_the_conversation(opened: Opened, tmp_p
 
 ALL_FILES = replace(
     ONLINE,
-    limits=replace(ONLINE.limits, takes_files=True),
+    limits=structs.replace(ONLINE.limits, max_attachment_bytes=4 << 20),
     model_info={"smollm2-135m": ModelInfo(attachments=("text", "image", "document"))},
 )
 
