@@ -86,6 +86,27 @@ def test_a_gap_is_resumed_at_once_and_only_once():
     assert done.answer.text == "abcdefgh"
 
 
+def test_what_the_ending_says_is_missing_is_asked_for_though_the_text_goes_on():
+    """Pieces overtook each other: the last ones came too early, and the one before them after the ending."""
+    script = connected(silence_s=1000, dead_s=1000)
+    script.ask("a", Timeouts(total_s=700))
+    effects = script.hear(delta("a", 0, "ab"), delta("a", 4, "ef"), end("a", 6))
+    assert sent(effects) == ["hello a@1:2"]
+    script.hear(delta("a", 4, "ef"), end("a", 6), delta("a", 2, "cd"))
+    assert sent(script.welcome(*hellos(effects))) == ["hello a@1:4"]
+
+
+def test_without_a_hello_on_the_way_it_is_asked_for_after_a_pause():
+    """The rest may come right behind it."""
+    script = connected(silence_s=1000, dead_s=1000)
+    script.ask("a", Timeouts(total_s=700))
+    effects = script.hear(delta("a", 0, "ab"), delta("a", 4, "ef"))
+    script.welcome(*hellos(effects))
+    assert sent(script.hear(end("a", 8))) == []
+    assert sent(script.hear(delta("a", 2, "cd"))) == []
+    assert sent(script.wait(1)) == ["hello a@1:4"]
+
+
 def test_a_gap_that_stays_is_asked_for_with_growing_pauses():
     script = connected(silence_s=1000, dead_s=1000)
     script.ask("a", STREAM)

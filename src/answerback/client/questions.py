@@ -217,11 +217,14 @@ class Questions:
                 exchange.resume_at = now + pause_s
                 self._at(exchange.resume_at)
 
-    def got_text(self, exchange: Exchange) -> None:
-        """The text goes on: nothing is missing before it."""
-        exchange.wants_resume = False
-        exchange.resume_at = None
+    def got_text(self, exchange: Exchange, *, now: float) -> None:
+        """The text goes on: nothing is missing before it. Behind it, its ending may have come, and nobody says more."""
         exchange.gap_pause_s = 0.0
+        exchange.wants_resume = exchange.assembly.lacks_text and exchange.hello_id is not None
+        exchange.resume_at = None
+        if exchange.assembly.lacks_text and exchange.hello_id is None:
+            exchange.resume_at = now + self._timing.backoff_min_s
+            self._at(exchange.resume_at)
 
     def emit(self, exchange: Exchange, event: Event) -> None:
         """Give an event to the application."""

@@ -452,7 +452,7 @@ class Session:
         if missing:
             self._questions.want_resume(exchange, now=now)
         elif (assembly.attempt, assembly.length) != before:
-            self._questions.got_text(exchange)
+            self._questions.got_text(exchange, now=now)
 
     def _end(self, exchange: Exchange, ended: Ended, now: float) -> None:
         outcome = outcome_of(ended, exchange.conversation_id)

@@ -447,7 +447,8 @@ class Watches:
                 case _:
                     self._show(watch, frame.request_id, event)
         if (assembly.attempt, assembly.length) != before:
-            watch.gap_pause_s, watch.wants_more = 0.0, False
+            watch.gap_pause_s = 0.0
+            watch.wants_more &= any(one.assembly.lacks_text for one in watch.answers.values())
 
     def _end(self, watch: WatchState, request_id: str, ending: Done | Failed) -> None:
         del watch.answers[request_id], self._answers[request_id]

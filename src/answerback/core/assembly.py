@@ -168,6 +168,11 @@ class Assembly:
         return not self._parts or (len(self._parts) == 1 and self._parts[0][0] == TEXT)
 
     @property
+    def lacks_text(self) -> bool:
+        """Whether its ending has come, and not all that is before it."""
+        return self._held is not None and self.length < self._held.length
+
+    @property
     def is_over(self) -> bool:
         """Whether the ending has been emitted."""
         return self._is_over
