@@ -97,7 +97,7 @@ class Watches:
             ),
             has_begun=False,
             floor=None,
-            is_unsettled=conversation_id is None or after is not None,
+            is_unsettled=after is not None,
         )
         if after is not None:
             watch.begin(after)
