@@ -69,8 +69,10 @@ async def gateways(folder: Path, url: str, count: int, *, is_fleet: bool) -> Asy
 
 
 def database_cpu_s(server: PostgresServer) -> float:
+    """Of all processes of the server, also of those that are gone."""
     pid = int((server.folder / "data" / "postmaster.pid").read_text(encoding="ascii").split()[0])
-    return usage_of_tree(pid).cpu_s
+    gone = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[13:15]
+    return usage_of_tree(pid).cpu_s + sum(map(int, gone)) / os.sysconf("SC_CLK_TCK")
 
 
 async def cost(folder: Path, server: PostgresServer, name: str, count: int, *, is_fleet: bool) -> tuple[str, ...]:
@@ -166,8 +168,14 @@ async def roll(
         quiet = ["--log-level", "warning", "--model", f"echo:delay_ms={WORD_S * 1000:.0f}&concurrency=100000"]
         return [*base, "--data-dir", str(folder / f"{how.name}{number}"), *stored, *quiet, *NO_LIMITS]
 
+    def spent() -> dict[str, float]:
+        gateways = sum(used(one) for one in running if one.process.returncode is None)
+        apps, database = time.process_time(), database_cpu_s(server)
+        balancer = usage_of_tree(os.getpid()).cpu_s - apps - gateways
+        return {"gateways": gateways, "PostgreSQL": database, "HAProxy": balancer, "apps": apps}
+
     running = [await start_server(command(number), environment=older) for number in range(3)]
-    seen, over, leaving_s = Seen(), asyncio.Event(), []
+    seen, over, leaving_s, cpu_s = Seen(), asyncio.Event(), [], Counter[str]()
     try:
         async with haproxy(folder, ports) as port, AsyncExitStack() as stack:
             clients = [Client(f"ws://127.0.0.1:{port}", user=f"u{number}") for number in range(apps)]
@@ -183,8 +191,11 @@ async def roll(
                 running[number].process.send_signal(how)
                 await running[number].process.wait()
                 leaving_s.append(time.monotonic() - began)
+                before = spent()
                 running[number] = await start_server(command(number))
                 await asyncio.sleep(3)
+                after = spent()
+                cpu_s.update({part: after[part] - before[part] for part in after})
             over.set()
             await asyncio.gather(*asking)
     finally:
@@ -201,6 +212,9 @@ async def roll(
         "gap between words, median / 99 % / worst": f"{gaps.p50:.0f} / {gaps.p99:.0f} / {gaps.max:,.0f} ms",
         "worst gap without the words that are said again": f"{max(seen.silences_s) * 1000:,.0f} ms",
         "a gateway left after": " / ".join(f"{seconds:.0f} s" for seconds in leaving_s),
+        f"CPU in the three seconds after that: {', '.join(cpu_s)}": " / ".join(
+            f"{seconds / 3:.2f} s" for seconds in cpu_s.values()
+        ),
     }
 
 

@@ -1,13 +1,16 @@
 """A real PostgreSQL server for the tests that need one, and Qt where it can be loaded."""
 
+import gc
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from functools import cache
 
 import botocore.loaders
 import botocore.session
+import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -18,6 +21,8 @@ from spread import Spread, takes_longer
 
 os.environ["LC_ALL"] = "C.UTF-8"  # whatever the machine speaks: what is said in Korean is tested on purpose
 os.environ.pop("PYTHONUNBUFFERED", None)  # and commands write as they do for a user
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each process would compile all tests again, and rewrite their asserts
+sys.dont_write_bytecode = False
 
 # Each session of boto3 reads the descriptions of the services again, a megabyte of JSON for most clients.
 botocore.session.create_loader = cache(botocore.loaders.create_loader)
@@ -49,6 +54,20 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+gc.disable()  # while the tests are collected: all that comes up stays
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    gc.collect()
+    gc.freeze()  # else pytest looks through all that is left five times more, and then the interpreter
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=takes_longer, reverse=True)  # what takes longest first
 
@@ -77,7 +96,23 @@ def postgres_server() -> Iterator[PostgresServer]:
             pytest.fail(str(exc))
         pytest.skip(str(exc))
     with server:
+        _sync(server, "off")
         yield server
+
+
+def _sync(server: PostgresServer, setting: str) -> None:
+    """Whether it waits for the disk. The tests crash the server, never the machine, whose memory is as good then."""
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(f"ALTER SYSTEM SET fsync = {setting}".encode())
+        connection.execute("SELECT pg_reload_conf()")
+
+
+@pytest.fixture
+def synced_server(postgres_server: PostgresServer) -> Iterator[PostgresServer]:
+    """`postgres_server` while it waits for the disk, for a test of that."""
+    _sync(postgres_server, "on")
+    yield postgres_server
+    _sync(postgres_server, "off")
 
 
 @pytest.fixture

@@ -357,6 +357,8 @@ class Window:
     async def _follow(self, conversation: str, observer: str, watch: AnswerWatch) -> None:
         """Show a conversation that is watched."""
         app = self.app
+        if self._watches.get(conversation, ("",))[0] != observer:
+            return  # it was left before it began
         try:
             async with watch:
                 begun = WatchBegun(observer=observer, user=app.user, session=app.session, conversation=conversation)
@@ -405,8 +407,7 @@ class Window:
             case Restarted():
                 history.add(Cleared(request=request, observer=observer))
             case Done(outcome) | Failed(outcome):
-                # A turn of the history does not say which attempt it was.
-                history.add(structs.replace(ending(request, observer, outcome), attempt=0))
+                history.add(ending(request, observer, outcome))
                 if isinstance(outcome, ProtocolViolation):
                     history.broke(f"{observer}: {outcome}", request=request)
             case TurnsMissed():

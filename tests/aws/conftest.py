@@ -62,7 +62,9 @@ def hasty(package: bytes, postgres_server: object, tmp_path_factory: pytest.Temp
 def conforming(package: bytes, postgres_server: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The stack with the models that the conformance cases ask for, in the worker itself."""
     folder, models = tmp_path_factory.mktemp("conforming"), " ".join(need.spec for need in load_models().values())
-    with _deployed(folder, package, postgres_server, AllowAnonymous="true", Models=models) as deployed:
+    with _deployed(
+        folder, package, postgres_server, AllowAnonymous="true", WorkerConcurrency="8", Models=models
+    ) as deployed:
         yield deployed
 
 

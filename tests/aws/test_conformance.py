@@ -21,7 +21,7 @@ async def test_every_case_passes_that_can_be_tried_on_a_stack_without_tokens(con
     server = ServerRun(conforming.url)
     recorded = load_cases("server", FOLDER / "conformance")  # frames as ff0d8e5 sent them
     cases = [accepted_anywhere(case) for case in (*load_cases("server"), *recorded)]
-    results = [result async for result in server.run(cases, await server.probe(), jobs=2)]
+    results = [result async for result in server.run(cases, await server.probe(), jobs=4)]
     failed = {result.name: (result.why, result.transcript) for result in results if result.status is CaseStatus.FAILED}
     assert failed == {}
     skipped = Counter(result.why.split("{")[0].strip() for result in results if result.status is CaseStatus.SKIPPED)

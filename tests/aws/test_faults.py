@@ -139,11 +139,12 @@ async def test_a_worker_that_is_killed_costs_seconds_and_no_character(stack: Sta
     question = stack.name("question")
     scenario = Scenario(stack, question, before="one ", after="two", stuck_runs=1)
     scenario.may_go_on.set()
-    async with app(stack, f"userId={stack.name('user')}") as one:
-        request_id = await one.ask(question, stream=True)
-        await one.receive("messageDelta", requestId=request_id)
-        await asyncio.to_thread(kill, stack, "WorkerFunction")
-        ending = await one.receive("messageResponse", requestId=request_id)
+    with stack.configured("Worker", LEASE_S="3"):
+        async with app(stack, f"userId={stack.name('user')}") as one:
+            request_id = await one.ask(question, stream=True)
+            await one.receive("messageDelta", requestId=request_id)
+            await asyncio.to_thread(kill, stack, "WorkerFunction")
+            ending = await one.receive("messageResponse", requestId=request_id)
     assert (ending["status"], ending["attempt"], ending["length"]) == ("completed", 2, 7)
     second = [frame for frame in one.frames if frame.get("attempt") == 2]
     assert text_of(second) == "one two"

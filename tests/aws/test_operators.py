@@ -5,7 +5,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import forked
 from answerback.client import Client, File, Forbidden
 from answerback_aws.deploy.account import Account
 from answerback_aws.deploy.deployment import Deployment, DeployRequest
@@ -61,14 +61,8 @@ def operator(secured: Stack, request: pytest.FixtureRequest) -> Iterator[Command
     def run(*command: str) -> "subprocess.CompletedProcess[str]":
         where = ("--stack", secured.stack_name, "--region", "us-east-1", "--endpoint-url", secured.emulator.endpoint)
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "PYTHONPATH") if name in os.environ}
-        return subprocess.run(
-            [sys.executable, "-m", "answerback", *command, *where],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=90,
-            env={**kept, **{name.upper(): value for name, value in credentials.items()}},
-        )
+        environment = {**kept, **{name.upper(): value for name, value in credentials.items()}}
+        return forked.run([*command, *where], text=True, timeout=90, env=environment)
 
     with somebody(secured, policy(request.param, secured.stack_name)) as credentials:
         yield run

@@ -102,6 +102,7 @@ def test_what_is_given_counts() -> None:
         ("RATE_LIMIT", "many", lambda settings: settings.quota),
         ("RATE_LIMIT", "-1", lambda settings: settings.quota),
         ("MAX_ATTEMPTS", "0", lambda settings: settings.policy),
+        ("LEASE_S", "0", lambda settings: settings.policy),
         ("LOCK_SYSTEM", "yes", lambda settings: settings.lock_system),
         ("MODELS", " ", lambda settings: settings.models),
         ("MANAGEMENT_ENDPOINT", "wss://x", lambda settings: settings.management_endpoint),

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from answerback_aws.runtime.composition import Composition
+from lambda_functions import logging_kept
 from template import RESOURCES, of_type, plain, statements
 
 FUNCTIONS = of_type("AWS::Lambda::Function")
@@ -192,8 +194,8 @@ USED: Mapping[str, tuple[str, ...]] = {
 """What each handler takes from the composition root."""
 
 QUEUES = {"WorkerFunction": "queue_url", "DeadLettersFunction": "dead_letters_url"}
-OPTIONAL = {"ANSWERBACK_MAX_ATTEMPTS"}
-"""Has a default that no operator needs to change."""
+OPTIONAL = {"ANSWERBACK_MAX_ATTEMPTS", "ANSWERBACK_LEASE_S"}
+"""They have defaults that no operator needs to change."""
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -202,8 +204,7 @@ def test_a_function_gets_what_it_reads_and_nothing_else(name: str, monkeypatch: 
         monkeypatch.setenv(f"AWS_{variable}", value)
     told = FUNCTIONS[name]["Properties"]["Environment"]["Variables"]
     environment = Recording({key: _sample(key) for key in told})
-    composition = Composition("any", environment)
-    try:
+    with logging_kept(), closing(Composition("any", environment)) as composition:
         if name == "AuthorizerFunction":
             assert composition.tokens is not None
             composition._make_tokens()
@@ -215,8 +216,6 @@ def test_a_function_gets_what_it_reads_and_nothing_else(name: str, monkeypatch: 
             assert composition.settings.handshake_rules.allow_origins
         if name in QUEUES:
             getattr(composition.settings, QUEUES[name])
-    finally:
-        composition.close()
     assert set(told) == environment.read - OPTIONAL
 
 

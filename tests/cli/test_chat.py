@@ -1,5 +1,6 @@
 """`answerback chat` against a real gateway process, in a pipe and on a terminal."""
 
+import io
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import forked
-from chat_terminal import terminal
+from answerback.cli.chat import Choice, run_chat
+from answerback.cli.options import ClientOptions
+from chat_terminal import Screen, terminal
 from cli_process import STOP_TIMEOUT_S, Result, Serve, start_gateway
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(60)]
@@ -131,7 +134,22 @@ def test_nobody_listens() -> None:
     assert "answerback serve" in result.err
 
 
-@pytest.mark.proof  # beside other load one run was seen in which the first Ctrl+C stopped nothing; not explained yet
+@pytest.mark.parametrize(
+    ("question", "pressed_at", "noted"), [("tick " * 100, "tick tick", "stopped"), ("one", "one\n", "")]
+)
+def test_control_c_while_something_is_shown_stops_the_answer_if_it_is_not_over(
+    url: str, monkeypatch: pytest.MonkeyPatch, question: str, pressed_at: str, noted: str
+) -> None:
+    screen, notes = Screen(pressed_at), io.StringIO()
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{question}\nafter\n"))
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setattr("sys.stderr", notes)
+    choice = Choice(conversation=None, model="slow", system=None, max_tokens=None)
+    assert run_chat(ClientOptions(url=url, token=None, user="shown"), choice, use_last=False) == 0
+    assert noted in notes.getvalue()
+    assert screen.getvalue().endswith("\nafter\n")
+
+
 def test_control_c_stops_the_answer_and_twice_leaves(url: str) -> None:
     with terminal(url, "--model", "slow", "--user", "tty") as chat:
         chat.until("Connected to the model slow")
@@ -149,6 +167,20 @@ def test_control_c_stops_the_answer_and_twice_leaves(url: str) -> None:
         chat.prompt()
         chat.type("\x03")
         chat.until(f"To go on: answerback chat --url {url} --user tty --conversation chat-")
+        assert chat.process.wait(STOP_TIMEOUT_S) == 0
+
+
+def test_control_c_twice_leaves_although_the_gateway_says_nothing(serve: Serve) -> None:
+    gateway = serve("--model", "echo:delay_ms=50")
+    with terminal(gateway.url, "--user", "tty") as chat:
+        chat.prompt()
+        chat.type("tick " * 100 + "\n")
+        chat.until(r"\n(tick ){3}")
+        gateway.process.send_signal(signal.SIGSTOP)
+        chat.type("\x03")
+        chat.until("again leaves")
+        chat.type("\x03")
+        chat.until("To go on")
         assert chat.process.wait(STOP_TIMEOUT_S) == 0
 
 

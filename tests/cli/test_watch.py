@@ -1,14 +1,19 @@
 """`answerback chat --watch` against a real gateway process, in a pipe and on a terminal, while another device asks."""
 
+import io
 import signal
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
 import forked
+from answerback.cli.options import ClientOptions
+from answerback.cli.watch import follow
 from answerback.client import BlockingClient, RequestCancelled
-from chat_terminal import terminal
+from chat_terminal import Screen, terminal
 from cli_process import STOP_TIMEOUT_S, GatewayProcess, Run, Serve, start_gateway
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(60)]
@@ -88,6 +93,31 @@ def test_an_answer_grows_on_a_terminal_and_control_c_stops_it(gateway: GatewayPr
             chat.until(r"> after\r\nafter\r\n")
             chat.type("\x03")
             assert chat.process.wait(STOP_TIMEOUT_S) == 0
+
+
+def test_control_c_while_something_is_shown_loses_nothing_of_it(
+    gateway: GatewayProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen, notes = Screen("tick tick", "> after\nafter\n"), io.StringIO()
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setattr("sys.stderr", notes)
+    with BlockingClient(gateway.url, user="shown") as desktop:
+
+        def ask() -> None:
+            while "watching" not in notes.getvalue():
+                time.sleep(0.01)
+            with pytest.raises(RequestCancelled):
+                _ = desktop.stream("tick " * 100, conversation="trip", model="slow").answer
+            desktop.ask("after", conversation="trip")
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        options = ClientOptions(url=gateway.url, token=None, user="shown", session=None)
+        assert follow(options, "trip", kinds=()) == 0
+        asking.join()
+    assert "stopping" in notes.getvalue()
+    assert "(stopped)" in notes.getvalue()
+    assert screen.getvalue().endswith("> after\nafter\n\n")
 
 
 def test_control_c_twice_leaves_although_the_gateway_says_nothing(serve: Serve) -> None:

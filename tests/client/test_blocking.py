@@ -1,8 +1,11 @@
 """The blocking facade, against a gateway on a thread of its own."""
 
 import asyncio
+import gc
+import itertools
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -191,6 +194,48 @@ def test_ctrl_c_stops_a_question_that_is_being_handed_to_the_loop(monkeypatch):
         thread.run(question())
     assert cancelled.wait(30)
     thread.stop()
+
+
+def run_interrupted(thread, coroutine, *, at):
+    """`thread.run` with Ctrl+C at a step of the interpreter: where that was, if it has so many, and what came out."""
+    steps = itertools.count(1)
+    came = []
+
+    def trace(frame, event, _):
+        frame.f_trace_opcodes = True
+        if event == "opcode" and next(steps) == at:
+            sys.settrace(None)
+            came.append(frame.f_code)
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    gc.disable()  # it may run a finalizer of any object at any step, and none lets an exception out
+    sys.settrace(trace)
+    try:
+        outcome = thread.run(coroutine)
+    except BaseException as exc:
+        outcome = type(exc)
+    finally:
+        sys.settrace(before)
+        gc.enable()
+    return came, outcome
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+def test_ctrl_c_at_any_step_is_raised_and_the_loop_goes_on():
+    for step in itertools.count(1):
+        thread = _LoopThread()
+        came, outcome = run_interrupted(thread, asyncio.sleep(0.0005, "slept"), at=step)
+        answers = queue.SimpleQueue()
+        threading.Thread(target=lambda: answers.put(thread.run(asyncio.sleep(0, "awake"))), daemon=True).start()  # noqa: B023
+        assert answers.get(timeout=20) == "awake", f"the loop is blocked after step {step}"
+        thread.stop()
+        if not came:
+            assert outcome == "slept"
+            break
+        assert outcome is KeyboardInterrupt, f"swallowed in {came}"
+    assert step > 100
 
 
 def test_several_threads_share_it(threaded):

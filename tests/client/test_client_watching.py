@@ -121,6 +121,21 @@ async def test_a_loop_inside_of_async_with_may_be_left_and_begun_again(watched):
         await gone(watch, peer, 2)
 
 
+async def test_the_outermost_of_nested_ones_ends_it(watched):
+    async with Client(watched.url) as app:
+        peer, watch = await entered(app, watched)
+        async with watch as again:
+            await peer.ask("a")
+            assert (await again.next()).request_id == "a"
+        assert watch.is_live
+        await peer.ask("b")
+        async for request_id, _ in watch:
+            assert request_id == "b"
+            break
+        await gone(watch, peer, 2)
+        assert not watch.is_live
+
+
 async def test_one_that_is_over_cannot_be_begun_again(watched):
     async with Client(watched.url) as app:
         peer, watch = await entered(app, watched)

@@ -24,6 +24,7 @@ from answerback.protocol.frames import (
     History,
     MessageAsked,
     MessageDelta,
+    ModelInfo,
     Status,
     Turn,
     TurnPart,
@@ -144,6 +145,14 @@ def test_what_is_not_watched_any_more_leaves_nothing():
     assert sent(watch(script)) == ["watch c 3"]
 
 
+def test_what_is_not_watched_any_more_is_not_read_either():
+    script = begun(newest="old")
+    script.wait(240)
+    assert sent(script.hear(watching(2, "b"))) == ["GetHistory"]
+    script.session.unwatch("c")
+    assert sent(script.wait(260)) == []
+
+
 def test_off_and_on_again_at_once_is_watched():
     script = begun()
     script.session.unwatch("c")
@@ -234,6 +243,12 @@ def test_questions_asked_before_the_watch_are_own_ones_too():
     script.wait(240)
     script.hear(watching(2, "mine"))
     assert watched(page(script, turn("mine"))) == []
+    script = connected(features=FEATURES)
+    script.ask("mine", STREAM, conversation="c")
+    script.hear(accepted("mine"))
+    watch(script, after="old")
+    script.hear(end("mine", text="x"), watching(1, "mine"))
+    assert kinds(page(script, turn("old"), turn("theirs"), turn("mine")))[-1] == "Done theirs"
 
 
 def test_a_question_in_two_conversations_is_shown_in_the_first():
@@ -263,9 +278,12 @@ def test_missing_text_is_asked_for_at_once_and_then_with_growing_pauses():
     script.hear(watching(2))
     assert sent(script.wait(0.24)) == []
     assert sent(script.wait(0.25)) == ["watch c 3 a@1:0"]
-    script.hear(delta("a", 0, "one: "), watching(3))
+    script.hear(watching(3), delta("a", 9, "three"))
+    assert sent(script.wait(0.74)) == []
+    assert sent(script.wait(0.75)) == ["watch c 4 a@1:0"]
+    script.hear(delta("a", 0, "one: "), watching(4))
     assert sent(script.wait(5)) == []
-    assert sent(script.hear(delta("a", 20, "x"))) == ["watch c 4 a@1:5"]
+    assert sent(script.hear(delta("a", 20, "x"))) == ["watch c 5 a@1:5"]
 
 
 def test_an_ending_without_its_text_sends_to_the_history():
@@ -291,6 +309,22 @@ def test_a_silent_answer_is_asked_for_and_in_the_end_given_up():
     (ending,) = [item.event for item in shown]
     assert isinstance(ending.error, RequestTimeout)
     assert script.hear(delta("a", 0, "late")) == []
+
+
+def test_the_slowest_model_of_the_server_says_how_long_an_answer_may_be_silent():
+    script = Script()
+    (hello,) = hellos(script.connect())
+    info = {"m": ModelInfo(), "thinker": ModelInfo(answer_timeout_ms=600_000)}
+    script.welcome(hello, features=FEATURES, model_info=info)
+    watch(script)
+    script.hear(watching(1), asked("a"))
+    shown = []
+    for until in range(10, 1230, 10):
+        shown += watched(script.wait(until))
+        script.hear(watching(script.session._watches._watches["c"].number))
+    assert shown == []
+    (ending,) = watched(script.wait(1230))
+    assert isinstance(ending.event.error, RequestTimeout)
 
 
 def test_signs_of_life_put_the_next_look_off():
@@ -336,6 +370,7 @@ def test_a_turn_that_ended_while_the_session_was_away_is_in_the_history():
         turn("b", usage=Usage(input_tokens=1, output_tokens=2)),
     )
     assert kinds(effects) == ["Text a", "Done a", "Asked b", "Started b", "Text b", "Done b"]
+    assert watched(effects)[2].event.conversation_id == "c"
     done = watched(effects)[-1].event.answer
     assert (done.text, done.usage) == ("yes", Usage(input_tokens=1, output_tokens=2))
     assert script.hear(asked("b"), delta("b", 0, "yes"), end("b", 3), end("a", 7)) == []
@@ -429,6 +464,11 @@ def test_the_app_says_which_turn_it_has():
     watch(script, after="old")
     assert sent(script.hear(watching(1, "b"))) == ["GetHistory"]
     assert kinds(page(script, turn("older"), turn("old"), turn("b"))) == ["Asked b", "Started b", "Text b", "Done b"]
+    script.wait(240)
+    assert sent(script.hear(watching(3, "b"))) == [], "nothing has ended since"
+    script = connected(features=FEATURES)
+    watch(script, after="newest")
+    assert sent(script.hear(watching(1, "newest"))) == ["GetHistory"], "one asked before it may have ended after it"
 
 
 def test_an_answer_that_the_server_does_not_know_any_more_is_in_the_history_or_gone():
@@ -486,16 +526,45 @@ def test_an_error_that_passes_is_waited_for_and_another_one_ends_the_watch():
     script = connected(features=FEATURES)
     watch(script)
     assert script.hear(error(ErrorCode.UNAVAILABLE, "watch-1", retry_after_ms=2_000)) == []
+    assert sent(script.wait(1.999)) == []
     assert sent(script.wait(2)) == ["watch c 2"]
     (failed,) = script.hear(error(ErrorCode.INVALID_FRAME, "watch-2"))
     assert (failed.conversation_id, failed.error.code) == ("c", "invalid_frame")
     assert "c" not in script.session._watches
 
 
+def test_a_token_that_can_be_renewed_is_waited_for_once_the_server_has_known_the_watch():
+    script = connected(features=FEATURES, can_renew=True)
+    watch(script)
+    script.hear(watching(1, "old"))
+    script.wait(240)
+    assert script.hear(error(ErrorCode.UNAUTHORIZED, "watch-2")) == [WatchHeld("c", is_live=False)]
+    assert sent(script.wait(260)) == ["watch c 3"]
+    script.hear(error(ErrorCode.UNAUTHORIZED, "watch-3"))
+    assert sent(script.wait(299)) == []
+    assert sent(script.wait(300)) == ["watch c 4"]
+    effects = script.hear(watching(4, "old"))
+    assert WatchHeld("c", is_live=True) in effects
+    assert "GetHistory" in sent(effects), "what ended meanwhile was not shown"
+
+
+@pytest.mark.parametrize(("can_renew", "is_known"), [(False, True), (True, False)])
+def test_a_token_that_is_refused_for_good_or_at_once_ends_the_watch(can_renew, is_known):
+    script = connected(features=FEATURES, can_renew=can_renew)
+    watch(script)
+    if is_known:
+        script.hear(watching(1))
+        script.wait(240)
+    (failed,) = script.hear(error(ErrorCode.UNAUTHORIZED, "watch-2" if is_known else "watch-1"))
+    assert (type(failed), failed.error.code) == (WatchFailed, "unauthorized")
+
+
 def test_frames_that_cannot_be_read_end_what_they_are_about():
     script = begun()
     script.hear(asked("a"))
-    (shown,) = watched(script.hear('{"action": "messageDelta", "requestId": "a", "attempt": "x"}'))
+    (shown,) = effects = script.hear('{"action": "messageDelta", "requestId": "a", "attempt": "x"}')
+    assert effects == [Show("c", shown.item)]
+    (shown,) = watched(effects)
     assert isinstance(shown.event.error, ProtocolViolation)
     broken = MessageDelta(request_id="b", attempt=1, offset=1, delta="y", part=7)
     script.hear(asked("b"), delta("b", 0, "x"))
@@ -527,8 +596,12 @@ def test_a_stop_is_repeated_until_the_server_has_said_how_it_ended():
     (cancel,) = script.session.cancel("a", "c", now=script.now)
     assert (cancel.frame.request_id, cancel.frame.conversation_id) == ("a", "c")
     assert "cancel a" in sent(script.wait(10))
+    script.lose()
+    assert sent(script.wait(60)) == []
+    (hello,) = hellos(script.connect())
+    assert "cancel a" in sent(script.welcome(hello, features=FEATURES))
     script.hear(end("a", 4, status=Status.CANCELLED))
-    assert "cancel a" not in sent(script.wait(100))
+    assert "cancel a" not in sent(script.wait(200))
 
 
 def test_a_stop_of_what_is_not_there_is_not_repeated():

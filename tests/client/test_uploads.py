@@ -1,6 +1,7 @@
 """Files with questions: byte for byte, whatever happens to connections, servers and the files themselves."""
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 import itertools
@@ -32,7 +33,7 @@ from answerback.client import (
 from answerback.client.effects import Effect, Fail, FilesWanted, Send
 from answerback.client.exchange import Timeouts
 from answerback.client.session import Session
-from answerback.client.uploads import PIECES_OUT, bring, fetch
+from answerback.client.uploads import _MAX_RESTARTS, PIECES_OUT, bring, fetch
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
 from answerback.ports import Quota
@@ -182,6 +183,7 @@ def test_a_file_waits_until_uploads_that_were_left_behind_give_way() -> None:
     waits_ms, told, signs = [30_000, None, 20_000, None, 3_600_000], list[int](), list[int]()
 
     async def put(frame: PutPiece) -> UploadState:
+        assert frame.offset == 0
         told.append(len(frame.data))
         if (wait_ms := waits_ms.pop(0)) is not None:
             raise Overloaded("overloaded", "too many", retryable=True, retry_after_ms=wait_ms)
@@ -206,15 +208,77 @@ def test_a_file_waits_until_uploads_that_were_left_behind_give_way() -> None:
     assert signs == [0, 0, 0, 10]
 
 
-async def test_cancelling_stops_an_upload(start):
+async def test_cancelling_stops_an_upload(start, monkeypatch):
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def put(_: PutPiece) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
     gateway = await start()
-    async with Client(gateway.url) as app:
+    async with Client(gateway.url) as app, asyncio.timeout(10):
+        monkeypatch.setattr(app._uploads, "_put", put)
         stream = app.stream("?", attachments=[File(name="a.png", data=PNG)])
+        await begun.wait()
         stream.cancel()
         with pytest.raises(RequestCancelled):
             await stream.answer
+        await ended.wait()
         assert app.pending() == []
         assert app._uploads._uploads == {}
+
+
+async def test_pieces_are_as_large_as_the_server_says(gateway) -> None:
+    gateway.features, gateway.greets = ("attachments",), False
+    async with Client(gateway.url, offline_start=True) as app:
+        peer = await gateway.peer()
+        await peer.welcome(await peer.get("hello"), model_info={"echo": {"attachments": ["text"]}}, pieceBytes=7)
+        stream = app.stream("?", attachments=[File(name="a", data=b"x" * 10)])
+        look = await peer.get("putPiece")
+        state = {"upload": "u", "offset": 0, "complete": False, "sha256": look["sha256"], "bytes": 10}
+        await peer.send({"action": "uploadState", "requestId": look["requestId"], **state})
+        pieces = [await peer.get("putPiece") for _ in range(2)]
+        assert sorted((piece.get("offset", 0), len(base64.b64decode(piece["data"]))) for piece in pieces) == [
+            (0, 7),
+            (7, 3),
+        ]
+        stream.cancel()
+
+
+async def test_a_file_that_never_becomes_whole_is_given_up() -> None:
+    rounds = 0
+
+    async def put(frame: PutPiece) -> UploadState:
+        nonlocal rounds
+        rounds += bool(frame.data)
+        return UploadState(request_id="r", sha256=frame.sha256, size=frame.size, upload="u", offset=0, complete=False)
+
+    with pytest.raises(ProtocolViolation, match="does not become whole"):
+        await bring(File(name="a", data=b"x"), put)
+    assert rounds == 1 + _MAX_RESTARTS
+
+
+def test_a_piece_that_is_refused_leaves_no_other_behind() -> None:
+    out = 0
+
+    async def put(frame: PutPiece) -> UploadState:
+        nonlocal out
+        if frame.data:
+            out += 1
+            await asyncio.sleep(frame.offset)
+            out -= 1
+            raise RequestFailed("forbidden", "no", retryable=False)
+        return UploadState(request_id="r", sha256=frame.sha256, size=frame.size, upload="u", offset=0, complete=False)
+
+    async def main() -> None:
+        with pytest.raises(RequestFailed):
+            await bring(File(name="a", data=b"x" * 10), put, piece_bytes=4)
+        assert out == 0
+
+    run_virtual(main())
 
 
 async def test_an_upload_without_a_server_ends_as_a_time_out(tmp_path):

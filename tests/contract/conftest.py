@@ -3,7 +3,6 @@
 A further store joins with one subclass of Backend and its name in BACKENDS.
 """
 
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from functools import cache, partial
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import boto3
+import psycopg
 import pytest
 from moto import mock_aws
 
@@ -77,11 +77,26 @@ class SqliteBackend(Backend):
         return store
 
 
+EMPTY = """
+SELECT format('DELETE FROM %%I.%%I', schemaname, tablename) FROM pg_tables
+  WHERE schemaname = %(schema)s AND tablename NOT IN ('schema_migrations', 'marks')
+UNION ALL SELECT format('UPDATE %%I.marks SET value = 0 WHERE name = %%L', schemaname, 'n') FROM pg_tables
+  WHERE schemaname = %(schema)s AND tablename = 'marks'
+UNION ALL SELECT format('ALTER SEQUENCE %%I.%%I RESTART', schemaname, sequencename) FROM pg_sequences
+  WHERE schemaname = %(schema)s"""
+"""The statements that make tables as they are when a store has made them."""
+
+
 class PostgresBackend(Backend):
+    """In tables that other tests have used: to make them takes longer than most tests."""
+
     def __init__(self, url: str) -> None:
         super().__init__()
         self._url = url
-        self._schema = f"t_{uuid.uuid4().hex}"
+        self._schema = type(self).__name__.lower()
+        with psycopg.connect(url, autocommit=True) as connection:
+            for (statement,) in connection.execute(EMPTY, {"schema": self._schema}).fetchall():
+                connection.execute(statement)
 
     async def make(self) -> Any:
         from answerback.stores.postgres import PostgresStore

@@ -156,6 +156,7 @@ async def test_counters_and_holds_survive_a_restart(backend, store, actor, ask):
     await actor.claim("r1")
     await actor.finish("r1", counted=Counted(1, 0))
     assert await counted(again, actor, DESIGN) == (1, 0)
+    assert isinstance(await actor.accept("r4", "x" * 9 * ONE, user="bob", team="design", tariff=TARIFF), OverBudget)
 
 
 async def test_a_request_is_settled_in_the_day_of_its_acceptance(store, actor, ask):

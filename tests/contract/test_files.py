@@ -221,7 +221,7 @@ async def test_files_are_erased_with_their_user(store):
 
 @pytest.mark.purging
 async def test_a_piece_that_came_as_its_upload_was_deleted_goes_with_the_next_sweep(backend):
-    store = await backend.make()
+    store = await backend.open()
     orphan = {"upload": "gone", "piece": 0, "data": b"x"}
     insert = "INSERT INTO pieces (upload, piece, data) VALUES (:upload, :piece, :data)"
     await store._group.call(lambda database: database.execute(insert, orphan))

@@ -147,6 +147,10 @@ def make():
         if question == "callback":
             asyncio.get_running_loop().call_soon(sys.exit, 3)
             await asyncio.sleep(0)
+        if question == "everything":
+            for task in asyncio.all_tasks():
+                task.cancel()
+            await asyncio.sleep(0)
         yield "here"
     return answer
 
@@ -174,6 +178,17 @@ async def test_a_model_cannot_end_the_gateway(run: Callable[[str], Awaitable[Pro
         ]
     gateway.process.send_signal(signal.SIGTERM)
     assert await gateway.ended() == 0
+
+
+async def test_a_model_that_cancels_everything_stops_the_gateway_in_order(
+    run: Callable[[str], Awaitable[Process]], tmp_path: Path
+) -> None:
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    gateway = await run("python:leaving:make")
+    async with websockets.connect(gateway.url + "/?sessionId=s&userId=u") as ws:
+        await ws.send(json.dumps({"action": "sendMessage", "requestId": "r", "message": "everything"}))
+        await gateway.logged("the code of a model has cancelled the gateway's own task")
+    assert await gateway.ended() == 1
 
 
 def test_ctrl_c_stops_where_the_loop_does_not_handle_it() -> None:

@@ -67,6 +67,19 @@ pytestmark = pytest.mark.usefixtures("own_network")
             ],
             "a",
         ),
+        # Nothing of another answer than the one that is asked for, its failure and its end among them.
+        *(
+            (
+                [
+                    chunk("a"),
+                    data({"choices": [{"index": other, "delta": {"content": "b"}, "error": {"code": 502}}]}),
+                    data({"choices": [{"index": other, "delta": {}, "finish_reason": "error"}, {"index": zero}]}),
+                    data({"choices": [{"index": zero, "delta": {"content": "c"}, "finish_reason": "stop"}]}),
+                ],
+                "ac",
+            )
+            for zero, other in ((0, 1), ("0", "1"), (0.0, 1.0), (None, 12))
+        ),
         # What nobody reads may be anything.
         (
             [data(b'{"x": NaN, "y": 1e999, "z": ' + b"9" * 5000 + b', "choices": [{"delta": {"content": "a"}}]}'), END],

@@ -66,6 +66,16 @@ _ERRORS = [
     ({"error": {"message": "The server is overloaded"}}, UNAVAILABLE, True),
     ({"error": {"type": "server_error", "code": None, "message": "x"}}, UNAVAILABLE, True),
     ({"choices": [{"delta": {}, "error": {"code": 504, "message": "x"}, "finish_reason": "error"}]}, UNAVAILABLE, True),
+    *(
+        ({"choices": choices}, UNAVAILABLE, True)
+        for failed in ({"error": {"code": "server_error"}}, {"delta": {"error": {"code": 502}}})
+        for choices in (failed, [{"index": 1}, failed], [{"index": 0, **failed}])
+    ),
+    (
+        {"error": {"code": "x", "message": "x", "metadata": {"error_type": "rate_limit_exceeded"}}, "choices": []},
+        THROTTLED,
+        True,
+    ),
     ({"code": 500, "message": "x"}, UNAVAILABLE, True),
     ([{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "x"}}], THROTTLED, True),
     ({"error": {"httpStatus": 503, "message": "x"}}, UNAVAILABLE, True),
@@ -131,6 +141,11 @@ async def test_no_error_is_no_error(read: Callable, ask: Callable, empty: object
         (400, {"error": {"type": "exceed_context_size_error", "message": "x"}}, ModelFault.TOO_LONG),
         (500, {"error": "the request exceeds the available context size. try increasing it"}, ModelFault.TOO_LONG),
         (413, "", ModelFault.TOO_LONG),
+        (
+            400,
+            {"error": {"code": 400, "message": "x", "metadata": {"raw": '{"message":"prompt is too long"}'}}},
+            ModelFault.TOO_LONG,
+        ),
         *(
             (status, {"message": message}, ModelFault.TOO_LONG)
             for status, message in (

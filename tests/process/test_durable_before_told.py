@@ -1,5 +1,7 @@
 """The order on the disk and on the wire: no frame that promises something leaves before its record is on the disk."""
 
+import base64
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +20,7 @@ pytestmark = pytest.mark.process
 COUNT = 20
 MODEL = """
 class Replies:
-    # The last character is new in the row: PostgreSQL leaves the common end of an old and a new row out of its log.
+    # The last character is new in the row; see `title_of`.
     name, context_tokens, concurrency = "replies", 8192, 4
 
     async def stream(self, prompt):
@@ -36,13 +38,28 @@ def make():
 def ask_all(url: str) -> None:
     with connect(f"{url}/?userId=u&sessionId=s", proxy=None) as app:
         for number in range(COUNT):
-            frame = {"action": "sendMessage", "requestId": f"id-{number:03}", "message": f"question-{number:03}"}
-            app.send(json.dumps(frame))
+            asked = {"requestId": f"id-{number:03}", "message": f"question-{number:03}", "conversationId": "c"}
+            app.send(json.dumps({"action": "sendMessage", **asked}))
             while (frame := json.loads(app.recv(timeout=60)))["action"] != "messageResponse":
                 pass
             assert frame["response"] == f"reply-{number:03}!"
             app.send(json.dumps({"action": "cancelMessage", "requestId": f"early-{number:03}"}))
             assert json.loads(app.recv(timeout=60))["status"] == "cancelled"
+            title = {"requestId": f"rename-{number:03}", "conversationId": "c", "title": title_of(number)}
+            app.send(json.dumps({"action": "updateConversation", **title}))
+            assert json.loads(app.recv(timeout=60))["title"] == title_of(number)
+            data = f"a file named file-{number:03}".encode()
+            digest = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+            piece = {"requestId": f"file-{number:03}", "offset": 0, **digest}
+            app.send(json.dumps({"action": "putPiece", **piece}))
+            piece |= {"upload": json.loads(app.recv(timeout=60))["upload"], "data": base64.b64encode(data).decode()}
+            app.send(json.dumps({"action": "putPiece", **piece}))
+            assert json.loads(app.recv(timeout=60))["complete"]
+
+
+def title_of(number: int) -> str:
+    """PostgreSQL leaves the common beginning and end of an old and a new row out of its log."""
+    return f"{chr(ord('A') + number)} title {chr(ord('a') + number)}"
 
 
 def assert_durable(calls: Sequence[SystemCall], *, disk: str, told: str, stored: str) -> None:
@@ -61,6 +78,13 @@ def assert_all_durable(calls: Sequence[SystemCall], disk: str) -> None:
         assert_durable(calls, disk=disk, told=accepted, stored=f"question-{number:03}")
         assert_durable(calls, disk=disk, told=f"reply-{number:03}!", stored=f"reply-{number:03}!")
         assert_durable(calls, disk=disk, told=f'"early-{number:03}"', stored=f"early-{number:03}")
+        title = title_of(number)
+        assert_durable(calls, disk=disk, told=f'"title":"{title}"', stored=title)
+        digest = hashlib.sha256(f"a file named file-{number:03}".encode()).hexdigest()
+        whole = next(
+            call for call in calls if call.is_of_network and digest in call.text and '"complete":true' in call.text
+        )
+        assert_durable(calls, disk=disk, told=whole.text, stored=f"a file named file-{number:03}")
 
 
 @pytest.fixture
@@ -88,14 +112,15 @@ def keep_texts_readable(url: str) -> None:
             admin.execute(psycopg.sql.SQL("ALTER TABLE {}.{} ALTER COLUMN {} SET STORAGE EXTERNAL").format(*names))
 
 
-def test_postgres(serve: Serve, tmp_path: Path, model: str, postgres_server: PostgresServer) -> None:
-    folder = Path(postgres_server.dsn.partition("host=")[2].partition(" ")[0])
+def test_postgres(serve: Serve, tmp_path: Path, model: str, synced_server: PostgresServer) -> None:
+    folder = Path(synced_server.dsn.partition("host=")[2].partition(" ")[0])
     postmaster = int((folder / "data/postmaster.pid").read_text().splitlines()[0])
-    # The WAL writer, which runs already, may sync what a backend has written.
-    running = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
-    with traced(postmaster, *map(int, running), file=tmp_path / "calls of the server") as of_server:
-        gateway = serve("--model", model, "--database", postgres_server.url)
-        keep_texts_readable(postgres_server.url)
+    with psycopg.connect(synced_server.url) as connection:
+        found = connection.execute("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'").fetchall()
+    ((wal_writer,),) = found  # it runs already, and may sync what a backend has written
+    with traced(postmaster, wal_writer, file=tmp_path / "calls of the server") as of_server:
+        gateway = serve("--model", model, "--database", synced_server.url)
+        keep_texts_readable(synced_server.url)
         with traced(gateway.process.pid, file=tmp_path / "calls") as of_gateway:
             ask_all(gateway.url)
         gateway.stop()

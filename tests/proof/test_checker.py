@@ -297,6 +297,11 @@ BROKEN: dict[str, tuple[list[Event], tuple[str, ViolationKind, str]]] = {
         [event for event in watched(*seen("r2"), SEES_QUESTION) if not isinstance(event, Turn)],
         LOST,
     ),
+    "who watches is shown an attempt that never was": (watched(*seen("r1", attempt=2), *seen("r2")), ANOTHER_TEXT),
+    "who watches is shown other parts": (
+        watched(*seen("r1", parts=((0, "reasoning", "r1"),)), *seen("r2")),
+        ANOTHER_TEXT,
+    ),
     "who watches is shown two endings": (watched(*seen("r1"), *seen("r2"), *seen("r1")[1:]), TWO_ENDINGS),
     "who watches is shown another ending": (
         watched(*seen("r1", Result.FAILED, code="internal"), *seen("r2")),

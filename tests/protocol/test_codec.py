@@ -145,6 +145,10 @@ def test_an_id_is_visible_to_its_last_character(name: str) -> None:
         decode_client(json.dumps({"action": "cancelMessage", "requestId": name}))
 
 
+def test_a_filler_of_hangul_is_a_letter() -> None:
+    assert all(map(is_id, "\u115f\u1160\u3164\uffa0"))
+
+
 @given(st.text(max_size=3) | st.text("ab ", min_size=126, max_size=130) | VISIBLE_ID)
 def test_is_id_says_of_a_text_what_the_decoder_does(name: str) -> None:
     try:

@@ -38,7 +38,8 @@ SEEDS = {
     "aws-watchers-quiet": 40,
     "fleet-watchers": 40,
 }
-"""2,000 in all, a tenth of them in every run of the tests; `answerback simulate --seeds 100000` for more."""
+"""2,000 in all. Every run of the tests has a twentieth of them, and more where a fault is rarer: at most a tenth.
+`answerback simulate --seeds 100000` has more."""
 
 
 @pytest.fixture(autouse=True)
@@ -46,15 +47,20 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, logger="answerback")
 
 
-@pytest.mark.parametrize("share", [10, pytest.param(1, marks=pytest.mark.proof)], ids=["some", "all"])
+@pytest.mark.parametrize(
+    ("least", "most"), [(20, 10), pytest.param(1, 1, marks=pytest.mark.proof)], ids=["some", "all"]
+)
 @pytest.mark.parametrize("profile", SEEDS)
-def test_the_promises_hold_under_faults(profile: str, share: int) -> None:
+def test_the_promises_hold_under_faults(profile: str, least: int, most: int) -> None:
     injected: Counter[str] = Counter()
-    for seed in range(SEEDS[profile] // share):
+    expected = PROFILES[profile].labels
+    for seed in range(SEEDS[profile] // most):
+        if seed >= SEEDS[profile] // least and expected <= set(injected):
+            break
         report = simulate(Case(profile=profile, seed=seed))
         assert not report.failed, f"{report.violations}\nrepeat it: {report.case.command}"
         injected += report.faults
-    assert set(injected) >= PROFILES[profile].labels, "a fault that never fired proves nothing"
+    assert set(injected) >= expected, "a fault that never fired proves nothing"
 
 
 def test_without_faults_everything_is_answered_in_one_run() -> None:
@@ -66,7 +72,7 @@ def test_without_faults_everything_is_answered_in_one_run() -> None:
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_case_is_repeated_exactly(profile: str) -> None:
-    case = Case(profile=profile, seed=7)
+    case = Case(profile=profile, seed=7, faults_s=8.0)
     assert simulate(case).trace == simulate(case).trace
 
 

@@ -135,6 +135,22 @@ async def test_the_newer_connection_of_a_session_wins_whichever_gateway_has_it(s
     assert await a.bind(connection(1, "a", at_ms=1_000), "ann") == Superseded()
 
 
+async def test_a_closed_connection_waits_for_the_lock_of_its_user(stores):
+    a, b = stores
+    await a.bind(connection(1, "a", at_ms=1), "ann")
+    loop = asyncio.get_running_loop()
+
+    def decide(transaction: Transaction) -> bool:
+        unbinding = asyncio.run_coroutine_threadsafe(a.unbind(connection(1, "a", at_ms=1)), loop)
+        waiting: list[object] = []
+        while not waiting and not unbinding.done():
+            transaction.database.execute("SELECT pg_sleep(0.01)")
+            waiting = transaction.database.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchall()
+        return unbinding.done()
+
+    assert not await b._fleet.do(decide, users=("ann",))
+
+
 async def test_many_apps_move_at_once_and_no_gateway_waits_for_the_other(stores):
     """The new gateway binds in one order, the old one lets go in another: rows are locked in the order of users."""
     a, b = stores
@@ -418,6 +434,17 @@ async def test_an_upgrade_waits_for_a_transaction_before_it_locks_a_table(stores
     assert await asyncio.wrap_future(upgrading[0]) == 1
     assert len(runs) == 1
     assert "the tables are in use" not in caplog.text
+
+
+async def test_a_gateway_that_finds_the_tables_up_to_date_starts_beside_a_transaction(stores, postgres_server, schema):
+    """So the others need not wait for it either, when it comes back after a crash and they have much to do."""
+    loop, third = asyncio.get_running_loop(), FleetStore(postgres_server.url, node="c", schema=schema)
+
+    def decide(_: Transaction) -> None:
+        asyncio.run_coroutine_threadsafe(third.open(), loop).result(20)
+
+    await stores[0]._fleet.do(decide, users=("ann",))
+    await third.close()
 
 
 async def test_tables_are_upgraded_under_load(actors, postgres_server, schema):

@@ -1,9 +1,11 @@
-"""`answerback chat` on a terminal of its own."""
+"""`answerback chat` on a terminal of its own, and a terminal in this process."""
 
+import io
 import os
 import pty
 import re
 import select
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,3 +61,20 @@ def terminal(url: str, *arguments: str) -> Iterator[Terminal]:
         opened.process.kill()
         opened.process.wait()
         os.close(opened.screen)
+
+
+class Screen(io.StringIO):
+    """A terminal where Ctrl+C is pressed while a text is being written: once or more often, for each that is given."""
+
+    def __init__(self, *pressed_at: str) -> None:
+        super().__init__()
+        self._pressed_at = list(pressed_at)
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        if self._pressed_at and self._pressed_at[0] in self.getvalue() + text:
+            self._pressed_at.pop(0)
+            signal.raise_signal(signal.SIGINT)
+        return super().write(text)

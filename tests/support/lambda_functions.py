@@ -4,7 +4,8 @@ import io
 import json
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from types import ModuleType, SimpleNamespace
@@ -42,6 +43,17 @@ class DirectCalls:
 
     async def run(self, call: Callable[..., Any], /, **arguments: Any) -> Any:
         return call(**arguments)
+
+
+@contextmanager
+def logging_kept() -> Iterator[None]:
+    """A composition takes over the logging of its process: for the length of the block only."""
+    root, ours = logging.getLogger(), logging.getLogger("answerback")
+    handlers, levels = root.handlers[:], (root.level, ours.level)
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
 
 
 def client_error(code: str, *, status: int = 400, operation: str = "Operation") -> ClientError:

@@ -73,8 +73,8 @@ def error(code, rid=None, *, retry_after_ms=None):
 class Script:
     """A session with a clock in the test's hand; `link` is the connection that frames come on."""
 
-    def __init__(self, *, store=None, **timing):
-        self.session = Session(timing=Timing(**timing), store=store)
+    def __init__(self, *, store=None, can_renew=False, **timing):
+        self.session = Session(timing=Timing(**timing), store=store, can_renew=can_renew)
         self.now = 0.0
         self.link = 0
 
@@ -98,7 +98,7 @@ class Script:
             effects += self.session.received(link, data, now=self.now)
         return effects
 
-    def welcome(self, hello, progress_ms=None, store_id=None, features=()):
+    def welcome(self, hello, progress_ms=None, store_id=None, features=(), model_info=None):
         return self.hear(
             Welcome(
                 hello_id=hello.hello_id,
@@ -109,6 +109,7 @@ class Script:
                 limits=replace(LIMITS, progress_ms=progress_ms),
                 models=("m",),
                 features=features,
+                model_info=model_info or {},
                 server=ServerInfo(version="9", store_id=store_id),
             )
         )

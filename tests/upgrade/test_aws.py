@@ -1,6 +1,5 @@
 """The functions of AWS of this version on the items and rows of ff0d8e5, on the emulator."""
 
-import logging
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from answerback_aws.emulator.emulator import CREDENTIALS, REGION, Emulator
 from answerback_aws.runtime.functions import migration
 from emulation import Cluster, make_cluster
 from kept import FOLDER, LONG, SLOW, assert_kept, kept
-from lambda_functions import QUEUE_URL, Context, Functions
+from lambda_functions import QUEUE_URL, Context, Functions, logging_kept
 
 pytestmark = [pytest.mark.emulator, pytest.mark.postgres, pytest.mark.timeout(60)]
 
@@ -124,23 +123,12 @@ def opened(emulator: Emulator, postgres_url: str, *, since_ms: int) -> Iterator[
     )
     with psycopg.connect(postgres_url, dbname=cluster.database, autocommit=True) as connection:
         connection.execute((FOLDER / "aurora.sql").read_text(encoding="utf-8"))
-    with pytest.MonkeyPatch.context() as patch, logging_put_back():
+    with pytest.MonkeyPatch.context() as patch, logging_kept():
         functions = functions_on(emulator, cluster, patch, {variable: names[name] for name, variable in TABLES.items()})
         yield Stack(functions, postgres_url.replace("/postgres?", f"/{cluster.database}?"), client, names)
         functions.close()
     for name in names.values():
         client.delete_table(TableName=name)
-
-
-@contextmanager
-def logging_put_back() -> Iterator[None]:
-    """The functions take over the logging of their process."""
-    root, ours = logging.getLogger(), logging.getLogger("answerback")
-    handlers, levels = root.handlers[:], (root.level, ours.level)
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(levels[0])
-    ours.setLevel(levels[1])
 
 
 def functions_on(

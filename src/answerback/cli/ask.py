@@ -28,7 +28,7 @@ from answerback.settings import duration_ms
 def ask(
     *,
     question: Annotated[
-        list[str] | None, typer.Argument(metavar="QUESTION", help="What to ask; - reads it from stdin.")
+        list[str] | None, typer.Argument(metavar="QUESTION...", help="What to ask; - reads it from stdin.")
     ] = None,
     asked: ClientOptions,
     conversation: Annotated[

@@ -18,6 +18,7 @@ from answerback.cli.reading import STDIN_HINT, checked, decode, not_text, typed
 from answerback.cli.talk import (
     AnswerPrinter,
     ConnectionNotes,
+    Interruptions,
     explain,
     note_language,
     shortfall,
@@ -35,7 +36,6 @@ from answerback.client import (
     Unauthorized,
 )
 from answerback.client.blocking import BlockingAnswerStream
-from answerback.client.events import Done
 from answerback.protocol.frames import ConversationSummary
 from answerback.texts import spoken
 from answerback.texts.encodings import MARK_BYTES, encoding_of
@@ -154,6 +154,8 @@ class Chat:
         self._choice = choice
         self._conversation = choice.conversation or _new_id()
         self._asked = _Asked()
+        self._stream: BlockingAnswerStream | None = None  # the one that is shown
+        self._is_stopping = False
         self._listed: list[ConversationSummary] = []  # by the last /list, for /open
         self._told: set[str] = set()  # models that were said not to know the language
         self._is_person = sys.stdin.isatty()
@@ -182,7 +184,13 @@ class Chat:
             note(f"({update})")
         with suppress(_Quit):
             while True:
-                self._take(self._read())
+                line = self._read()
+                try:
+                    self._take(line)
+                except KeyboardInterrupt:
+                    if not self._is_person:
+                        raise
+                    note("(stopped)")
         if self._is_person:
             given = {"--url": self._options.url, "--user": self._options.user, "--conversation": self._conversation}
             options = [
@@ -236,51 +244,57 @@ class Chat:
     # --- asking
 
     def _ask(self, question: str, *, replaces: str | None = None) -> None:
-        stream = self._client.stream(
-            question,
-            conversation=self._conversation,
-            model=self._choice.model,
-            system=self._choice.system,
-            max_tokens=self._choice.max_tokens,
-            replaces=replaces,
-            parts=self._choice.parts,
-        )
-        self._asked = _Asked(question=question, request_id=stream.request_id)
-        used = self._choice.model or next(iter(self._link.models), "?")
-        if used not in self._told and note_language(question, used, self._client.model_info(self._choice.model)):
-            self._told.add(used)
-        answer = self._show(stream)
-        if answer is None:
-            return
+        self._stream, self._is_stopping = None, False
+        with Interruptions(self._interrupted) as interruptions:
+            with interruptions.step():
+                self._stream = stream = self._client.stream(
+                    question,
+                    conversation=self._conversation,
+                    model=self._choice.model,
+                    system=self._choice.system,
+                    max_tokens=self._choice.max_tokens,
+                    replaces=replaces,
+                    parts=self._choice.parts,
+                )
+                self._asked = _Asked(question=question, request_id=stream.request_id)
+            used = self._choice.model or next(iter(self._link.models), "?")
+            if used not in self._told and note_language(question, used, self._client.model_info(self._choice.model)):
+                self._told.add(used)
+            try:
+                answer = self._show(stream, interruptions)
+            except Closed:
+                if self._is_stopping:
+                    raise _Quit from None
+                raise
+            except RequestCancelled:
+                if not self._is_stopping:
+                    raise
+                note("(stopped)")
+                return
         if not sys.stdout.isatty():
             say_exactly(answer.text)
         if (why := shortfall(answer)) is not None:
             note(f"({why})")
 
-    def _show(self, stream: BlockingAnswerStream) -> Answer | None:
-        """Follow the answer; None if it was stopped. Raises: AnswerbackError; _Quit: Ctrl+C twice."""
+    def _show(self, stream: BlockingAnswerStream, interruptions: Interruptions) -> Answer:
+        """Follow the answer. Raises: AnswerbackError."""
         growing = AnswerPrinter(shows_text=sys.stdout.isatty())
         try:
             for event in stream.events():
-                growing.show(event)
-                if isinstance(event, Done):
-                    return event.answer
+                with interruptions.step():
+                    growing.show(event)
             return stream.answer
-        except KeyboardInterrupt:
-            return self._stop(stream)
         finally:
             growing.end()
 
-    def _stop(self, stream: BlockingAnswerStream) -> Answer | None:
+    def _interrupted(self) -> None:
         """Ctrl+C: stop the answer and wait for its ending, which may still be the whole; again: leave."""
-        try:
-            stream.cancel()
-            return stream.answer
-        except RequestCancelled:
-            note("(stopped)")
-            return None
-        except KeyboardInterrupt:
-            raise _Quit from None
+        if self._is_stopping:
+            self._client.close()
+        elif self._stream is not None:
+            self._is_stopping = True
+            note("(stopping; Ctrl+C again leaves)")
+            self._stream.cancel()
 
     # --- commands
 

@@ -1,9 +1,12 @@
-"""What `ask` and `chat` share: how an answer is shown while it grows, and what errors mean."""
+"""What `ask` and `chat` share: how an answer is shown while it grows, how it is stopped, and what errors mean."""
 
+import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, TextIO
+from typing import Final, Self, TextIO
 
 from answerback import __version__
 from answerback.cli.output import CliError, ExitCode, note, printable, usage_error
@@ -147,6 +150,50 @@ class ConnectionNotes:
                 pass
 
 
+class Interruptions:
+    """Ctrl+C within this is a call of `act` between two steps, and no exception.
+
+    One could come in the middle of a step: what was shown would then count as not shown, or the other way round. Or it
+    comes in a finalizer, which Python runs at any time and which swallows it; so `act` raises nothing either. A second
+    Ctrl+C within a step is raised there as KeyboardInterrupt: it may write to what takes nothing. Where Ctrl+C is
+    ignored it stays so.
+    """
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+        self._is_in_step = False
+        self._is_due = False
+
+    def __enter__(self) -> Self:
+        self._before = signal.getsignal(signal.SIGINT)
+        if self._before is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._came)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """What Ctrl+C does not interrupt."""
+        self._is_in_step = True
+        try:
+            yield
+        finally:
+            self._is_in_step = False
+        if self._is_due:
+            self._is_due = False
+            self._act()
+
+    def _came(self, *_: object) -> None:
+        if not self._is_in_step:
+            self._act()
+        elif self._is_due:
+            raise KeyboardInterrupt
+        else:
+            self._is_due = True
+
+
 class AnswerPrinter:
     """Shows an answer while it comes: parts of other kinds on stderr, a line for each, and on a terminal the text.
 
@@ -191,10 +238,6 @@ class AnswerPrinter:
                 self._replay(answer.text)
             case _:
                 pass
-
-    def interrupted(self) -> None:
-        """Somebody pressed Ctrl+C: something may not have been shown."""
-        self._is_replay = True
 
     def end(self) -> None:
         """End the line after a part, or an answer, that is over."""

@@ -6,7 +6,7 @@ from typing import Final
 
 from answerback.cli.options import ClientOptions
 from answerback.cli.output import CliError, ExitCode, note, say, say_exactly
-from answerback.cli.talk import AnswerPrinter, ConnectionNotes, explain, shortfall, wrong_input
+from answerback.cli.talk import AnswerPrinter, ConnectionNotes, Interruptions, explain, shortfall, wrong_input
 from answerback.client import (
     AnswerbackError,
     Asked,
@@ -39,11 +39,9 @@ def follow(asked: ClientOptions, conversation: str | None, *, kinds: tuple[str, 
             if conversation is None:
                 raise CliError("there is no conversation yet", "name the one that will be used, with --conversation ID")
             with client.watch(conversation) as watch:
-                try:
-                    Follower(client, conversation, kinds).run(watch)
-                except KeyboardInterrupt:
-                    if sys.stdout.isatty():
-                        print()
+                Follower(client, conversation, kinds, watch).run()
+                if sys.stdout.isatty():
+                    print()
     except ValueError as exc:
         raise wrong_input(exc) from exc
     except AnswerbackError as exc:
@@ -54,8 +52,11 @@ def follow(asked: ClientOptions, conversation: str | None, *, kinds: tuple[str, 
 class Follower:
     """One run of the command. `kinds`: the parts that are shown besides text, where a question asks for them."""
 
-    def __init__(self, client: BlockingClient, conversation: str, kinds: tuple[str, ...]) -> None:
+    def __init__(
+        self, client: BlockingClient, conversation: str, kinds: tuple[str, ...], watch: BlockingWatch[Watched]
+    ) -> None:
         self._client = client
+        self._watch = watch
         self._conversation = conversation
         self._kinds = kinds
         self._open: dict[str, tuple[Asked, AnswerPrinter]] = {}  # what has no ending yet, in the order asked
@@ -63,28 +64,29 @@ class Follower:
         self._shown: str | None = None  # whose answer the last line belongs to
         self._is_leaving = False
 
-    def run(self, watch: BlockingWatch[Watched]) -> None:
-        """Until Ctrl+C, twice while an answer comes: once stops it. Raises: KeyboardInterrupt."""
+    def run(self) -> None:
+        """Until Ctrl+C, twice while an answer comes: once stops it."""
         before = list(islice(self._client.history(self._conversation), _SHOWN)) if self._is_terminal else []
-        for turn in reversed(before):
-            _show_turn(turn)
-        note(f"(watching {self._conversation}; Ctrl+C stops an answer, and leaves)")
-        if not watch.is_live:
-            note("(too many devices watch this conversation: its turns are shown when they have ended)")
         known = {turn.request_id for turn in before}
-        while True:
-            try:
-                for item in watch:
+        with Interruptions(self._interrupted) as interruptions:
+            with interruptions.step():
+                for turn in reversed(before):
+                    _show_turn(turn)
+                note(f"(watching {self._conversation}; Ctrl+C stops an answer, and leaves)")
+                if not self._watch.is_live:
+                    note("(too many devices watch this conversation: its turns are shown when they have ended)")
+            for item in self._watch:
+                with interruptions.step():
                     if item.request_id not in known:
                         self._take(item)
-            except KeyboardInterrupt:
-                if self._is_leaving or not self._open:
-                    raise
-                self._is_leaving = True
-                for _, growing in self._open.values():
-                    growing.interrupted()
-                note("(stopping; Ctrl+C again leaves)")
-                self._client.cancel(next(iter(self._open)), conversation=self._conversation)
+
+    def _interrupted(self) -> None:
+        if self._is_leaving or not self._open:
+            self._watch.close()
+            return
+        self._is_leaving = True
+        note("(stopping; Ctrl+C again leaves)")
+        self._client.cancel(next(iter(self._open)), conversation=self._conversation)
 
     def _take(self, item: Watched) -> None:
         request_id, event = item

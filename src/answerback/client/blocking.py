@@ -9,7 +9,6 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
@@ -40,52 +39,70 @@ _POLL_S = 0.2
 
 
 class _LoopThread:
-    """An event loop on a private thread, of the process that made it."""
+    """An event loop on a private thread, of the process that made it.
+
+    Ctrl-C can come between any two steps of a thread that waits here. So it waits for a plain lock of its own call and
+    shares nothing else with the loop: an interrupted `Condition` would stay locked, and the loop would wait for it for
+    ever. Nor does it hold the task: where a task goes, Python runs a callback that swallows an interruption.
+    """
 
     def __init__(self) -> None:
         self._process = os.getpid()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="answerback-client", daemon=True)
+        self._has_ended = False
+        self._thread = threading.Thread(target=self._serve, name="answerback-client", daemon=True)
         self._thread.start()
+
+    def _serve(self) -> None:
+        try:
+            self._loop.run_forever()
+        finally:
+            self._has_ended = True
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run to the end and return the result; Ctrl-C cancels it there and is raised here.
 
         Raises: RuntimeError: nobody would run it: another process, an ended thread, or the one that it would block.
         """
-        if self._loop.is_closed() or (why := self._why_not()):
-            coroutine.close()
-            raise Closed if self._loop.is_closed() else RuntimeError(why)
         result: concurrent.futures.Future[T] = concurrent.futures.Future()
-        tasks: list[asyncio.Task[T]] = []
+        is_over = threading.Lock()
+        running: list[asyncio.Task[T]] = []
 
         def start() -> None:
             task = self._loop.create_task(coroutine)
-            tasks.append(task)
-            task.add_done_callback(partial(_copy_result, into=result))
+            running.append(task)
+            task.add_done_callback(end)
+
+        def end(task: "asyncio.Task[T]") -> None:
+            running.clear()
+            _copy_result(task, into=result)
+            is_over.release()
 
         def cancel() -> None:
-            if tasks:
-                tasks[0].cancel()
+            if running:
+                running[0].cancel()
             else:
                 coroutine.close()
 
-        # Ctrl-C can come at any moment, also while the coroutine is being handed to the loop.
+        is_over.acquire()
         try:
+            self._check()
             self._loop.call_soon_threadsafe(start)
-            while True:
-                concurrent.futures.wait([result], timeout=_POLL_S)
-                if result.done():
-                    return result.result()
-                if why := self._why_not():
-                    raise RuntimeError(why)
-        except BaseException:
-            self._loop.call_soon_threadsafe(cancel)
+            while not is_over.acquire(timeout=_POLL_S):
+                self._check()
+        except BaseException as exc:
+            if self.is_here:
+                self._loop.call_soon_threadsafe(cancel)
+            else:
+                coroutine.close()
+            if self._loop.is_closed() and isinstance(exc, RuntimeError):
+                raise Closed from None
             raise
+        return result.result()
 
     def stop(self) -> None:
         """End the thread. Nothing can be run afterwards. In a forked process there is none to end."""
-        if self._loop.is_closed() or not self.is_here:
+        if not self.is_here:
             return
         self.run(self._loop.shutdown_asyncgens())
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -95,17 +112,20 @@ class _LoopThread:
     @property
     def is_here(self) -> bool:
         """Whether this is the process that the thread belongs to, and the thread runs."""
-        return os.getpid() == self._process and self._thread.is_alive()
+        return os.getpid() == self._process and not self._has_ended and not self._loop.is_closed()
 
-    def _why_not(self) -> str | None:
-        """Why the thread will not run anything for this caller; it would wait for ever."""
+    def _check(self) -> None:
+        """Raises: Closed, RuntimeError: the thread will not run anything for this caller, who would wait for ever."""
+        if self._loop.is_closed():
+            raise Closed
         if os.getpid() != self._process:
-            return "the client was opened in another process, before a fork; make a new BlockingClient in this one"
-        if not self._thread.is_alive():
-            return "the client's thread has ended; make a new BlockingClient"
+            raise RuntimeError(
+                "the client was opened in another process, before a fork; make a new BlockingClient in this one"
+            )
+        if self._has_ended:
+            raise RuntimeError("the client's thread has ended; make a new BlockingClient")
         if threading.current_thread() is self._thread:
-            return "the client cannot be called from its own callbacks; hand the work to another thread"
-        return None
+            raise RuntimeError("the client cannot be called from its own callbacks; hand the work to another thread")
 
 
 def _copy_result(task: "asyncio.Task[T]", *, into: "concurrent.futures.Future[T]") -> None:
@@ -204,7 +224,8 @@ class BlockingWatch(Generic[T]):
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        with suppress(Closed):
+            self._thread.run(self._watch.__aexit__(exc_type, exc, traceback))
 
 
 class BlockingClient:

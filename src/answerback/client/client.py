@@ -134,7 +134,8 @@ class Client:
         self._outbox = outbox
         self._listener = on_state
         client = ClientInfo(name="answerback-python", version=__version__)
-        self._session = Session(timing=self._timing, client=client, store=store)
+        tokens = TokenSource(token)
+        self._session = Session(timing=self._timing, client=client, store=store, can_renew=tokens.can_renew)
         self._streams: dict[str, AnswerStream] = {}
         self._replies: dict[str, asyncio.Future[object]] = {}
         self._state: ConnectionState = Connecting(1)
@@ -144,7 +145,7 @@ class Client:
         self._driver = Driver(
             address=Address(url=url, session=self.session_id, user=user),
             session=self._session,
-            tokens=TokenSource(token),
+            tokens=tokens,
             timing=self._timing,
             ssl_context=ssl,
             must_connect=not offline_start,

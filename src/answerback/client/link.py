@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from websockets.asyncio.client import ClientConnection, connect
+import websockets.asyncio.client
+from websockets.asyncio.client import ClientConnection, HTTPProxyConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from answerback import __version__, outbound
@@ -78,6 +79,20 @@ class _Socket(ClientConnection):
             if isinstance(self._lost_by, ssl.SSLError):
                 raise self._lost_by from None
             raise
+
+
+class _Tunnel(HTTPProxyConnection):
+    """A proxy that hangs up instead of an answer ends its stream a second time when the connection is gone.
+
+    websockets breaks over that in a callback, whose traceback comes to the terminal. It takes no class for this.
+    """
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.response.done():
+            super().connection_lost(exc)
+
+
+websockets.asyncio.client.HTTPProxyConnection = _Tunnel  # type: ignore[misc]
 
 
 async def open_socket(

@@ -75,8 +75,12 @@ class Session:
     idempotent), but what such a connection says about itself does not.
     """
 
-    def __init__(self, *, timing: Timing, client: ClientInfo | None = None, store: str | None = None) -> None:
-        """`store`: the server's store, "" for that of the first server; None: any."""
+    def __init__(
+        self, *, timing: Timing, client: ClientInfo | None = None, store: str | None = None, can_renew: bool = False
+    ) -> None:
+        """`store`: the server's store, "" for that of the first server; None: any. `can_renew`: a fresh token can be
+        had, so that what is refused for want of one is not over.
+        """
         self._timing = timing
         self._store = store
         self._effects: list[Effect] = []
@@ -84,7 +88,7 @@ class Session:
         self._liveness = Liveness(timing)
         self._questions = Questions(timing=timing, liveness=self._liveness, calls=self._calls, effects=self._effects)
         self._questions.client = client
-        self._watches = Watches(timing=timing, questions=self._questions, effects=self._effects)
+        self._watches = Watches(timing=timing, questions=self._questions, effects=self._effects, can_renew=can_renew)
         self._link: int | None = None
         self._stopped: AnswerbackError | None = None
         self._welcome: Welcome | None = None

@@ -190,12 +190,13 @@ async def bring(
             try:
                 return await put(frame)
             except RequestTimeout:
-                continue  # for want of a connection; the same piece may arrive twice
+                pass  # for want of a connection; the same piece may arrive twice
             except Overloaded as error:  # uploads were left behind, and give way soon
-                if not 0 < (error.retry_after_ms or 0) <= _MAX_WAIT_MS:
+                wait_ms = error.retry_after_ms or 0
+                if not 0 < wait_ms <= _MAX_WAIT_MS:
                     raise
                 progress(arrived)
-                await asyncio.sleep((error.retry_after_ms or 0) / 1000)
+                await asyncio.sleep(wait_ms / 1000)
 
     arrived = 0
     state = await send(0, "", b"")

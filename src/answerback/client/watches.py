@@ -56,8 +56,9 @@ def unsupported() -> RequestFailed:
 class Watches:
     """Pure; `Session` drives it. What is to be done goes to `effects`, the session's list."""
 
-    def __init__(self, *, timing: Timing, questions: Questions, effects: list[Effect]) -> None:
+    def __init__(self, *, timing: Timing, questions: Questions, effects: list[Effect], can_renew: bool) -> None:
         self._timing = timing
+        self._can_renew = can_renew
         self._questions = questions
         self._effects = effects
         self._calls = Calls(timing)
@@ -96,7 +97,7 @@ class Watches:
             ),
             has_begun=False,
             floor=None,
-            is_unsettled=conversation_id is None or after is not None,
+            is_unsettled=after is not None,
         )
         if after is not None:
             watch.begin(after)
@@ -262,7 +263,7 @@ class Watches:
         watch = self._watches.get(frame.conversation_id)
         if watch is None or frame.number != watch.number or not watch.is_out:
             return
-        watch.is_out = False
+        watch.is_out, watch.was_held = False, True
         self._effects.append(WatchHeld(watch.conversation_id, is_live=True))
         if not watch.has_begun:
             watch.begin(frame.turn)
@@ -298,6 +299,11 @@ class Watches:
                 self._send(watch, now)
 
     def _refused(self, watch: WatchState, error: Error, now: float) -> None:
+        if error.code is ErrorCode.UNAUTHORIZED and watch.was_held and self._can_renew:
+            self._effects.append(WatchHeld(watch.conversation_id, is_live=False))
+            watch.is_out, watch.is_unsettled = False, True
+            watch.send_at = now + watch.pause_s
+            return
         if not ERRORS[error.code].retryable:
             self._fail(watch.conversation_id, request_failed(error.code, error.message))
             return

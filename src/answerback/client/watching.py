@@ -23,7 +23,10 @@ _MAX_CHANGES: Final = 1_000
 
 
 class Watch(ABC, Generic[T]):
-    """Something that is watched, from `async with` on, or from the first item of a plain `async for` on."""
+    """Something that is watched, from `async with` on, or from the first item of a plain `async for` on.
+
+    It is over at the end of the outermost `async with`.
+    """
 
     def __init__(self, hub: "WatchHub", conversation_id: str | None, after: str | None = None) -> None:
         self.is_live = False
@@ -34,7 +37,7 @@ class Watch(ABC, Generic[T]):
         self._held = asyncio.Event()
         self._error: AnswerbackError | None = None
         self._has_begun = False
-        self._is_entered = False
+        self._entered = 0
         self._is_closed = False
 
     async def __aenter__(self) -> Self:
@@ -45,7 +48,7 @@ class Watch(ABC, Generic[T]):
         if self._is_closed:
             raise RuntimeError("this watch is over; begin another one")
         self._start()
-        self._is_entered = True
+        self._entered += 1
         try:
             async with asyncio.timeout(self._hub.timeout_s):
                 await self._held.wait()
@@ -62,7 +65,9 @@ class Watch(ABC, Generic[T]):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        self._entered -= 1
+        if not self._entered:
+            self.close()
 
     def close(self) -> None:
         """Watch no longer; nothing of it is kept."""
@@ -82,7 +87,7 @@ class Watch(ABC, Generic[T]):
                     return
                 yield item
         finally:
-            if not self._is_entered:
+            if not self._entered:
                 self.close()
 
     async def next(self) -> T:

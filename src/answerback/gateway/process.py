@@ -78,7 +78,8 @@ def _run_to_end(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]
         except asyncio.CancelledError:
             if is_interrupted:
                 raise KeyboardInterrupt from None
-            raise
+            log.error("the code of a model has cancelled the gateway's own task; the gateway has stopped")
+            raise SystemExit(1) from None
         except (SystemExit, KeyboardInterrupt) as exc:
             if main.done():
                 raise

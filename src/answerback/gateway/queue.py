@@ -153,8 +153,7 @@ class InProcessQueue:
     def skip_grace(self) -> None:
         """Cancel the running requests that a stop still waits for."""
         for turn in self._turns.values():
-            if turn.task is not None:
-                turn.task.cancel()
+            turn.cancel()
 
     async def _until_idle(self, within_s: float) -> None:
         if self._turns and within_s > 0:

@@ -13,7 +13,7 @@ from answerback.protocol.errors import ErrorCode
 _WORD_KEYS: Final = ("code", "type", "status", "status_code", "http_status", "error_type", "error_code")
 _TEXT_KEYS: Final = (
     *("message", "msg", "detail", "error", "errors", "title", "reason"),
-    *("error_message", "error_msg", "status_msg", "base_resp"),
+    *("error_message", "error_msg", "status_msg", "base_resp", "metadata", "raw"),
 )
 _FIELD_KEYS: Final = ("param", "loc")
 _MAX_DEPTH: Final = 5
@@ -124,13 +124,11 @@ def error_of(
     return FinalModelError(ErrorCode.MODEL_FAILED, detail, ModelFault.REFUSED)
 
 
-def error_in(document: Any) -> ModelError | None:
-    """The error that a document of a stream is, in whatever spelling."""
+def error_in(document: Any, *parts: Any) -> ModelError | None:
+    """The error that a document of a stream is, or has in one of these parts of it, in whatever spelling."""
     if not isinstance(document, dict):
         return None
-    error = document.get("error")
-    if not error and isinstance(choices := document.get("choices"), list) and choices and isinstance(choices[0], dict):
-        error = choices[0].get("error")
+    error = next((found for one in (document, *parts) if isinstance(one, dict) and (found := one.get("error"))), None)
     if not error and ("error" in (document.get("object"), document.get("type")) or _is_refusal(document)):
         error = document
     return error_of(ErrorDetails.of(error)) if error else None

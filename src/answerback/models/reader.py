@@ -11,7 +11,7 @@ import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -119,13 +119,12 @@ def chat_completion(document: Any) -> Found:
     Text for the person is the content of the message, its parts of type `text`, and what the model says when it
     refuses. Raises: ModelError: it is an error.
     """
-    if (error := error_in(document)) is not None:
+    choices = document.get("choices") if isinstance(document, dict) else None
+    choice = _first(choices)
+    if (error := error_in(document, choice, choice.get("delta"), choice.get("message"))) is not None:
         raise error
     if not isinstance(document, dict):
         return Found(is_odd=True, aside=document)
-    choices = document.get("choices")
-    # One answer is asked for; some servers send chunks without any.
-    choice = _first(choices)
     found = _said(choice.get("delta"))
     if not (found.text or found.thoughts or found.calls or found.citations):
         if message := choice.get("message"):
@@ -153,10 +152,11 @@ def total(usage: object, *names: str) -> int | None:
 
 
 def _first(choices: Any) -> dict[str, Any]:
-    for choice in choices if isinstance(choices, list) else [choices]:
-        index = choice.get("index") if isinstance(choice, dict) else 1
-        if not (isinstance(index, int) and index > 0):
-            return cast("dict[str, Any]", choice)
+    """The choice of the one answer that is asked for; none, if the chunk has none of it."""
+    for choice in _objects(choices if isinstance(choices, list) else [choices]):
+        index = choice.get("index")
+        if not index or not re.fullmatch(r"[1-9]\d*(\.0)?", str(index)):
+            return choice
     return {}
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -84,7 +85,14 @@ class Turn:
 
     ended: Callable[[Done | Retry | None], None]
     is_over: bool = False
+    is_cancelled: bool = False
     task: asyncio.Task[Any] | None = None
+
+    def cancel(self) -> None:
+        """The process ends: stop, and leave the request as it is. Nothing else may cancel the task of a turn."""
+        self.is_cancelled = True
+        if self.task is not None:
+            self.task.cancel()
 
     def end(self, outcome: Done | Retry | None) -> None:
         """The turn is over; only the first call counts."""
@@ -195,7 +203,10 @@ class Run:
     # --- the model
 
     async def produce(self) -> Outcome | Fenced:
-        """Run the model. Returns why the text stopped: what `stop` was called with, or how the model ended."""
+        """Run the model. Returns why the text stopped: what `stop` was called with, or how the model ended.
+
+        A cancellation by nobody of us is the model's own: it has failed. Raises: CancelledError: the process ends.
+        """
         failed: Outcome | None = None
         task = self._task = self.turn.task
         assert task is not None
@@ -203,14 +214,21 @@ class Run:
             if self.stopped is None:
                 failed = await self._generate()
         except asyncio.CancelledError:
-            if not self._was_cancelled or task.cancelling() > 1:
-                raise  # not by us, or not by us alone: the process ends
+            if not self._was_cancelled:
+                failed = Outcome(status=Status.FAILED, code=ErrorCode.MODEL_FAILED)
         finally:
             self._task = None
             if self._abandoning is not None:
                 self._abandoning.cancel()
-            if self._was_cancelled:
-                task.uncancel()
+        if task.cancelling():
+            if task.cancelling() > self._was_cancelled and not self.turn.is_cancelled:
+                log.error("the model has cancelled the task that runs it", extra=self.extra())
+            while task.uncancel():
+                pass
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)  # one that was not delivered yet
+        if self.turn.is_cancelled:
+            raise asyncio.CancelledError
         self.answer.settle()
         if self.stopped is None:
             self.stopped = failed or CANCELLED

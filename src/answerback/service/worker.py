@@ -229,8 +229,7 @@ class Worker:
                 await let_go(telling)
             return outcome
         except asyncio.CancelledError:
-            if turn.task is not None:
-                turn.task.cancel()
+            turn.cancel()
             raise
 
     async def work(

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from types import MappingProxyType
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 from msgspec.structs import replace as with_fields
 
@@ -32,7 +32,8 @@ from answerback.stores import statements as sql
 from answerback.stores import writes
 from answerback.stores.database import Database, StoreError
 from answerback.stores.encoding import decode_record, encode_record
-from answerback.stores.fleet_commit import Changed, FleetCommit, Freed, Transaction
+from answerback.stores.fleet_commit import MAX_USERS, Changed, FleetCommit, Freed, Transaction
+from answerback.stores.gathered import Gathered
 from answerback.stores.migrations import parse
 from answerback.stores.nodes import read_agreed
 from answerback.stores.postgres import PostgresStore
@@ -40,6 +41,9 @@ from answerback.stores.store import caps_row
 from answerback.stores.writer_state import WriterState
 
 T = TypeVar("T")
+
+Standing: TypeAlias = tuple[int | None, str | None, str | None]
+"""What the operator has set for a user: the limit a minute, the team, the budgets."""
 
 BEHIND_MS: Final = 1_000
 """How soon a request is looked at again that waits for one of another gateway; a notice comes before, as a rule."""
@@ -54,7 +58,7 @@ OUTDATED: Final = "A newer program has served this database as one of several ga
 
 _NEWEST_UNFINISHED: Final = "SELECT COALESCE(MAX(record_schema), 0) FROM requests WHERE ended_at_ms IS NULL"
 
-_LIMIT: Final = "SELECT per_minute FROM users WHERE user_id = :user_id"
+_STANDING: Final = "SELECT user_id, per_minute, team, caps FROM users WHERE user_id = ANY(CAST(:users AS text[]))"
 
 # Home of nobody: a gateway had the database for itself when it was accepted.
 _UNFINISHED_OF: Final = """
@@ -144,6 +148,9 @@ class FleetStore(PostgresStore):
         self.on_effects: Callable[[Collection[Changed | Freed]], None] = lambda _: None
         self._fleet = FleetCommit(node=node, schema=schema, max_queued=max_queued, on_effects=self._notify)
         self._group = self._fleet  # type: ignore[assignment] # it does what is asked of it here
+        self._standing = Gathered(self._read_standing, most=MAX_USERS)
+        self._bind = Gathered(self._bind_all, most=MAX_USERS)
+        self._unbind = Gathered(self._unbind_all, most=MAX_USERS)
 
     def _notify(self, effects: Collection[Changed | Freed]) -> None:
         self.on_effects(effects)
@@ -157,8 +164,10 @@ class FleetStore(PostgresStore):
         self._fleet.writes_schema = schema
 
     async def store_id(self) -> str:
-        rows = await self._rows(sql.SELECT_MARK, {"name": "store_id"})
-        return str(rows[0][0])
+        if self._store_id is None:  # `prepare` has named the store
+            rows = await self._rows(sql.SELECT_MARK, {"name": "store_id"})
+            self._store_id = str(rows[0][0])
+        return self._store_id
 
     # --- requests
 
@@ -282,8 +291,14 @@ class FleetStore(PostgresStore):
         await self._group.call(lambda database: database.execute(sql.FORGET_COUNTERS, {"before_ms": before_ms}))
 
     async def is_blocked(self, user_id: str) -> bool:
-        rows = await self._rows(_LIMIT, {"user_id": user_id})
-        return bool(rows) and is_locked(rows[0][0])
+        per_minute, _, _ = await self._standing(user_id)
+        return is_locked(per_minute)
+
+    async def _read_standing(self, users: Sequence[str]) -> Sequence[Standing]:
+        """What the operator has set for each of the users."""
+        rows = await self._rows(_STANDING, {"users": list(set(users))})  # type: ignore[dict-item]
+        found: dict[str, Standing] = {user_id: (limit, team, caps) for user_id, limit, team, caps in rows}
+        return [found.get(user, (None, None, None)) for user in users]
 
     async def delete_user(self, user_id: str) -> bool:
         parts = await self._user_data()
@@ -305,7 +320,7 @@ class FleetStore(PostgresStore):
 
         Doing it again is success and changes nothing.
         """
-        row: dict[str, sql.Value] = {
+        row: sql.Params = {
             "user_id": user_id,
             "session_id": connection.session_id,
             "connection_id": connection.connection_id,
@@ -313,14 +328,19 @@ class FleetStore(PostgresStore):
             "now_ms": self.clock(),
             "margin_ms": 0 if connection.generation is None else 1,
         }
-        rows = await self._fleet.do(
-            lambda transaction: transaction.run(lambda database: database.execute(_BIND, row).fetchall()),
-            users=(user_id,),
-        )
+        rows = await self._bind(row)
         if not rows:
             return Superseded()
         ((generation, replaced),) = rows
         return Bound(replace(connection, user_id=user_id, generation=generation), replaced)
+
+    async def _bind_all(self, rows: Sequence[sql.Params]) -> Sequence[Sequence[sql.Row]]:
+        def write(database: Database) -> list[list[sql.Row]]:
+            with database.together():
+                bound = [database.execute(_BIND, row) for row in rows]
+            return [cursor.fetchall() for cursor in bound]
+
+        return await self._fleet.do(lambda transaction: transaction.run(write), users=_users_of(rows))
 
     async def replaced(self, connections: Sequence[Connection]) -> Sequence[str]:
         """Those of the connections that are not the address of their session any more. Raises: Unavailable."""
@@ -334,19 +354,28 @@ class FleetStore(PostgresStore):
 
     async def unbind(self, connection: Connection) -> None:
         """The connection is closed: its session has no address, unless another connection is that already."""
-        row: dict[str, sql.Value] = {
-            "user_id": connection.user_id,
-            "session_id": connection.session_id,
-            "connection_id": connection.connection_id,
-        }
+        await self._unbind(
+            {
+                "user_id": connection.user_id,
+                "session_id": connection.session_id,
+                "connection_id": connection.connection_id,
+            }
+        )
 
+    async def _unbind_all(self, rows: Sequence[sql.Params]) -> Sequence[None]:
         def decide(transaction: Transaction) -> None:
-            transaction.run(lambda database: database.execute(_UNBIND, row))
-            if connection.user_id in transaction.watched:
-                transaction.run(lambda database: database.execute(_LEAVE_ALL, row))
+            def write(database: Database) -> None:
+                with database.together():
+                    for row in rows:
+                        database.execute(_UNBIND, row)
+                        if row["user_id"] in transaction.watched:
+                            database.execute(_LEAVE_ALL, row)
+
+            transaction.run(write)
 
         # Under the user's lock: else two gateways between which many apps move wait for each other's rows.
-        await self._fleet.do(decide, users=(connection.user_id or "",))
+        await self._fleet.do(decide, users=_users_of(rows))
+        return [None] * len(rows)
 
     # --- who watches: under the lock of their user, like the requests of which they are shown the answers
 
@@ -372,6 +401,10 @@ class FleetStore(PostgresStore):
         now: sql.Params = {"now_ms": self.clock()}
         await self._group.call(lambda database: database.execute(_FORGET_WATCHERS, now))
         return await super().purge(ended_before_ms=ended_before_ms, refused_before_ms=refused_before_ms)
+
+
+def _users_of(rows: Sequence[sql.Params]) -> tuple[str, ...]:
+    return tuple({str(row["user_id"]) for row in rows})
 
 
 def _about(holder: str) -> Any:
@@ -506,10 +539,10 @@ def _take_over(
 # --- the tables of a fleet ---------------------------------------------------------------------------------------
 
 
-def prepare(database: Database) -> None:
+def prepare(database: Database, before: Callable[[], object] = bool) -> None:
     """Bring the tables of a fleet up to date. The caller holds a transaction that keeps others from doing the same.
 
-    Raises: StoreError: a newer program has been here.
+    `before`: called before a table is changed, if one is. Raises: StoreError: a newer program has been here.
     """
     folder = files("answerback.stores").joinpath("sql", "fleet")
     known = [parse(file.name, file.read_text(encoding="utf-8")) for file in sorted(folder.iterdir(), key=str)]
@@ -517,6 +550,8 @@ def prepare(database: Database) -> None:
     version = int(found[0][0]) if found else 0
     if version > known[-1].version:
         raise StoreError(OUTDATED)
+    if version < known[-1].version:
+        before()
     for migration in known:
         if migration.version > version:
             for statement in migration.statements:

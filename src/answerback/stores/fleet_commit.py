@@ -104,11 +104,15 @@ class _Rows(Rows):
         """Of users who were counted: see Transaction."""
         self.noted: list[int] = []
         """Numbers of requests of others that were changed."""
+        self.taken: list[int] = []
+        """Numbers of requests that are at home here from now on."""
 
     def more(self, database: Database) -> None:
         if self.counts:
             counts = ((*of_user, user) for user, of_user in sorted(self.counts.items()))
             database.executemany(_COUNT, list(counts))
+        if self.taken:
+            database.executemany(_HOME, [(self._node, n) for n in self.taken])
         if self.noted:
             database.executemany(_NOTED_BY, [(self._node, n) for n in self.noted])
 
@@ -322,7 +326,7 @@ class Transaction:
         """Make the request ours to run."""
         self.taken.add(tracked.key)
         self.homes[tracked.record.key] = self.node
-        self.database.executemany(_HOME, [(self.node, tracked.n)])
+        self._rows.taken.append(tracked.n)
 
     def run(self, function: Callable[[Database], T]) -> T:
         """A rare write, behind everything that was decided before it."""

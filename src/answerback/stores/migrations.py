@@ -61,17 +61,24 @@ def missing(migrations: Sequence[Migration], current: int) -> Sequence[Migration
 
 
 def apply(
-    database: Database, migrations: Sequence[Migration], *, now_ms: int, dialect: Callable[[str], str] = str
+    database: Database,
+    migrations: Sequence[Migration],
+    *,
+    now_ms: int,
+    dialect: Callable[[str], str] = str,
+    before: Callable[[], object] = bool,
 ) -> int:
     """Apply what is missing; returns how many. The caller holds a transaction that keeps others from doing the same.
 
-    `dialect`: a statement in the database's own words.
+    `dialect`: a statement in the database's own words. `before`: called before a table is changed, if one is.
 
     Raises: StoreError: a newer program has been here.
     """
     database.execute(sql.CREATE_MIGRATIONS)
     ((current,),) = database.execute(sql.SELECT_VERSION).fetchall()
     wanted = missing(migrations, current)
+    if wanted:
+        before()
     for migration in wanted:
         for statement in migration.statements:
             database.execute(dialect(statement))

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, TypeAlias
 
@@ -32,6 +32,9 @@ from answerback.stores.user_data import FLEET_DATA, USER_DATA, Part
 log = logging.getLogger("answerback.store")
 
 Connection: TypeAlias = psycopg.Connection[Row]
+
+Prepare: TypeAlias = Callable[[Database, Callable[[], object]], None]
+"""Brings more tables up to date; the second argument is called before one is changed."""
 
 CAUSES: Final[Mapping[type[psycopg.Error], str]] = MappingProxyType(
     {
@@ -134,9 +137,7 @@ class _Server:
     several gateways need that share the schema; None: one has it for itself.
     """
 
-    def __init__(
-        self, url: str, schema: str, *, reconnect_timeout_s: float, prepare: Callable[[Database], None] | None
-    ) -> None:
+    def __init__(self, url: str, schema: str, *, reconnect_timeout_s: float, prepare: Prepare | None) -> None:
         self._url = url
         self._schema = schema
         self._prepare = prepare
@@ -201,7 +202,7 @@ class PostgresStore(SqlStore):
         schema: str = "answerback",
         reconnect_timeout_s: float = 3.0,
         max_queued: int = 100_000,
-        prepare: Callable[[Database], None] | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
         server = _Server(url, schema, reconnect_timeout_s=reconnect_timeout_s, prepare=prepare)
         super().__init__(server, max_queued=max_queued)
@@ -287,7 +288,7 @@ def apply_migrations(
     migrations: Sequence[Migration],
     *,
     now_ms: int,
-    prepare: Callable[[Database], None] | None = None,
+    prepare: Prepare | None = None,
 ) -> int:
     """Apply what is missing; of several processes that do so at once, one does and the others wait for it.
 
@@ -312,7 +313,7 @@ def _apply_once(
     migrations: Sequence[Migration],
     *,
     now_ms: int,
-    prepare: Callable[[Database], None] | None,
+    prepare: Prepare | None,
 ) -> int:
     with connection.transaction():
         connection.execute("SET LOCAL statement_timeout = 0")  # of a large database a migration takes its time
@@ -320,13 +321,14 @@ def _apply_once(
         # An upgrade that freezes in its transaction would stop all others.
         connection.execute("SET LOCAL idle_in_transaction_session_timeout = '3s'")
         connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{LOCK_WAIT_S}s"])
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", [tables_key(schema)])
         connection.execute(psycopg.sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(psycopg.sql.Identifier(schema)))
         connection.execute(CREATE_COLLATION)
         database = PostgresDatabase(connection)
-        count = apply(database, migrations, now_ms=now_ms)
+        # Who finds the tables up to date keeps nobody waiting: a gateway starts when another one has just died.
+        take_alone = partial(connection.execute, "SELECT pg_advisory_xact_lock(%s)", [tables_key(schema)])
+        count = apply(database, migrations, now_ms=now_ms, before=take_alone)
         if prepare is not None:
-            prepare(database)
+            prepare(database, take_alone)
         return count
 
 

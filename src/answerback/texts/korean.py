@@ -11,8 +11,8 @@ from answerback.texts import words_of
 _PARTICLE: Final = re.compile(
     r"([^\s'\"`”)\]]{0,2})(['\"`”)\]]*)(이\(가\)|을\(를\)|은\(는\)|과\(와\)|\(으\)로|\(이\)라|\(이\)어야)"
 )
-_CLOSED: Final = re.compile("[aeiou][bkpt]|ck|ng|pp|tt")
-"""Ends of English words that close a syllable of Hangul: timeout, limit, backup, stack."""
+_CLOSED: Final = re.compile("[aeiou][bkpt]|ck|ng|pp|tt|[mn]e", re.IGNORECASE)
+"""Ends of English words that close a syllable of Hangul: timeout, limit, backup, stack, name."""
 _CHOICES: Final = {
     "이(가)": ("이", "가"),
     "을(를)": ("을", "를"),
@@ -93,4 +93,8 @@ def _final_sound(end: str) -> str:
     if "가" <= character <= "힣":
         number = (ord(character) - ord("가")) % 28
         return "ㄹ" if number == 8 else "x" if number else ""
+    if "\u11a8" <= character <= "\u11c2":  # of a syllable in parts, as in names of files on a Mac
+        return "ㄹ" if character == "\u11af" else "x"
+    if end in ("le", "LE"):  # file
+        return "ㄹ"
     return "ㄹ" if character in "178lL" and character else "x" if character in "036mnMN" and character else ""

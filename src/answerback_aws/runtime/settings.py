@@ -191,6 +191,7 @@ class Settings:
     _answer_timeout_ms = _Variable("ANSWER_TIMEOUT_S", _whole(1, unit=1000), _POLICY.answer_timeout_ms)
     _queue_timeout_ms = _Variable("QUEUE_TIMEOUT_S", _whole(1, unit=1000), _POLICY.queue_timeout_ms)
     _max_attempts = _Variable("MAX_ATTEMPTS", _whole(1), _POLICY.max_attempts)
+    _lease_ms = _Variable("LEASE_S", _whole(1, unit=1000), _POLICY.lease_ms)
 
     retention_ms = _Variable("RETENTION_DAYS", _whole(1, unit=_DAY_MS), defaults.RETENTION_MS)
     """How long ended requests and deleted conversations are kept."""
@@ -216,6 +217,7 @@ class Settings:
             answer_timeout_ms=self._answer_timeout_ms,
             queue_timeout_ms=self._queue_timeout_ms,
             max_attempts=self._max_attempts,
+            lease_ms=self._lease_ms,
             answer_timeouts_ms=answer_timeouts_ms({spec.name: spec.limits for spec in self._specs}),
         )
 

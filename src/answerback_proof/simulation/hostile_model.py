@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from enum import StrEnum
 from typing import Any, Final
 
@@ -35,6 +36,7 @@ class Misbehaviour(StrEnum):
     RAISES = "raises anything"
     RAISES_A_BAD_ERROR = "raises a ModelError with impossible facts"
     AWAITS_A_CANCELLED_TASK = "awaits a task that somebody else has cancelled"
+    CANCELS_ITS_OWN_TASK = "cancels the task that runs it, by itself or from another"
     ENDS_IN_FAILURE = "ends with a word for a failure, or one that nobody knows"
     LIES = "lies about counts and reasons; the text is whole"
     SAYS_NOTHING = "ends without a word"
@@ -114,10 +116,30 @@ class HostileModel:
                 await asyncio.sleep(0)
                 task.cancel()
                 await task
+            case Misbehaviour.CANCELS_ITS_OWN_TASK:
+                await self._cancel_own_task()
             case Misbehaviour.NEVER_ENDS:
                 await asyncio.Event().wait()
             case Misbehaviour.SWALLOWS_CANCELLATION:
                 await _never_cancelled()
+
+    async def _cancel_own_task(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        match self._pick(4):
+            case 0:
+                task.cancel()  # it is delivered at the next await, whose ever that is
+            case 1:
+                task.cancel()
+                task.cancel()
+                await asyncio.sleep(0)
+            case 2:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(10)
+            case _:
+                asyncio.get_running_loop().call_later(0.01, task.cancel)
+                await asyncio.shield(asyncio.sleep(0.02))
 
     def _finish(self, misbehaviour: Misbehaviour | None) -> Finish:
         if misbehaviour is Misbehaviour.ENDS_IN_FAILURE:

@@ -151,7 +151,14 @@ _USUAL: Final = Faults(
 )
 _IMPATIENT: Final = replace(_QUIET, cut_every_s=8.0, flapping=0.3, cancel=0.15, cancel_and_resume=0.5)
 _WATCHED: Final[Mapping[str, Any]] = MappingProxyType(
-    {"watchers": 2, "watch_every_s": 6.0, "watcher_cancels": 0.2, "unknown_cancels": 0.1, "freeze_every_s": 60.0}
+    {
+        "watchers": 2,
+        "parts": True,
+        "watch_every_s": 6.0,
+        "watcher_cancels": 0.2,
+        "unknown_cancels": 0.1,
+        "freeze_every_s": 60.0,
+    }
 )
 _THINKING: Final = Faults(
     gives_up=True, model_thinks=0.05, cut_every_s=40.0, rollover=0.5, flapping=0.3, cancel=0.05, hello_storm=0.05
@@ -310,7 +317,7 @@ PROFILES: Final[Mapping[str, Faults]] = MappingProxyType(
             **_FLEET,
             outage_before=0.005,
             outage_after=0.005,
-            slow=0.01,
+            slow=0.02,
             cut_every_s=20.0,
             process_crash_every_s=25.0,
             gateway_freeze_every_s=40.0,

@@ -1,22 +1,17 @@
 """The functions' stack in memory, and a process's logging put back afterwards."""
 
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from lambda_functions import Functions
+from lambda_functions import Functions, logging_kept
 
 
 @pytest.fixture
 def logging_put_back() -> Iterator[None]:
-    root, ours = logging.getLogger(), logging.getLogger("answerback")
-    handlers, levels = root.handlers[:], (root.level, ours.level)
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(levels[0])
-    ours.setLevel(levels[1])
+    with logging_kept():
+        yield
 
 
 @pytest.fixture
