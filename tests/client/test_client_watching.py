@@ -168,6 +168,20 @@ async def test_a_server_without_it_says_so_at_once(gateway):
         app.cancel("a")
 
 
+async def test_one_that_is_refused_says_why_and_another_one_may_be_begun(watched):
+    async with Client(watched.url) as app:
+        entering = asyncio.create_task(app.watch("c").__aenter__())
+        peer = await watched.peer()
+        frame = await peer.get("watch")
+        refusal = {"code": "invalid_frame", "message": "no", "requestId": frame["requestId"]}
+        await peer.send({"action": "error", **refusal})
+        with pytest.raises(RequestFailed, match="no"):
+            await entering
+        entering = asyncio.create_task(app.watch("c").__aenter__())
+        await peer.hold(2)
+        assert (await entering).is_live
+
+
 async def test_a_server_that_lost_it_while_it_was_watched(watched):
     async with Client(watched.url, timing=QUICK) as app:
         peer, watch = await entered(app, watched)
@@ -368,6 +382,13 @@ async def test_changes_of_the_list(watched):
         assert titles == ["Other", "New"]
         await changes.aclose()
         assert (await peer.get("watch"))["off"]
+        async with asyncio.TaskGroup() as group:
+            watch = app.changes()
+            group.create_task(watch.__aenter__())
+            await peer.hold(3, None)
+        assert watch._unread
+        watch.close()
+        assert not watch._unread
 
 
 async def test_too_many_changes_that_nobody_reads_are_one(watched, monkeypatch):

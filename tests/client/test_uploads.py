@@ -248,6 +248,31 @@ async def test_pieces_are_as_large_as_the_server_says(gateway) -> None:
         stream.cancel()
 
 
+async def test_a_file_of_many_pieces_counts_from_the_highest_answer_on() -> None:
+    arrived, uploads, file = 0, ["first"], File(name="a", data=bytes(range(10 * PIECES_OUT)))
+
+    async def put(frame: PutPiece) -> UploadState:
+        nonlocal arrived
+        if frame.data and frame.upload == uploads[-1]:
+            arrived = max(arrived, frame.offset + len(frame.data))
+        if arrived == 4 * PIECES_OUT and len(uploads) == 1:  # what has come is lost, and another upload begins
+            uploads.append("second")
+            arrived = 0
+        return UploadState(
+            request_id="r",
+            sha256=frame.sha256,
+            size=frame.size,
+            upload=uploads[-1],
+            offset=arrived,
+            complete=arrived == frame.size,
+        )
+
+    signs: list[int] = []
+    await bring(file, put, piece_bytes=1, progress=signs.append)
+    rounds = [PIECES_OUT * number for number in range(11)]
+    assert signs == [*rounds[:4], *rounds]
+
+
 async def test_a_file_that_never_becomes_whole_is_given_up() -> None:
     rounds = 0
 
@@ -359,6 +384,7 @@ async def test_answers_of_other_lengths_than_the_first_make_the_same_file():
         ("..", "file"),
         ("a<b>|?.txt", "a_b___.txt"),
         (f"{'가' * 250}.txt", f"{'가' * 65}.txt"),
+        (f"a.{'x' * 250}", f"a{'x' * 50}"),
     ],
 )
 def test_a_file_is_saved_under_a_name_that_does_no_harm_and_over_no_other(
