@@ -279,6 +279,16 @@ async def test_a_file_of_many_pieces_counts_from_the_highest_answer_on() -> None
     assert signs == [*rounds[:4], *rounds]
 
 
+@pytest.mark.parametrize("retry_after_ms", [None, 0, -1])
+async def test_a_refusal_that_names_no_time_is_the_end(retry_after_ms: int | None) -> None:
+    async def put(_: PutPiece) -> UploadState:
+        raise Overloaded("overloaded", "no", retryable=True, retry_after_ms=retry_after_ms)
+
+    async with asyncio.timeout(5):
+        with pytest.raises(Overloaded):
+            await bring(File(name="a", data=b"x"), put)
+
+
 async def test_a_file_that_never_becomes_whole_is_given_up() -> None:
     rounds = 0
 
