@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 EMULATOR := .cache/emulator
 PINNED := --require-hashes --only-binary :all: --requirement
 INTEROP := tests/interop
-JOBS ?= 3
+JOBS ?= 4
 
 .PHONY: help
 help: ## Show this list

@@ -17,8 +17,8 @@ from answerback_proof.load.websocket import LoadConnectionError
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 
-APPS = 200
-IN_FLIGHT = 50
+APPS = 100
+IN_FLIGHT = 25
 
 
 @asynccontextmanager
@@ -40,7 +40,7 @@ def assert_all_home(run: Run, requests: int) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-async def test_200_apps_with_50_requests_in_flight_each(tmp_path: Path, stream: bool) -> None:
+async def test_100_apps_with_25_requests_in_flight_each(tmp_path: Path, stream: bool) -> None:
     async with gateway(tmp_path) as server:
         plan = Plan(url=server.url, apps=APPS, requests=IN_FLIGHT, in_flight=IN_FLIGHT, stream=stream, words=12)
         assert_all_home(await run(plan), APPS * IN_FLIGHT)

@@ -128,8 +128,8 @@ def grown(gateway: Gateway, before: Mapping[str, int]) -> dict[str, tuple[int, i
 
 async def test_nothing_is_kept_of_connections_users_and_requests_that_are_gone(gateway: Gateway) -> None:
     before = sizes(gateway)
-    for number in range(0, 30, 10):
-        await asyncio.gather(*(live(gateway, f"user-{one}") for one in range(number, number + 10)))
+    for number in range(0, 10, 5):
+        await asyncio.gather(*(live(gateway, f"user-{one}") for one in range(number, number + 5)))
     with suppress(TimeoutError):
         async with asyncio.timeout(10):
             while grown(gateway, before):  # noqa: ASYNC110 - no event says that everything is over

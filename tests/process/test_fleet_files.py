@@ -85,7 +85,7 @@ async def draw(app: Client, number: int) -> bool:
 
 
 async def test_a_budget_is_drawn_at_three_gateways_at_once_and_one_of_them_dies(join: Serve, database: str) -> None:
-    gateways = [await asyncio.to_thread(join, node, "--model", "echo:delay_ms=40&price=1/1") for node in "abc"]
+    gateways = [await asyncio.to_thread(join, node, "--model", "echo:delay_ms=20&price=1/1") for node in "abc"]
     store = FleetStore(database, node="operator")
     await store.open()
     limit = Budget(LIMIT_MICRO_USD, Unit.MICRO_USD, Period.MONTH)

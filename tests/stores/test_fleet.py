@@ -135,6 +135,22 @@ async def test_the_newer_connection_of_a_session_wins_whichever_gateway_has_it(s
     assert await a.bind(connection(1, "a", at_ms=1_000), "ann") == Superseded()
 
 
+async def test_a_closed_connection_waits_for_the_lock_of_its_user(stores):
+    a, b = stores
+    await a.bind(connection(1, "a", at_ms=1), "ann")
+    loop = asyncio.get_running_loop()
+
+    def decide(transaction: Transaction) -> bool:
+        unbinding = asyncio.run_coroutine_threadsafe(a.unbind(connection(1, "a", at_ms=1)), loop)
+        waiting: list[object] = []
+        while not waiting and not unbinding.done():
+            transaction.database.execute("SELECT pg_sleep(0.01)")
+            waiting = transaction.database.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchall()
+        return unbinding.done()
+
+    assert not await b._fleet.do(decide, users=("ann",))
+
+
 async def test_many_apps_move_at_once_and_no_gateway_waits_for_the_other(stores):
     """The new gateway binds in one order, the old one lets go in another: rows are locked in the order of users."""
     a, b = stores

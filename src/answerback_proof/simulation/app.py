@@ -20,7 +20,7 @@ STOP_AFTER_S: Final = 1.5
 FLAPPING_S: Final = 0.2
 TOGETHER_S: Final = 0.01
 """Of two connections that come so close the one that came first may be the newer: each gateway counts those of one
-millisecond on, and of two with one time the one counts that is bound later."""
+millisecond on, and of two with the same time the one counts that is bound later."""
 _PATIENT: Final = {"ask_timeout_s": FOR_EVER_S, "stream_silence_s": FOR_EVER_S, "queue_wait_s": FOR_EVER_S}
 PROBING: Final = Timing(**_PATIENT)
 QUIET: Final = Timing(
@@ -120,7 +120,7 @@ class SimulatedApp(App["SimulatedWindow"]):
 
 
 class SimulatedWindow(Window):
-    """One run of the program, as a process. `had_rival`: another one had connected after this one."""
+    """One run of the program, as a process. `had_rival`: it was told of another one, which had connected after it."""
 
     app: SimulatedApp
 
@@ -161,6 +161,13 @@ class SimulatedWindow(Window):
         for link in self.links:
             link.client_open = False
 
+    def told_of_another(self, connection_id: str) -> None:
+        """The server says on this connection that another one has the session."""
+        rivals = [link.opened_at for window in self.app.windows if window is not self for link in window.links]
+        for link in self.links:
+            if link.connection_id == connection_id:
+                self.had_rival |= any(link.opened_at - TOGETHER_S <= at < FOR_EVER_S for at in rivals)
+
     @property
     def link(self) -> Link | None:
         """The present connection."""
@@ -175,10 +182,6 @@ class SimulatedWindow(Window):
     def _state_changed(self, state: ConnectionState) -> None:
         if isinstance(state, Stopped) and self.is_open:
             self.stopped = state.error
-            opened = (link.opened_at for link in self.links if link.client_open and link.opened_at < FOR_EVER_S)
-            since = min(opened, default=0.0)
-            rivals = [link for window in self.app.windows if window is not self for link in window.links]
-            self.had_rival = any(since - TOGETHER_S <= link.opened_at < FOR_EVER_S for link in rivals)
             if isinstance(state.error, SessionReplaced):
                 spawn_outside(self.app.replaced(self))
 

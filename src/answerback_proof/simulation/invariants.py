@@ -112,6 +112,8 @@ class Invariants:
 
     def frame_sent(self, connection_id: str, frame: ServerFrame) -> None:
         """Each frame that the server has sent to a connection."""
+        if isinstance(frame, Error) and frame.code is ErrorCode.SESSION_REPLACED and connection_id in self.windows:
+            self.windows[connection_id].told_of_another(connection_id)
         request_id = getattr(frame, "request_id", None)
         if request_id is None or connection_id not in self.windows:
             return

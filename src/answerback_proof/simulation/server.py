@@ -58,7 +58,7 @@ _OTHER_TEXTS: Final = frozenset({Misbehaviour.SAYS_NOTHING, Misbehaviour.SAYS_A_
 _FAILURES: Final = frozenset(
     {
         *(Misbehaviour.RAISES, Misbehaviour.RAISES_A_BAD_ERROR, Misbehaviour.AWAITS_A_CANCELLED_TASK),
-        *(Misbehaviour.ENDS_IN_FAILURE, Misbehaviour.YIELDS_NO_TEXT),
+        *(Misbehaviour.ENDS_IN_FAILURE, Misbehaviour.YIELDS_NO_TEXT, Misbehaviour.CANCELS_ITS_OWN_TASK),
     }
 )
 

@@ -38,7 +38,7 @@ MODEL = """
 from answerback.models.echo import EchoModel, EchoOptions
 
 def make():
-    return EchoModel(EchoOptions(delay_ms=40, parts=True))
+    return EchoModel(EchoOptions(delay_ms=20, parts=True))
 """
 
 
