@@ -224,10 +224,32 @@ async def test_closing_the_client_ends_it(watched):
         reading = asyncio.create_task(watch.next())
     with pytest.raises(Closed):
         await reading
+    watch.push(Watched("a", TurnsMissed()))
     watch.close()
     watch.close()
+    assert watch._unread == {}
     with pytest.raises(Closed):
         await app.watch("c").next()
+
+
+async def test_closing_it_ends_the_loop_of_who_reads(watched):
+    async with Client(watched.url) as app, asyncio.timeout(10):
+        peer, watch = await entered(app, watched)
+        reading = asyncio.create_task(anext(aiter(watch), None))
+        await heard(app, peer)
+        watch.close()
+        assert await reading is None
+
+
+async def test_one_whose_beginning_is_cancelled_is_not_watched(watched):
+    async with Client(watched.url) as app:
+        entering = asyncio.create_task(app.watch("c").__aenter__())
+        peer = await watched.peer()
+        await peer.get("watch")
+        entering.cancel()
+        await asyncio.gather(entering, return_exceptions=True)
+        assert (await peer.get("watch"))["off"]
+        assert app._watches._watches == {}
 
 
 async def test_before_the_client_is_open():
