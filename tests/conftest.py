@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import cache
 
 import botocore.loaders
@@ -54,12 +54,14 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-gc.disable()  # while the tests are collected: all that comes up stays
-
-
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Nothing that comes up is garbage, and none of it need be looked through again."""
+    gc.disable()
+    collected = yield
     gc.freeze()
     gc.enable()
+    return collected
 
 
 @pytest.hookimpl(trylast=True)

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from answerback.client import Attachment
+from msgspec import Struct
+
+from answerback.client import Attachment, Usage
 
 
 class TurnStatus(StrEnum):
@@ -66,20 +68,14 @@ class Failure:
     opens_at_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tokens:
-    """As the model counted them."""
+class Times(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """Milliseconds at the server: in the queue, from acceptance to the first text, from acceptance to the end.
 
-    input: int
-    output: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Times:
-    """Milliseconds at the server: in the queue, from acceptance to the first text, from acceptance to the end."""
+    Written to exported files as the wire writes it.
+    """
 
     queued_ms: int
-    first_text_ms: int | None
+    first_text_ms: int | None = None
     total_ms: int
 
 
@@ -107,7 +103,7 @@ class Turn:
     model: str | None = None
     replaces: str | None = None
     finish_reason: str | None = None
-    tokens: Tokens | None = None
+    tokens: Usage | None = None
     times: Times | None = None
     answered_at_ms: int | None = None
     is_synced: bool = False

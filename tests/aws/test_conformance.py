@@ -15,13 +15,16 @@ from stack import Stack
 
 pytestmark = [pytest.mark.emulator, pytest.mark.timeout(300)]
 
+JOBS = 4
+"""Cases at a time."""
+
 
 async def test_every_case_passes_that_can_be_tried_on_a_stack_without_tokens(conforming: Stack) -> None:
     await _warm_up(conforming)
     server = ServerRun(conforming.url)
     recorded = load_cases("server", FOLDER / "conformance")  # frames as ff0d8e5 sent them
     cases = [accepted_anywhere(case) for case in (*load_cases("server"), *recorded)]
-    results = [result async for result in server.run(cases, await server.probe(), jobs=4)]
+    results = [result async for result in server.run(cases, await server.probe(), jobs=JOBS)]
     failed = {result.name: (result.why, result.transcript) for result in results if result.status is CaseStatus.FAILED}
     assert failed == {}
     skipped = Counter(result.why.split("{")[0].strip() for result in results if result.status is CaseStatus.SKIPPED)
@@ -45,6 +48,10 @@ def accepted_anywhere(case: Case) -> Case:
 
 
 async def _warm_up(stack: Stack) -> None:
-    """The cases wait seconds for an answer, and the first call of each of several processes takes as long."""
-    async with Client(stack.url, user=stack.name("user"), connect_timeout=60) as app:
-        await asyncio.gather(*(app.ask("Hello?", conversation=stack.name("talk"), timeout=120) for _ in range(4)))
+    """The cases wait seconds for a connection and an answer; the first call of each process may take as long."""
+
+    async def ask() -> None:
+        async with Client(stack.url, user=stack.name("user"), connect_timeout=60) as app:
+            await app.ask("Hello?", conversation=stack.name("talk"), timeout=120)
+
+    await asyncio.gather(*(ask() for _ in range(JOBS)))

@@ -58,7 +58,7 @@ def reached():
 
 
 def test_the_processes_end(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     gateways = {}
     with ExitStack() as apps:
         for kind, model in MODELS.items():

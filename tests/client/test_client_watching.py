@@ -168,6 +168,20 @@ async def test_a_server_without_it_says_so_at_once(gateway):
         app.cancel("a")
 
 
+async def test_one_that_is_refused_says_why_and_another_one_may_be_begun(watched):
+    async with Client(watched.url) as app:
+        entering = asyncio.create_task(app.watch("c").__aenter__())
+        peer = await watched.peer()
+        frame = await peer.get("watch")
+        refusal = {"code": "invalid_frame", "message": "no", "requestId": frame["requestId"]}
+        await peer.send({"action": "error", **refusal})
+        with pytest.raises(RequestFailed, match="no"):
+            await entering
+        entering = asyncio.create_task(app.watch("c").__aenter__())
+        await peer.hold(2)
+        assert (await entering).is_live
+
+
 async def test_a_server_that_lost_it_while_it_was_watched(watched):
     async with Client(watched.url, timing=QUICK) as app:
         peer, watch = await entered(app, watched)
@@ -210,10 +224,32 @@ async def test_closing_the_client_ends_it(watched):
         reading = asyncio.create_task(watch.next())
     with pytest.raises(Closed):
         await reading
+    watch.push(Watched("a", TurnsMissed()))
     watch.close()
     watch.close()
+    assert watch._unread == {}
     with pytest.raises(Closed):
         await app.watch("c").next()
+
+
+async def test_closing_it_ends_the_loop_of_who_reads(watched):
+    async with Client(watched.url) as app, asyncio.timeout(10):
+        peer, watch = await entered(app, watched)
+        reading = asyncio.create_task(anext(aiter(watch), None))
+        await heard(app, peer)
+        watch.close()
+        assert await reading is None
+
+
+async def test_one_whose_beginning_is_cancelled_is_not_watched(watched):
+    async with Client(watched.url) as app:
+        entering = asyncio.create_task(app.watch("c").__aenter__())
+        peer = await watched.peer()
+        await peer.get("watch")
+        entering.cancel()
+        await asyncio.gather(entering, return_exceptions=True)
+        assert (await peer.get("watch"))["off"]
+        assert app._watches._watches == {}
 
 
 async def test_before_the_client_is_open():
@@ -368,6 +404,13 @@ async def test_changes_of_the_list(watched):
         assert titles == ["Other", "New"]
         await changes.aclose()
         assert (await peer.get("watch"))["off"]
+        async with asyncio.TaskGroup() as group:
+            watch = app.changes()
+            group.create_task(watch.__aenter__())
+            await peer.hold(3, None)
+        assert watch._unread
+        watch.close()
+        assert not watch._unread
 
 
 async def test_too_many_changes_that_nobody_reads_are_one(watched, monkeypatch):

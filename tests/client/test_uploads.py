@@ -33,7 +33,7 @@ from answerback.client import (
 from answerback.client.effects import Effect, Fail, FilesWanted, Send
 from answerback.client.exchange import Timeouts
 from answerback.client.session import Session
-from answerback.client.uploads import _MAX_RESTARTS, PIECES_OUT, bring, fetch
+from answerback.client.uploads import _MAX_RESTARTS, PIECES_OUT, bring, fetch, files_of
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
 from answerback.ports import Quota
@@ -50,7 +50,7 @@ from answerback.protocol.frames import (
     UploadState,
     Welcome,
 )
-from answerback.protocol.limits import MAX_ATTACHMENT_BYTES, PIECE_BYTES, RETURNED_BYTES
+from answerback.protocol.limits import MAX_ATTACHMENT_BYTES, MAX_ATTACHMENTS, PIECE_BYTES, RETURNED_BYTES
 from answerback.service.front_settings import FrontSettings
 from answerback.testing import run_virtual
 
@@ -229,6 +229,12 @@ async def test_cancelling_stops_an_upload(start, monkeypatch):
         await ended.wait()
         assert app.pending() == []
         assert app._uploads._uploads == {}
+        begun.clear()
+        ended.clear()
+        app.stream("?", attachments=[File(name="a.png", data=PNG)])
+        await begun.wait()
+        await app._uploads.close()
+        assert ended.is_set()
 
 
 async def test_pieces_are_as_large_as_the_server_says(gateway) -> None:
@@ -246,6 +252,41 @@ async def test_pieces_are_as_large_as_the_server_says(gateway) -> None:
             (7, 3),
         ]
         stream.cancel()
+
+
+async def test_a_file_of_many_pieces_counts_from_the_highest_answer_on() -> None:
+    arrived, uploads, file = 0, ["first"], File(name="a", data=bytes(range(10 * PIECES_OUT)))
+
+    async def put(frame: PutPiece) -> UploadState:
+        nonlocal arrived
+        if frame.data and frame.upload == uploads[-1]:
+            arrived = max(arrived, frame.offset + len(frame.data))
+        if arrived == 4 * PIECES_OUT and len(uploads) == 1:  # what has come is lost, and another upload begins
+            uploads.append("second")
+            arrived = 0
+        return UploadState(
+            request_id="r",
+            sha256=frame.sha256,
+            size=frame.size,
+            upload=uploads[-1],
+            offset=arrived,
+            complete=arrived == frame.size,
+        )
+
+    signs: list[int] = []
+    await bring(file, put, piece_bytes=1, progress=signs.append)
+    rounds = [PIECES_OUT * number for number in range(11)]
+    assert signs == [*rounds[:4], *rounds]
+
+
+@pytest.mark.parametrize("retry_after_ms", [None, 0, -1])
+async def test_a_refusal_that_names_no_time_is_the_end(retry_after_ms: int | None) -> None:
+    async def put(_: PutPiece) -> UploadState:
+        raise Overloaded("overloaded", "no", retryable=True, retry_after_ms=retry_after_ms)
+
+    async with asyncio.timeout(5):
+        with pytest.raises(Overloaded):
+            await bring(File(name="a", data=b"x"), put)
 
 
 async def test_a_file_that_never_becomes_whole_is_given_up() -> None:
@@ -359,6 +400,7 @@ async def test_answers_of_other_lengths_than_the_first_make_the_same_file():
         ("..", "file"),
         ("a<b>|?.txt", "a_b___.txt"),
         (f"{'가' * 250}.txt", f"{'가' * 65}.txt"),
+        (f"a.{'x' * 250}", f"a{'x' * 50}"),
     ],
 )
 def test_a_file_is_saved_under_a_name_that_does_no_harm_and_over_no_other(
@@ -384,6 +426,7 @@ def test_files_that_cannot_be_sent_are_told_at_once(tmp_path: Path) -> None:
         File.read(big)
     with pytest.raises(FileNotFoundError):
         File.read(tmp_path / "none")
+    assert len(files_of([File(name="a", data=b"a")] * MAX_ATTACHMENTS)) == MAX_ATTACHMENTS
     with pytest.raises(IsADirectoryError):
         File.read(tmp_path)
 

@@ -264,6 +264,15 @@ async def test_a_lost_lease_is_claimed_again_and_the_old_attempt_is_fenced(store
     assert await store.answer(KEY) == Content("new text", new)
 
 
+async def test_finishing_many_times_at_once_is_one_ending(store, actor):
+    await actor.accept("r1")
+    await actor.claim("r1")
+    outcomes = await asyncio.gather(*(actor.finish("r1", f"text {n}") for n in range(10)))
+    assert [type(outcome) for outcome in outcomes] == [Ended] * 10
+    assert sum(outcome.is_new for outcome in outcomes) == 1
+    assert len({outcome.record.ending for outcome in outcomes}) == 1
+
+
 async def test_finishing_twice_is_success_and_changes_nothing(store, actor):
     await actor.accept("r1")
     await actor.claim("r1")

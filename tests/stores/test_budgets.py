@@ -1,5 +1,8 @@
 """What a store knows of budgets: teams that are left, room that is not there, and what is forgotten."""
 
+import pytest
+from msgspec.structs import replace
+
 from answerback.core.budget import (
     Budget,
     Counter,
@@ -12,7 +15,8 @@ from answerback.core.budget import (
     team_holder,
     window_name,
 )
-from answerback.stores.budgets import Budgets
+from answerback.core.request import Step
+from answerback.stores.budgets import Budgets, rows_of
 from asking import record_of
 
 DAY = Budget(10, Unit.TOKENS, Period.DAY)
@@ -73,3 +77,19 @@ def test_who_is_erased_is_counted_no_more() -> None:
         assert known.by_holder.keys() == known.teams.keys() == ({"ann", "bob"} if keeps else {"bob"})
     known.keep("bob", ())
     assert known.by_holder == {}
+
+
+def test_a_step_without_room_does_what_it_says_for_that_case() -> None:
+    known = Budgets()
+    known.post([Entry("ann", WINDOW, 6, 0)])
+    free = Step(None, "free")
+    full = Step(None, "full", charge=(Entry("ann", WINDOW, 1, 1, 5),), otherwise=free)
+    assert known.charged(full) is free
+    with pytest.raises(ValueError, match="has to say what happens then"):
+        known.charged(replace(full, otherwise=None))
+
+
+def test_the_entries_of_one_counter_are_one_row() -> None:
+    entries = [Entry("bob", WINDOW, 1, 2), Entry("ann", WINDOW, 3, 4), Entry("bob", WINDOW, 10, 20)]
+    opens_ms = opens_at_ms(WINDOW)
+    assert rows_of(entries) == [("ann", WINDOW, opens_ms, 3, 4), ("bob", WINDOW, opens_ms, 11, 22)]

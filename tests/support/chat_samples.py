@@ -14,7 +14,7 @@ from typing import Any
 from PySide6.QtCore import QEventLoop, QTimer
 from PySide6.QtWidgets import QApplication
 
-from answerback.client import ServerLimits
+from answerback.client import ServerLimits, Usage
 from answerback_desktop.engine.events import (
     AccountOpened,
     ConnectionChanged,
@@ -28,7 +28,6 @@ from answerback_desktop.records import (
     Failure,
     FailureCode,
     Times,
-    Tokens,
     Turn,
     TurnStatus,
 )
@@ -209,7 +208,7 @@ def turn(request_id: str, question: str, answer: str = "", **more: Any) -> Turn:
         status=TurnStatus.COMPLETED,
         attempt=1,
         model="smollm2-135m",
-        tokens=Tokens(input=24, output=max(1, len(answer) // 4)),
+        tokens=Usage(input_tokens=24, output_tokens=max(1, len(answer) // 4)),
         times=Times(queued_ms=12, first_text_ms=340, total_ms=4_210),
     )
     return replace(whole, **more)

@@ -11,7 +11,7 @@ class StandbyServer(PostgresServer):
         self._primary = primary
 
     def _make(self) -> None:
-        self._run("pg_basebackup", "-D", self._data, "-R", "-c", "fast", "-d", self._primary.dsn)
+        self._run("pg_basebackup", "-D", self._data, "-R", "-N", "-c", "fast", "-d", self._primary.dsn)
 
     def promote(self) -> None:
         self._run("pg_ctl", "-D", self._data, "-w", "promote")

@@ -110,7 +110,9 @@ async def shown(app: DesktopApp) -> dict[str, Any]:
                         "canStop": turn.can_stop,
                         "replaces": turn.replaces,
                         "model": turn.model,
-                        "tokens": None if turn.tokens is None else [turn.tokens.input, turn.tokens.output],
+                        "tokens": None
+                        if turn.tokens is None
+                        else [turn.tokens.input_tokens, turn.tokens.output_tokens],
                         "askedAt": turn.asked_at_ms,
                         "answeredAt": turn.answered_at_ms,
                     }

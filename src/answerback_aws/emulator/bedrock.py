@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from struct import pack
-from types import TracebackType
 from typing import Any, Final, Self, TypeAlias, TypeVar
 from urllib.parse import unquote
 
@@ -113,9 +112,7 @@ class ThreadedServer:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _run(self, ready: threading.Event) -> None:

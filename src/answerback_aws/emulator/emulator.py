@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping
 from importlib import import_module, resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Final
 
 from answerback.outbound import fetch
@@ -183,9 +182,7 @@ class Emulator:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     @property

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Final
 
 from answerback.models import ModelSpecError, open_model, parse_model_spec
@@ -66,9 +66,7 @@ class LocalStack:
             self._stop = started.pop_all()
         return run
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.close()
 
     def _start(self, started: ExitStack) -> LocalRun:

@@ -10,13 +10,12 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from answerback.client import MAX_TITLE_LENGTH, Attachment, ErrorCode, clean, is_id, is_retryable
+from answerback.client import MAX_TITLE_LENGTH, Attachment, ErrorCode, Usage, clean, is_id, is_retryable
 from answerback_desktop.records import (
     Conversation,
     Failure,
     FailureCode,
     Times,
-    Tokens,
     Traits,
     Turn,
     TurnStatus,
@@ -51,17 +50,6 @@ class _Part(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=Tru
     """Named as on the wire, so that a program which reads the history can read this."""
 
 
-class _Usage(_Part, frozen=True, kw_only=True):
-    input_tokens: int
-    output_tokens: int
-
-
-class _Timing(_Part, frozen=True, kw_only=True):
-    queued_ms: int
-    first_text_ms: int | None = None
-    total_ms: int
-
-
 class _TurnFacts(_Part, frozen=True, kw_only=True):
     """A turn but for its texts. `answer_length`: code points, in Markdown, where the answer follows."""
 
@@ -75,8 +63,8 @@ class _TurnFacts(_Part, frozen=True, kw_only=True):
     finish_reason: str | None = None
     error_code: str | None = None
     attachments: tuple[Attachment, ...] = ()
-    usage: _Usage | None = None
-    timing: _Timing | None = None
+    usage: Usage | None = None
+    timing: Times | None = None
     answer_length: int | None = None
 
 
@@ -192,7 +180,6 @@ def _written(kept: Kept) -> _Conversation:
 
 
 def _turn(turn: Turn) -> _Turn:
-    tokens, times = turn.tokens, turn.times
     return _Turn(
         request_id=turn.request_id,
         question=turn.question,
@@ -206,10 +193,8 @@ def _turn(turn: Turn) -> _Turn:
         finish_reason=turn.finish_reason,
         error_code=None if turn.failure is None else turn.failure.code.value,
         attachments=turn.attachments,
-        usage=None if tokens is None else _Usage(input_tokens=tokens.input, output_tokens=tokens.output),
-        timing=None
-        if times is None
-        else _Timing(queued_ms=times.queued_ms, first_text_ms=times.first_text_ms, total_ms=times.total_ms),
+        usage=turn.tokens,
+        timing=turn.times,
     )
 
 
@@ -284,7 +269,6 @@ def _turn_of(turn: _Turn, conversation: Conversation, now_ms: int) -> Turn:
     """What had not ended when it was written has been given up since."""
     status = turn.status if turn.status.is_over else TurnStatus.CANCELLED
     code = FailureCode(turn.error_code) if turn.error_code in set(FailureCode) else FailureCode.INTERNAL
-    usage, timing = turn.usage, turn.timing
     return Turn(
         request_id=turn.request_id,
         conversation_id=conversation.conversation_id,
@@ -299,10 +283,8 @@ def _turn_of(turn: _Turn, conversation: Conversation, now_ms: int) -> Turn:
         superseded_by=turn.superseded_by if turn.superseded_by is not None and is_id(turn.superseded_by) else None,
         finish_reason=turn.finish_reason,
         attachments=turn.attachments,
-        tokens=None if usage is None else Tokens(input=usage.input_tokens, output=usage.output_tokens),
-        times=None
-        if timing is None
-        else Times(queued_ms=timing.queued_ms, first_text_ms=timing.first_text_ms, total_ms=timing.total_ms),
+        tokens=turn.usage,
+        times=turn.timing,
     )
 
 

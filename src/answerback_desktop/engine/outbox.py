@@ -10,10 +10,11 @@ from answerback.client import (
     PendingRequest,
     RequestCancelled,
     RequestFailed,
+    Usage,
 )
 from answerback_desktop.engine.export import instant_ms
 from answerback_desktop.engine.parts import written
-from answerback_desktop.records import Conversation, Failure, FailureCode, Times, Tokens, Turn, TurnStatus
+from answerback_desktop.records import Conversation, Failure, FailureCode, Times, Turn, TurnStatus
 from answerback_desktop.store.store import AccountStore
 
 _CODES: Final = frozenset(FailureCode)
@@ -109,7 +110,7 @@ def _with_answer(turn: Turn, answer: Answer) -> Turn:
         attempt=answer.attempt,
         model=answer.model or turn.model,
         finish_reason=answer.finish_reason,
-        tokens=None if usage is None else Tokens(input=usage.input_tokens, output=usage.output_tokens),
+        tokens=None if usage is None else Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens),
         times=None
         if timing is None
         else Times(queued_ms=timing.queued_ms, first_text_ms=timing.first_text_ms, total_ms=timing.total_ms),

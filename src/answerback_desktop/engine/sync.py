@@ -12,6 +12,7 @@ from answerback.client import (
     Client,
     ConversationSummary,
     RequestFailed,
+    Usage,
     clean,
     is_id,
     is_retryable,
@@ -21,7 +22,7 @@ from answerback.client import Turn as HistoryTurn
 from answerback_desktop.engine.export import instant_ms
 from answerback_desktop.engine.outbox import code_of
 from answerback_desktop.engine.parts import written
-from answerback_desktop.records import Failure, Tokens, Turn, TurnStatus
+from answerback_desktop.records import Failure, Turn, TurnStatus
 from answerback_desktop.store.accounts import keep_copy
 from answerback_desktop.store.history import HistoryStore, Listed, TurnMerge
 from answerback_desktop.store.schema import Database, StoreError
@@ -330,7 +331,7 @@ def turn_of(conversation_id: str, turn: HistoryTurn, *, now_ms: int) -> Turn | N
         failure=Failure(code=code_of(code), is_retryable=code is None or is_retryable(code)) if is_failed else None,
         model=None if turn.model is None else clean(turn.model),
         replaces=turn.replaces if turn.replaces is not None and is_id(turn.replaces) else None,
-        tokens=None if usage is None else Tokens(input=usage.input_tokens, output=usage.output_tokens),
+        tokens=None if usage is None else Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens),
         is_synced=True,
         superseded_by=turn.superseded_by if turn.superseded_by is not None and is_id(turn.superseded_by) else None,
         attachments=turn.attachments,

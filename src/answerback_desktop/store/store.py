@@ -7,14 +7,13 @@ from typing import Any, Final
 
 import msgspec
 
-from answerback.client import MAX_TITLE_LENGTH, Attachment, PendingRequest, title_of
+from answerback.client import MAX_TITLE_LENGTH, Attachment, PendingRequest, Usage, title_of
 from answerback_desktop.records import (
     Conversation,
     Failure,
     FailureCode,
     SearchHit,
     Times,
-    Tokens,
     Traits,
     Turn,
     TurnStatus,
@@ -417,8 +416,8 @@ def row_of(turn: Turn) -> dict[str, Any]:
         "model": turn.model,
         "replaces": turn.replaces,
         "finish_reason": turn.finish_reason,
-        "input_tokens": None if tokens is None else tokens.input,
-        "output_tokens": None if tokens is None else tokens.output,
+        "input_tokens": None if tokens is None else tokens.input_tokens,
+        "output_tokens": None if tokens is None else tokens.output_tokens,
         "queued_ms": None if times is None else times.queued_ms,
         "first_text_ms": None if times is None else times.first_text_ms,
         "total_ms": None if times is None else times.total_ms,
@@ -488,7 +487,7 @@ def turn_of(row: Sequence[Any]) -> Turn:
         finish_reason=found["finish_reason"],
         tokens=None
         if found["input_tokens"] is None
-        else Tokens(input=found["input_tokens"], output=found["output_tokens"]),
+        else Usage(input_tokens=found["input_tokens"], output_tokens=found["output_tokens"]),
         times=None
         if found["total_ms"] is None
         else Times(queued_ms=found["queued_ms"], first_text_ms=found["first_text_ms"], total_ms=found["total_ms"]),

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from answerback.client import Attachment
-from answerback_desktop.records import Failure, Times, Tokens, Turn, TurnStatus
+from answerback.client import Attachment, Usage
+from answerback_desktop.records import Failure, Times, Turn, TurnStatus
 from answerback_desktop.viewmodels.connection import Countdown
 
 
@@ -111,7 +111,7 @@ class TurnViewModel:
         return self._turn.model
 
     @property
-    def tokens(self) -> Tokens | None:
+    def tokens(self) -> Usage | None:
         return self._turn.tokens
 
     @property

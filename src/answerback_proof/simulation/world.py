@@ -119,30 +119,21 @@ class World:
             channel = FaultyChannel(injector, faults, "store")
             self._store = FaultyStore(channel, watch=self._record_changed, files=self._uploads)
             self._server = (SimulatedFunctions if faults.split else SimulatedGateway)(clocks=clocks, **parts)
-        self._apps = [
-            SimulatedApp(
+
+        def app(number: int, watches_user: int | None = None) -> SimulatedApp:
+            return SimulatedApp(
                 number,
                 history=self.history,
                 injector=injector,
                 faults=faults,
                 faults_s=case.faults_s,
                 trace=self.trace,
+                watches_user=watches_user,
             )
-            for number in range(case.apps)
-        ]
+
+        self._apps = [app(number) for number in range(case.apps)]
         if faults.watchers:
-            self._apps += [
-                SimulatedApp(
-                    case.apps + user,
-                    history=self.history,
-                    injector=injector,
-                    faults=faults,
-                    faults_s=case.faults_s,
-                    trace=self.trace,
-                    watches_user=user,
-                )
-                for user in range((case.apps + 1) // 2)
-            ]
+            self._apps += [app(case.apps + user, watches_user=user) for user in range((case.apps + 1) // 2)]
         if faults.budget:
             users = sorted({app.user for app in self._apps})
             self._store.give_budgets(users, faults.budget, now_ms=clocks.front())

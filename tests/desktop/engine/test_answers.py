@@ -16,7 +16,7 @@ async def test_an_answer_with_all_its_facts(open_app, model):
     model.end("What is a WebSocket?\nReally?", "that stays.", reason="length")
     await app.until(lambda: turn.status is TurnStatus.COMPLETED)
     assert turn.answer == "A connection that stays."
-    assert (turn.tokens.input, turn.tokens.output, turn.model, turn.is_cut) == (3, 5, "dictated", True)
+    assert (turn.tokens.input_tokens, turn.tokens.output_tokens, turn.model, turn.is_cut) == (3, 5, "dictated", True)
     assert turn.times.total_ms >= turn.times.queued_ms
     assert app.model.current.title == "What is a WebSocket?"
     assert app.model.connection.models == ("dictated",)

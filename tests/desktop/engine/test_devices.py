@@ -84,7 +84,7 @@ async def test_an_answer_of_another_device_grows_live_and_is_one_turn_in_the_end
     assert any(isinstance(event, TextAppended) and event.delta == "grows, " for event in app.events)
     model.end("second", "and ends.")
     await app.until(lambda: settled(conversation, "second"))
-    assert (turn.answer, turn.status, turn.tokens.output) == ("It grows, and ends.", TurnStatus.COMPLETED, 5)
+    assert (turn.answer, turn.status, turn.tokens.output_tokens) == ("It grows, and ends.", TurnStatus.COMPLETED, 5)
     await stream.answer
     expected = [("first", "1"), ("are you there", "yes"), ("second", "It grows, and ends.")]
     assert dialogue(conversation) == expected

@@ -6,14 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from answerback.client import File
+from answerback.client import File, Usage
 from answerback_desktop.engine.export import ExportFormat, Kept, exported, imported
 from answerback_desktop.records import (
     Conversation,
     Failure,
     FailureCode,
     Times,
-    Tokens,
     Traits,
     Turn,
     TurnStatus,
@@ -49,7 +48,7 @@ def kept(draw):
                 model=draw(st.sampled_from([None, "m", "a>b-->"])),
                 superseded_by=f"{name}-9" if draw(st.booleans()) else None,
                 attachments=draw(st.sampled_from([(), (File(name="a -->.pdf", data=b"%PDF-").attachment,)])),
-                tokens=draw(st.sampled_from([None, Tokens(input=1, output=2)])),
+                tokens=draw(st.sampled_from([None, Usage(input_tokens=1, output_tokens=2)])),
                 times=draw(st.sampled_from([None, Times(queued_ms=1, first_text_ms=None, total_ms=3)])),
             )
         )

@@ -46,7 +46,7 @@ def test_a_second_window_of_the_same_person_shows_an_answer_live_and_anothers_sh
     display: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "patient.py").write_text(MODEL)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     folder, log = tmp_path / "gateway", tmp_path / "gateway.log"
     gateway = start_gateway("--model", "python:patient:make", data_dir=folder, log=log)
     try:

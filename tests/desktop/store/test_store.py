@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from answerback.client import File, PendingRequest
+from answerback.client import File, PendingRequest, Usage
 from answerback.core.context import title_of
 from answerback.protocol.frames import SendMessage
 from answerback_desktop.engine.events import NoticeCode
-from answerback_desktop.records import Failure, FailureCode, Times, Tokens, Turn, TurnStatus
+from answerback_desktop.records import Failure, FailureCode, Times, Turn, TurnStatus
 from answerback_desktop.store import schema
 from answerback_desktop.store.copies import FileCopies, FileGone
 from answerback_desktop.store.history import HistoryStore, Listed
@@ -60,7 +60,7 @@ def completed(turn, answer="!"):
         replaces=turn.replaces,
         finish_reason="stop",
         model="m",
-        tokens=Tokens(input=1, output=2),
+        tokens=Usage(input_tokens=1, output_tokens=2),
         times=Times(queued_ms=1, first_text_ms=2, total_ms=3),
         answered_at_ms=NOW + 5,
     )
@@ -120,7 +120,7 @@ def test_everything_of_a_turn_comes_back(database, store, tmp_path):
         failure=Failure(code=FailureCode.OVER_BUDGET, is_retryable=True, retry_at_ms=NOW + 1, opens_at_ms=NOW + 2),
         model="m",
         finish_reason="x",
-        tokens=Tokens(input=1, output=2),
+        tokens=Usage(input_tokens=1, output_tokens=2),
         times=Times(queued_ms=1, first_text_ms=None, total_ms=3),
         answered_at_ms=NOW,
         attachments=(File(name="표.csv", data=b"a,b").attachment,),

@@ -89,8 +89,8 @@ def _facts(turn: TurnViewModel, texts: ChatTexts, titles: Mapping[str, str]) -> 
     """`SmolLM2 · 132 tokens · 4.2 s`, as much as is known."""
     parts = [titles.get(turn.model or "", turn.model or "")]
     if turn.tokens is not None:
-        form = texts.tokens_one if turn.tokens.output == 1 else texts.tokens
-        parts.append(form.format(count=f"{turn.tokens.output:,}"))
+        form = texts.tokens_one if turn.tokens.output_tokens == 1 else texts.tokens
+        parts.append(form.format(count=f"{turn.tokens.output_tokens:,}"))
     if turn.times is not None:
         parts.append(_seconds(turn.times.total_ms, texts.seconds))
     return " · ".join(part for part in parts if part)

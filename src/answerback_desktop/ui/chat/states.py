@@ -151,27 +151,34 @@ def _centred(text: str, variant: str) -> QLabel:
     return label
 
 
-class LanguageBar(QFrame):
-    """Says, in the language of a question, that the model does not know it, and offers one that may."""
+class _Bar(QFrame):
+    """A sentence, and a button."""
 
-    taken = Signal()
-
-    def __init__(self, appearance: Appearance, parent: QWidget | None = None) -> None:
+    def __init__(self, appearance: Appearance, variant: str, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         theme = appearance.theme
-        self.setProperty("variant", "card")
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(theme.space(3.5), theme.space(1.5), theme.space(1.5), theme.space(1.5))
-        layout.setSpacing(theme.space(2.5))
+        self.setProperty("variant", variant)
+        self._row = QHBoxLayout(self)
+        self._row.setContentsMargins(theme.space(3.5), theme.space(1.5), theme.space(1.5), theme.space(1.5))
+        self._row.setSpacing(theme.space(2.5))
         self.text = QLabel()
         self.text.setTextFormat(Qt.TextFormat.PlainText)
         self.text.setWordWrap(True)
         self.text.setStyleSheet(f"font-size: {theme.small_px}px")
         self.button = QPushButton()
         self.button.setProperty("variant", "quiet")
+        self._row.addWidget(self.text, 1)
+        self._row.addWidget(self.button)
+
+
+class LanguageBar(_Bar):
+    """Says, in the language of a question, that the model does not know it, and offers one that may."""
+
+    taken = Signal()
+
+    def __init__(self, appearance: Appearance, parent: QWidget | None = None) -> None:
+        super().__init__(appearance, "card", parent)
         self.button.clicked.connect(self.taken)
-        layout.addWidget(self.text, 1)
-        layout.addWidget(self.button)
         self.hide()
 
     def tell(self, text: str, offer: str) -> None:
@@ -182,31 +189,20 @@ class LanguageBar(QFrame):
         self.setVisible(bool(text))
 
 
-class OfflineBanner(QFrame):
+class OfflineBanner(_Bar):
     """Says why nothing can be sent, that questions wait, and offers to try at once."""
 
     retry = Signal()
 
     def __init__(self, appearance: Appearance, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        theme = appearance.theme
+        super().__init__(appearance, "banner", parent)
         self._appearance = appearance
-        self.setProperty("variant", "banner")
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(theme.space(3.5), theme.space(1.5), theme.space(1.5), theme.space(1.5))
-        layout.setSpacing(theme.space(2.5))
+        theme = appearance.theme
         mark = QLabel()
         mark.setPixmap(pixmap(Icon.OFFLINE, theme.colours.warning, theme.body_px + 4, scale=2))
-        self.text = QLabel()
-        self.text.setTextFormat(Qt.TextFormat.PlainText)
-        self.text.setWordWrap(True)
-        self.text.setStyleSheet(f"font-size: {theme.small_px}px")
-        self.button = QPushButton(appearance.texts.offline_retry)
-        self.button.setProperty("variant", "quiet")
+        self._row.insertWidget(0, mark)
+        self.button.setText(appearance.texts.offline_retry)
         self.button.clicked.connect(self.retry)
-        layout.addWidget(mark)
-        layout.addWidget(self.text, 1)
-        layout.addWidget(self.button)
 
     def tell(self, why: str) -> None:
         """Show the reason; an empty one hides the bar."""

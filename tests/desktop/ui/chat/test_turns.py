@@ -11,8 +11,9 @@ from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QWidget
 from pytestqt.qtbot import QtBot
 
+from answerback.client import Usage
 from answerback_desktop.engine.events import TurnChanged
-from answerback_desktop.records import Failure, FailureCode, Tokens, Turn, TurnStatus
+from answerback_desktop.records import Failure, FailureCode, Turn, TurnStatus
 from answerback_desktop.texts import ChatTexts
 from answerback_desktop.ui.chat import ChatPane
 from answerback_desktop.ui.chat.footer import FooterView
@@ -72,7 +73,7 @@ def test_the_words_of_each_state() -> None:
 
 
 def test_a_completed_turn_shows_model_tokens_cost_and_time() -> None:
-    record = turn("r1", "q", "a", tokens=Tokens(input=1_000, output=2_000))
+    record = turn("r1", "q", "a", tokens=Usage(input_tokens=1_000, output_tokens=2_000))
     shown = line(of(record))
     assert shown.tone is Tone.DONE
     assert shown.text == "smollm2-135m · 2,000 tokens · 4.2 s"

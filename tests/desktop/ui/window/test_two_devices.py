@@ -2,6 +2,7 @@
 
 import pytest
 
+from answerback_desktop.engine import sync
 from answerback_desktop.records import TurnStatus
 from answerback_desktop.ui.chat.footer import FooterView
 
@@ -60,7 +61,8 @@ def test_whoever_reads_further_up_goes_on_reading_there(both, gateway):
     assert two.window.chat.composer.box.toPlainText() == "half a question"
 
 
-def test_a_conversation_deleted_in_the_other_window_comes_back_with_undo(both):
+def test_a_conversation_deleted_in_the_other_window_comes_back_with_undo(both, monkeypatch):
+    monkeypatch.setattr(sync, "UNDO_S", 0.0)
     one, two, _ = both
     one.window.delete_conversation(one.model.current)
     two.until(lambda: two.toasts() == ["“first” was deleted on another device."])
