@@ -23,6 +23,6 @@ class Spread(LoadFileScheduling):
 
 
 def takes_longer(item: pytest.Item) -> bool:
-    """Whether a test is of a file that would keep one process busy when the others have ended."""
+    """Whether a test is of a file that would keep one process busy, or waiting, when the others have ended."""
     path = PurePosixPath(item.nodeid.split("::")[0])
-    return path.parent == TOGETHER or path.parts[1] == "simulation"
+    return path.parent == TOGETHER or path.parts[1] in {"simulation", "process", "conformance"}
