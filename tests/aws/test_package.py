@@ -19,7 +19,6 @@ from answerback_aws.deploy.package import (
     build_package,
     handlers,
     import_handler,
-    measure,
     unpack,
 )
 
@@ -115,10 +114,6 @@ def test_a_package_without_one_of_its_parts_is_found_out(here: Package, tmp_path
     (task / "answerback" / "core" / "request.py").unlink()
     with pytest.raises(ImportFailed, match=r"answerback\.core\.request"):
         import_handler(task, runtime, "answerback_aws.runtime.functions.worker")
-
-
-def test_measuring_names_each_handler(here: Package) -> None:
-    assert all(one.cpu_ms > 0 for one in measure(here.data, rounds=1))
 
 
 # --- models of the user's own -------------------------------------------------------------------------------

@@ -101,7 +101,9 @@ def test_a_package_is_measured(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(package, "measure_imports", partial(package.measure_imports, rounds=1))
     result = run("aws", "package", *HERE, "--measure")
     assert result.code == 0
-    assert "answerback_aws.runtime.functions.worker\t" in result.out
+    measured = dict(line.split("\t")[:2] for line in result.out.splitlines() if "runtime.functions." in line)
+    assert {"answerback_aws.runtime.functions.worker", "answerback_aws.runtime.functions.front"} <= set(measured)
+    assert all(float(figure.split()[0]) > 0 for figure in measured.values())
 
 
 def test_a_model_that_is_not_in_the_package(run: Run, aws: None) -> None:
