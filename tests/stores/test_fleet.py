@@ -29,7 +29,7 @@ from answerback.protocol.errors import ErrorCode
 from answerback.stores import StoreError, StoreInUse
 from answerback.stores.fleet import FleetStore
 from answerback.stores.fleet_commit import Changed, Transaction
-from answerback.stores.migrations import Migration, shipped
+from answerback.stores.migrations import Migration, lock_key, shipped
 from answerback.stores.nodes import FORGET_MS, Nodes, connect_nodes
 from answerback.stores.notices import Notices
 from answerback.stores.postgres import LOCK_WAIT_S, PostgresStore, apply_migrations, connect
@@ -480,6 +480,36 @@ async def test_what_is_claimed_before_it_is_stored_is_at_home_where_it_is_accept
     await a.claim("r1")
     await a.finish("r1")
     assert key not in a.store.mine
+
+
+async def test_calls_of_one_transaction_see_what_those_before_them_did(actors):
+    a, _ = actors
+    _, claimed = await asyncio.gather(a.accept("r1"), a.claim("r1"))
+    assert isinstance(claimed, Claimed)
+    _, again, later = await asyncio.gather(a.finish("r1"), a.accept("r1"), a.accept("r2"))
+    assert isinstance(again, Existing)
+    assert later.position == 0
+
+
+async def test_too_many_waiting_operations_are_unavailable_at_once(postgres_server, schema):
+    store = FleetStore(postgres_server.url, node="a", schema=schema, max_queued=10)
+    await store.open()
+    asked = []
+    with psycopg.connect(postgres_server.url) as other:
+        other.execute("SELECT pg_advisory_xact_lock(%s)", [lock_key(f"{schema} user ann")])
+        for batch in range(3):  # one is on its way, one waits, and for one there is no room
+            asked += [asyncio.ensure_future(Actor(store).accept(f"r{batch}-{n}")) for n in range(10)]
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        refused, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        assert refused == set(asked[20:])
+        assert all(isinstance(task.exception(), Unavailable) for task in refused)
+        assert store.last_write_failed
+    assert [one.position for one in await asyncio.gather(*asked[:20])] == list(range(20))
+    assert not store.last_write_failed
+    await store.close()
+    with pytest.raises(Unavailable, match="not open"):
+        await store._fleet.alone(bool)
 
 
 async def test_nothing_runs_before_what_is_at_home_and_not_in_the_queue_yet(actors):
