@@ -28,11 +28,11 @@ from answerback.ports import Accepted, Bound, Connection, Existing, Limited, Sup
 from answerback.protocol.errors import ErrorCode
 from answerback.stores import StoreError, StoreInUse
 from answerback.stores.fleet import FleetStore
-from answerback.stores.fleet_commit import Changed, Transaction
+from answerback.stores.fleet_commit import Changed, Freed, Transaction
 from answerback.stores.migrations import Migration, lock_key, shipped
 from answerback.stores.nodes import FORGET_MS, Nodes, connect_nodes
 from answerback.stores.notices import Notices
-from answerback.stores.postgres import LOCK_WAIT_S, PostgresStore, apply_migrations, connect
+from answerback.stores.postgres import LOCK_WAIT_S, PostgresDatabase, PostgresStore, apply_migrations, connect
 from asking import Actor
 
 NONE = {"is_alive": lambda _: False}
@@ -196,8 +196,9 @@ async def test_what_waits_behind_another_may_be_cancelled_and_expire(actors, by)
     for name, change in (("r2", stop), ("r3", give_up)):
         assert isinstance(await by.store.change(RequestKey("ann", name), change), Ended)
     assert [record.request_id for record in await a.store.unfinished()] == ["r1"]
-    ended = [Changed("a", RequestKey("ann", name)) for name in ("r2", "r3")]
-    assert [one for one in told if isinstance(one, Changed)] == ([] if by is a else ended)
+    freed = Freed("a", a.record("r1").ordering_key)  # r1 is at home there, and may be next
+    ended = [told for name in ("r2", "r3") for told in (Changed("a", RequestKey("ann", name)), freed)]
+    assert told == ([] if by is a else ended)
 
 
 async def test_a_gateway_that_starts_again_takes_up_what_it_left(actors, postgres_server, schema):
@@ -510,6 +511,22 @@ async def test_too_many_waiting_operations_are_unavailable_at_once(postgres_serv
     await store.close()
     with pytest.raises(Unavailable, match="not open"):
         await store._fleet.alone(bool)
+
+
+async def test_why_a_transaction_failed_is_said(actors, monkeypatch):
+    def fail(error, *_):
+        raise error
+
+    a, full = actors[0], psycopg.errors.DiskFull()
+    for error, why in ((full, "disk is full"), (Unavailable("for a reason of ours"), "of ours")):
+        with pytest.raises(Unavailable, match=why):
+            await a.store._fleet.do(partial(fail, error))
+    for error, why in ((full, "disk is full"), (OSError(), "the store failed")):
+        with monkeypatch.context() as patched:
+            patched.setattr(PostgresDatabase, "commit", partial(fail, error))
+            with pytest.raises(Unavailable, match=why):
+                await a.accept("r1")
+    assert isinstance(await a.accept("r1"), Accepted)
 
 
 async def test_nothing_runs_before_what_is_at_home_and_not_in_the_queue_yet(actors):
