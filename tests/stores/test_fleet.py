@@ -284,6 +284,8 @@ async def test_what_is_taken_over_stands_before_what_was_accepted_later(actors):
     assert [record.request_id for record in records] == ["r1", "r2", "r3"]
     assert not isinstance(await b.claim("r2"), Claimed)
     assert isinstance(await b.claim("r1"), Claimed)
+    await b.finish("r1")
+    assert RequestKey("ann", "r1") not in b.store._fleet._taken  # it is not kept for ever
 
 
 async def test_what_a_user_may_begin_is_bounded_over_both(stores):
@@ -527,6 +529,38 @@ async def test_why_a_transaction_failed_is_said(actors, monkeypatch):
             with pytest.raises(Unavailable, match=why):
                 await a.accept("r1")
     assert isinstance(await a.accept("r1"), Accepted)
+
+
+async def test_a_call_that_fails_or_whose_caller_has_gone_holds_up_no_other(actors):
+    a, tries = actors[0], []
+
+    def fail(_):
+        raise ZeroDivisionError
+
+    def lose_the_session(_):
+        tries.append(None)
+        if len(tries) == 1:
+            raise psycopg.errors.AdminShutdown
+        return len(tries)
+
+    do = a.store._fleet.do
+    gone, failing = asyncio.create_task(a.accept("r1")), asyncio.create_task(do(fail))
+    later = asyncio.create_task(a.accept("r2"))
+    await asyncio.sleep(0)
+    gone.cancel()
+    with pytest.raises(ZeroDivisionError):
+        await failing
+    assert (await later).position == 1
+    assert await do(lose_the_session) == 2
+
+
+async def test_what_was_called_before_a_store_closes_is_done(postgres_server, schema):
+    store = FleetStore(postgres_server.url, node="a", schema=schema)
+    await store.open()
+    asked = [asyncio.create_task(Actor(store).accept(f"r{n}")) for n in range(3)]
+    await asyncio.sleep(0)
+    await store.close()
+    assert [one.position for one in await asyncio.gather(*asked)] == [0, 1, 2]
 
 
 async def test_nothing_runs_before_what_is_at_home_and_not_in_the_queue_yet(actors):
