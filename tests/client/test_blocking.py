@@ -1,6 +1,7 @@
 """The blocking facade, against a gateway on a thread of its own."""
 
 import asyncio
+import concurrent.futures
 import gc
 import itertools
 import json
@@ -248,6 +249,17 @@ def test_what_another_thread_closes_just_then_is_closed(monkeypatch):
     monkeypatch.setattr(thread, "_check", close)
     with pytest.raises(Closed):
         thread.run(asyncio.sleep(0))
+
+
+def test_what_is_cancelled_on_the_loop_is_not_waited_for():
+    thread = _LoopThread()
+
+    async def cancelled():
+        raise asyncio.CancelledError
+
+    with pytest.raises(concurrent.futures.CancelledError):
+        thread.run(cancelled())
+    thread.stop()
 
 
 def test_several_threads_share_it(threaded):
