@@ -8,7 +8,7 @@ from functools import partial
 import psycopg
 import pytest
 
-from answerback.core.budget import Budget, Period, Tariff, Terms, Unit
+from answerback.core.budget import MESSAGE_TOKENS, Budget, Period, Tariff, Terms, Unit, team_holder
 from answerback.core.request import (
     SCHEMA,
     Busy,
@@ -24,7 +24,17 @@ from answerback.core.request import (
 )
 from answerback.core.uploads import MAX_OPEN, FileKey
 from answerback.gateway.fleet import FleetQueue
-from answerback.ports import Accepted, Bound, Connection, Existing, Limited, Superseded, Unavailable, Watcher
+from answerback.ports import (
+    Accepted,
+    Bound,
+    Connection,
+    Existing,
+    Limited,
+    OverBudget,
+    Superseded,
+    Unavailable,
+    Watcher,
+)
 from answerback.protocol.errors import ErrorCode
 from answerback.stores import StoreError, StoreInUse
 from answerback.stores.fleet import FleetStore
@@ -388,6 +398,26 @@ async def test_a_hold_that_an_older_gateway_would_lose_is_not_taken(stores, acto
     assert (await a.accept("r2", tariff=tariff)).hold is not None
 
 
+async def test_a_team_spends_its_budget_once_over_both(stores, actors):
+    team, tariff = team_holder("design"), Tariff(models={"echo": Terms(max_tokens=7, context_tokens=0)})
+    one = len("What is it?") + MESSAGE_TOKENS + 7
+    await stores[0].set_budget(team, Period.DAY, Budget(10 * one, Unit.TOKENS, Period.DAY), now_ms=actors[0].now_ms)
+    asked = (actors[n % 2].accept("r", user=f"u{n}", team="design", tariff=tariff) for n in range(40))
+    admissions = Counter(type(admission) for admission in await asyncio.gather(*asked))
+    assert admissions == {Accepted: 10, OverBudget: 30}
+
+
+async def test_nothing_is_decided_about_a_user_of_whom_a_newer_gateway_has_written(actors, postgres_server, schema):
+    a, _ = actors
+    await a.accept("r1")
+    with psycopg.connect(postgres_server.url, autocommit=True) as newer:
+        newer.execute(f"UPDATE {schema}.requests SET record_schema = 99")
+    asked = (a.accept("r2"), a.accept("r3", user="bob"))
+    refused, accepted = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(refused, StoreError)
+    assert isinstance(accepted, Accepted)
+
+
 async def test_tables_are_upgraded_while_another_program_reads_them_for_long(actors, postgres_server, schema):
     """A backup, for example. The gateways that wait behind the upgrade must not wait for as long."""
     a, _ = actors
@@ -554,13 +584,20 @@ async def test_a_call_that_fails_or_whose_caller_has_gone_holds_up_no_other(acto
     assert await do(lose_the_session) == 2
 
 
-async def test_what_was_called_before_a_store_closes_is_done(postgres_server, schema):
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_was_called_before_a_store_closes_has_its_outcome(postgres_server, schema, monkeypatch, fails):
     store = FleetStore(postgres_server.url, node="a", schema=schema)
     await store.open()
     asked = [asyncio.create_task(Actor(store).accept(f"r{n}")) for n in range(3)]
     await asyncio.sleep(0)
+    if fails:
+        monkeypatch.setattr(PostgresDatabase, "commit", lambda _: 1 // 0)
     await store.close()
-    assert [one.position for one in await asyncio.gather(*asked)] == [0, 1, 2]
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    if fails:
+        assert all(isinstance(outcome, Unavailable) for outcome in outcomes)
+    else:
+        assert outcomes == [Accepted(n) for n in range(3)]
 
 
 async def test_nothing_runs_before_what_is_at_home_and_not_in_the_queue_yet(actors):
