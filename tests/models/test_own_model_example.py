@@ -165,7 +165,7 @@ async def test_it_answers_by_the_embedded_model(
     monkeypatch.setenv("HANDBOOK_MODEL", "local")
     model = build_model("python:examples.own_model.handbook:make")
     (question,) = re.findall('answerback ask "(What.*)"', PAGE.read_text("utf-8"))
-    for _ in range(4):
+    for _ in range(2):
         pieces, error = await read(model, ask(question))
         assert error is None
         assert "receipt" in "".join(pieces[:-1])

@@ -72,7 +72,7 @@ def test_without_faults_everything_is_answered_in_one_run() -> None:
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_case_is_repeated_exactly(profile: str) -> None:
-    case = Case(profile=profile, seed=7, faults_s=8.0)
+    case = Case(profile=profile, seed=7, faults_s=4.0)
     assert simulate(case).trace == simulate(case).trace
 
 
