@@ -7,6 +7,7 @@ from functools import partial
 
 import psycopg
 import pytest
+from msgspec.structs import replace as with_fields
 
 from answerback.core.budget import MESSAGE_TOKENS, Budget, Period, Tariff, Terms, Unit, team_holder
 from answerback.core.request import (
@@ -16,6 +17,7 @@ from answerback.core.request import (
     Ended,
     Pending,
     RequestKey,
+    Step,
     Unknown,
     cancel,
     expire,
@@ -522,6 +524,16 @@ async def test_calls_of_one_transaction_see_what_those_before_them_did(actors):
     _, again, later = await asyncio.gather(a.finish("r1"), a.accept("r1"), a.accept("r2"))
     assert isinstance(again, Existing)
     assert later.position == 0
+    stop = partial(cancel, refusal_record=a.record("r3"), now_ms=a.now_ms)
+    stopped = await asyncio.gather(*(a.store.change(RequestKey("ann", "r3"), stop) for _ in range(2)))
+    assert all(isinstance(outcome, Ended) for outcome in stopped)
+
+    def move(record):
+        return Step(with_fields(record, session_id=record.session_id + "+"), None)
+
+    key = RequestKey("ann", "r1")
+    await asyncio.gather(a.store.change(key, move), a.store.change(key, move))
+    assert (await a.store.read(key)).session_id == "s1++"
 
 
 async def test_too_many_waiting_operations_are_unavailable_at_once(postgres_server, schema):
