@@ -11,6 +11,7 @@ import pytest
 
 import forked
 from answerback.cli.options import ClientOptions
+from answerback.cli.talk import Interruptions
 from answerback.cli.watch import follow
 from answerback.client import BlockingClient, RequestCancelled
 from chat_terminal import Screen, terminal
@@ -118,6 +119,39 @@ def test_control_c_while_something_is_shown_loses_nothing_of_it(
     assert "stopping" in notes.getvalue()
     assert "(stopped)" in notes.getvalue()
     assert screen.getvalue().endswith("> after\nafter\n\n")
+
+
+def test_control_c_acts_between_steps_or_after_one_and_twice_in_one_is_raised() -> None:
+    acted: list[None] = []
+
+    def control_c(times: int = 1) -> None:
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+
+    with Interruptions(lambda: acted.append(None)) as interruptions:
+        control_c()
+        assert len(acted) == 1
+        with interruptions.step():
+            control_c()
+            assert len(acted) == 1
+        assert len(acted) == 2
+        with interruptions.step():
+            pass
+        assert len(acted) == 2
+        with pytest.raises(KeyboardInterrupt), interruptions.step():
+            control_c(2)
+        control_c()
+        assert len(acted) == 3
+    with pytest.raises(KeyboardInterrupt):
+        control_c()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interruptions(lambda: acted.append(None)):
+            control_c()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(acted) == 3
 
 
 def test_control_c_twice_leaves_although_the_gateway_says_nothing(serve: Serve) -> None:

@@ -1,6 +1,7 @@
 """The blocking facade, against a gateway on a thread of its own."""
 
 import asyncio
+import concurrent.futures
 import gc
 import itertools
 import json
@@ -238,6 +239,29 @@ def test_ctrl_c_at_any_step_is_raised_and_the_loop_goes_on():
     assert step > 100
 
 
+def test_what_another_thread_closes_just_then_is_closed(monkeypatch):
+    thread = _LoopThread()
+
+    def close():
+        monkeypatch.undo()
+        thread.stop()
+
+    monkeypatch.setattr(thread, "_check", close)
+    with pytest.raises(Closed):
+        thread.run(asyncio.sleep(0))
+
+
+def test_what_is_cancelled_on_the_loop_is_not_waited_for():
+    thread = _LoopThread()
+
+    async def cancelled():
+        raise asyncio.CancelledError
+
+    with pytest.raises(concurrent.futures.CancelledError):
+        thread.run(cancelled())
+    thread.stop()
+
+
 def test_several_threads_share_it(threaded):
     answers = {}
     with BlockingClient(threaded.url) as app:
@@ -305,8 +329,7 @@ if os.fork() == 0:
     os._exit(0)
 _, status = os.wait()
 assert status == 0, status
-assert app.ask("four").text == "four"
-app.close()
+assert app.ask("four").text == "four"  # and a program that does not close it ends all the same
 """
 
 

@@ -100,11 +100,20 @@ def test_without_a_hello_on_the_way_it_is_asked_for_after_a_pause():
     """The rest may come right behind it."""
     script = connected(silence_s=1000, dead_s=1000)
     script.ask("a", Timeouts(total_s=700))
+    effects = script.hear(delta("a", 0, "ab"), end("a", 8))
+    script.welcome(*hellos(effects))
+    assert sent(script.hear(delta("a", 2, "cd"))) == []
+    assert sent(script.wait(0.125)) == []
+    assert sent(script.wait(1)) == ["hello a@1:4"]
+
+
+def test_a_gap_that_closes_in_the_pause_is_not_asked_for():
+    script = connected(silence_s=1000, dead_s=1000)
+    script.ask("a", Timeouts(total_s=700))
     effects = script.hear(delta("a", 0, "ab"), delta("a", 4, "ef"))
     script.welcome(*hellos(effects))
-    assert sent(script.hear(end("a", 8))) == []
-    assert sent(script.hear(delta("a", 2, "cd"))) == []
-    assert sent(script.wait(1)) == ["hello a@1:4"]
+    assert sent(script.hear(delta("a", 4, "ef"), delta("a", 2, "cdef"))) == []
+    assert sent(script.wait(1)) == []
 
 
 def test_a_gap_that_stays_is_asked_for_with_growing_pauses():

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from answerback.core.request import RequestKey
+from answerback.core.request import RequestKey, Step
 from answerback.ports import Accepted
 
 pytestmark = pytest.mark.sql_stores
@@ -98,3 +98,9 @@ async def test_a_probe_writes_again_and_again_and_leaves_the_numbers_alone(store
     assert not store.last_write_failed
     assert await actor.accept("r2") == Accepted(1)
     assert await count(store, "marks WHERE name = 'probe'") == 1
+
+
+async def test_what_has_no_question_cannot_be_made_unfinished(store, actor):
+    with pytest.raises(ValueError, match="cannot be unfinished"):
+        await store.change(KEY, lambda _: Step(actor.record("r1"), None))
+    assert await store.read(KEY) is None

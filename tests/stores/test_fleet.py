@@ -7,8 +7,9 @@ from functools import partial
 
 import psycopg
 import pytest
+from msgspec.structs import replace as with_fields
 
-from answerback.core.budget import Budget, Period, Tariff, Terms, Unit
+from answerback.core.budget import MESSAGE_TOKENS, Budget, Period, Tariff, Terms, Unit, team_holder
 from answerback.core.request import (
     SCHEMA,
     Busy,
@@ -16,6 +17,7 @@ from answerback.core.request import (
     Ended,
     Pending,
     RequestKey,
+    Step,
     Unknown,
     cancel,
     expire,
@@ -24,15 +26,25 @@ from answerback.core.request import (
 )
 from answerback.core.uploads import MAX_OPEN, FileKey
 from answerback.gateway.fleet import FleetQueue
-from answerback.ports import Accepted, Bound, Connection, Existing, Limited, Superseded, Unavailable, Watcher
+from answerback.ports import (
+    Accepted,
+    Bound,
+    Connection,
+    Existing,
+    Limited,
+    OverBudget,
+    Superseded,
+    Unavailable,
+    Watcher,
+)
 from answerback.protocol.errors import ErrorCode
 from answerback.stores import StoreError, StoreInUse
 from answerback.stores.fleet import FleetStore
-from answerback.stores.fleet_commit import Changed, Transaction
-from answerback.stores.migrations import Migration, shipped
+from answerback.stores.fleet_commit import Changed, Freed, Transaction
+from answerback.stores.migrations import Migration, lock_key, shipped
 from answerback.stores.nodes import FORGET_MS, Nodes, connect_nodes
 from answerback.stores.notices import Notices
-from answerback.stores.postgres import LOCK_WAIT_S, PostgresStore, apply_migrations, connect
+from answerback.stores.postgres import LOCK_WAIT_S, PostgresDatabase, PostgresStore, apply_migrations, connect
 from asking import Actor
 
 NONE = {"is_alive": lambda _: False}
@@ -196,8 +208,9 @@ async def test_what_waits_behind_another_may_be_cancelled_and_expire(actors, by)
     for name, change in (("r2", stop), ("r3", give_up)):
         assert isinstance(await by.store.change(RequestKey("ann", name), change), Ended)
     assert [record.request_id for record in await a.store.unfinished()] == ["r1"]
-    ended = [Changed("a", RequestKey("ann", name)) for name in ("r2", "r3")]
-    assert [one for one in told if isinstance(one, Changed)] == ([] if by is a else ended)
+    freed = Freed("a", a.record("r1").ordering_key)  # r1 is at home there, and may be next
+    ended = [told for name in ("r2", "r3") for told in (Changed("a", RequestKey("ann", name)), freed)]
+    assert told == ([] if by is a else ended)
 
 
 async def test_a_gateway_that_starts_again_takes_up_what_it_left(actors, postgres_server, schema):
@@ -283,6 +296,8 @@ async def test_what_is_taken_over_stands_before_what_was_accepted_later(actors):
     assert [record.request_id for record in records] == ["r1", "r2", "r3"]
     assert not isinstance(await b.claim("r2"), Claimed)
     assert isinstance(await b.claim("r1"), Claimed)
+    await b.finish("r1")
+    assert RequestKey("ann", "r1") not in b.store._fleet._taken  # it is not kept for ever
 
 
 async def test_what_a_user_may_begin_is_bounded_over_both(stores):
@@ -385,6 +400,26 @@ async def test_a_hold_that_an_older_gateway_would_lose_is_not_taken(stores, acto
     assert (await a.accept("r2", tariff=tariff)).hold is not None
 
 
+async def test_a_team_spends_its_budget_once_over_both(stores, actors):
+    team, tariff = team_holder("design"), Tariff(models={"echo": Terms(max_tokens=7, context_tokens=0)})
+    one = len("What is it?") + MESSAGE_TOKENS + 7
+    await stores[0].set_budget(team, Period.DAY, Budget(10 * one, Unit.TOKENS, Period.DAY), now_ms=actors[0].now_ms)
+    asked = (actors[n % 2].accept("r", user=f"u{n}", team="design", tariff=tariff) for n in range(40))
+    admissions = Counter(type(admission) for admission in await asyncio.gather(*asked))
+    assert admissions == {Accepted: 10, OverBudget: 30}
+
+
+async def test_nothing_is_decided_about_a_user_of_whom_a_newer_gateway_has_written(actors, postgres_server, schema):
+    a, _ = actors
+    await a.accept("r1")
+    with psycopg.connect(postgres_server.url, autocommit=True) as newer:
+        newer.execute(f"UPDATE {schema}.requests SET record_schema = 99")
+    asked = (a.accept("r2"), a.accept("r3", user="bob"))
+    refused, accepted = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(refused, StoreError)
+    assert isinstance(accepted, Accepted)
+
+
 async def test_tables_are_upgraded_while_another_program_reads_them_for_long(actors, postgres_server, schema):
     """A backup, for example. The gateways that wait behind the upgrade must not wait for as long."""
     a, _ = actors
@@ -480,6 +515,101 @@ async def test_what_is_claimed_before_it_is_stored_is_at_home_where_it_is_accept
     await a.claim("r1")
     await a.finish("r1")
     assert key not in a.store.mine
+
+
+async def test_calls_of_one_transaction_see_what_those_before_them_did(actors):
+    a, _ = actors
+    _, claimed = await asyncio.gather(a.accept("r1"), a.claim("r1"))
+    assert isinstance(claimed, Claimed)
+    _, again, later = await asyncio.gather(a.finish("r1"), a.accept("r1"), a.accept("r2"))
+    assert isinstance(again, Existing)
+    assert later.position == 0
+    stop = partial(cancel, refusal_record=a.record("r3"), now_ms=a.now_ms)
+    stopped = await asyncio.gather(*(a.store.change(RequestKey("ann", "r3"), stop) for _ in range(2)))
+    assert all(isinstance(outcome, Ended) for outcome in stopped)
+
+    def move(record):
+        return Step(with_fields(record, session_id=record.session_id + "+"), None)
+
+    key = RequestKey("ann", "r1")
+    await asyncio.gather(a.store.change(key, move), a.store.change(key, move))
+    assert (await a.store.read(key)).session_id == "s1++"
+
+
+async def test_too_many_waiting_operations_are_unavailable_at_once(postgres_server, schema):
+    store = FleetStore(postgres_server.url, node="a", schema=schema, max_queued=10)
+    await store.open()
+    asked = []
+    with psycopg.connect(postgres_server.url) as other:
+        other.execute("SELECT pg_advisory_xact_lock(%s)", [lock_key(f"{schema} user ann")])
+        for batch in range(3):  # one is on its way, one waits, and for one there is no room
+            asked += [asyncio.ensure_future(Actor(store).accept(f"r{batch}-{n}")) for n in range(10)]
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        refused, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        assert refused == set(asked[20:])
+        assert all(isinstance(task.exception(), Unavailable) for task in refused)
+        assert store.last_write_failed
+    assert [one.position for one in await asyncio.gather(*asked[:20])] == list(range(20))
+    assert not store.last_write_failed
+    await store.close()
+    with pytest.raises(Unavailable, match="not open"):
+        await store._fleet.alone(bool)
+
+
+async def test_why_a_transaction_failed_is_said(actors, monkeypatch):
+    def fail(error, *_):
+        raise error
+
+    a, full = actors[0], psycopg.errors.DiskFull()
+    for error, why in ((full, "disk is full"), (Unavailable("for a reason of ours"), "of ours")):
+        with pytest.raises(Unavailable, match=why):
+            await a.store._fleet.do(partial(fail, error))
+    for error, why in ((full, "disk is full"), (OSError(), "the store failed")):
+        with monkeypatch.context() as patched:
+            patched.setattr(PostgresDatabase, "commit", partial(fail, error))
+            with pytest.raises(Unavailable, match=why):
+                await a.accept("r1")
+    assert isinstance(await a.accept("r1"), Accepted)
+
+
+async def test_a_call_that_fails_or_whose_caller_has_gone_holds_up_no_other(actors):
+    a, tries = actors[0], []
+
+    def fail(_):
+        raise ZeroDivisionError
+
+    def lose_the_session(_):
+        tries.append(None)
+        if len(tries) == 1:
+            raise psycopg.errors.AdminShutdown
+        return len(tries)
+
+    do = a.store._fleet.do
+    gone, failing = asyncio.create_task(a.accept("r1")), asyncio.create_task(do(fail))
+    later = asyncio.create_task(a.accept("r2"))
+    await asyncio.sleep(0)
+    gone.cancel()
+    with pytest.raises(ZeroDivisionError):
+        await failing
+    assert (await later).position == 1
+    assert await do(lose_the_session) == 2
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_was_called_before_a_store_closes_has_its_outcome(postgres_server, schema, monkeypatch, fails):
+    store = FleetStore(postgres_server.url, node="a", schema=schema)
+    await store.open()
+    asked = [asyncio.create_task(Actor(store).accept(f"r{n}")) for n in range(3)]
+    await asyncio.sleep(0)
+    if fails:
+        monkeypatch.setattr(PostgresDatabase, "commit", lambda _: 1 // 0)
+    await store.close()
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    if fails:
+        assert all(isinstance(outcome, Unavailable) for outcome in outcomes)
+    else:
+        assert outcomes == [Accepted(n) for n in range(3)]
 
 
 async def test_nothing_runs_before_what_is_at_home_and_not_in_the_queue_yet(actors):

@@ -95,7 +95,7 @@ class _LoopThread:
                 self._loop.call_soon_threadsafe(cancel)
             else:
                 coroutine.close()
-            if self._loop.is_closed() and isinstance(exc, RuntimeError):
+            if self._loop.is_closed() and isinstance(exc, RuntimeError):  # its own, or of `_check`: it has ended
                 raise Closed from None
             raise
         return result.result()
@@ -115,9 +115,7 @@ class _LoopThread:
         return os.getpid() == self._process and not self._has_ended and not self._loop.is_closed()
 
     def _check(self) -> None:
-        """Raises: Closed, RuntimeError: the thread will not run anything for this caller, who would wait for ever."""
-        if self._loop.is_closed():
-            raise Closed
+        """Raises: RuntimeError: the thread will not run anything for this caller, who would wait for ever."""
         if os.getpid() != self._process:
             raise RuntimeError(
                 "the client was opened in another process, before a fork; make a new BlockingClient in this one"

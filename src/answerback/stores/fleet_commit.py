@@ -197,7 +197,7 @@ class Transaction:
             record = self._decode(user_id, text, record_schema)
             if record is not None:
                 asked = decode_question(options, question, "")
-                self.state.track(record.key, record, asked, n=n, width=0).is_stored = True
+                self.state.track(record.key, record, asked, n=n, width=0)
                 self.homes[record.key] = home
         self.watched.update(user_id for (user_id,) in watched.fetchall())
         for user_id, per_minute, minute, accepted, before, team, caps in known.fetchall():
