@@ -612,6 +612,16 @@ async def test_what_was_called_before_a_store_closes_has_its_outcome(postgres_se
         assert outcomes == [Accepted(n) for n in range(3)]
 
 
+async def test_a_number_that_is_drawn_again_is_not_given_out(actors, postgres_server, schema):
+    """As from a sequence that was restored from before."""
+    a, _ = actors
+    await a.accept("r1")
+    with psycopg.connect(postgres_server.url, autocommit=True) as server:
+        server.execute(f"SELECT setval('{schema}.request_n', n, false) FROM {schema}.requests")
+    with pytest.raises(Unavailable, match="given out twice"):
+        await a.accept("r2")
+
+
 async def test_nothing_runs_before_what_is_at_home_and_not_in_the_queue_yet(actors):
     a, _ = actors
     queue = {RequestKey("ann", "r2")}

@@ -113,7 +113,8 @@ class Rows:
                 self.more(database)
         if self._accepts and accepted.rowcount != len(self._accepts):
             for tracked in self._accepted:
-                tracked.is_taken = not database.execute(sql.SELECT_NUMBER, {"n": tracked.n}).fetchall()
+                own_row: sql.Params = {"n": tracked.n, **tracked.key._asdict()}
+                tracked.is_taken = not database.execute(sql.SELECT_NUMBER, own_row).fetchall()
         if self._charges:
             stored = [entry for entry, new in self._charges if new is None or not new.is_taken]
             database.executemany(sql.CHARGE, rows_of(stored))

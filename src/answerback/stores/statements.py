@@ -88,7 +88,7 @@ UPDATE_RECORD: Final = """
 UPDATE requests SET record = :record, record_schema = :record_schema
 WHERE user_id = :user_id AND request_id = :request_id AND forgotten IS NULL"""
 
-SELECT_NUMBER: Final = "SELECT n FROM requests WHERE n = :n"
+SELECT_NUMBER: Final = "SELECT n FROM requests WHERE n = :n AND user_id = :user_id AND request_id = :request_id"
 
 SELECT_QUESTION: Final = """
 SELECT options, question, system FROM requests
