@@ -165,13 +165,13 @@ class Interruptions:
         self._is_due = False
 
     def __enter__(self) -> Self:
-        self._before = signal.getsignal(signal.SIGINT)
-        if self._before is signal.default_int_handler:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._came)
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        if signal.getsignal(signal.SIGINT) == self._came:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     @contextmanager
     def step(self) -> Iterator[None]:

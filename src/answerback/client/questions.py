@@ -218,11 +218,15 @@ class Questions:
                 self._at(exchange.resume_at)
 
     def got_text(self, exchange: Exchange, *, now: float) -> None:
-        """The text goes on: nothing is missing before it. Behind it, its ending may have come, and nobody says more."""
+        """The text goes on: nothing is missing before it."""
         exchange.gap_pause_s = 0.0
-        exchange.wants_resume = exchange.assembly.lacks_text and exchange.hello_id is not None
-        exchange.resume_at = None
-        if exchange.assembly.lacks_text and exchange.hello_id is None:
+        exchange.wants_resume, exchange.resume_at = False, None
+        if not exchange.assembly.lacks_text:
+            return
+        # The ending has come before the rest of its text, and nobody says more.
+        if exchange.hello_id is not None:
+            exchange.wants_resume = True
+        else:
             exchange.resume_at = now + self._timing.backoff_min_s
             self._at(exchange.resume_at)
 
