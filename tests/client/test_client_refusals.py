@@ -49,14 +49,26 @@ async def test_what_listens_is_no_websocket_server():
 async def test_what_listens_is_no_answerback_server(gateway):
     gateway.greets = False
     with pytest.raises(CannotConnect, match="is it an Answerback server"):
-        async with Client(gateway.url, connect_timeout=0.1, timing=Timing(close_s=0.1)):
+        async with Client(gateway.url, connect_timeout=1, timing=Timing(close_s=0.1)):
             pass
 
 
+async def test_what_listens_says_nothing():
+    async def wait(reader, writer):
+        await reader.read(-1)
+        writer.close()
+
+    async with await asyncio.start_server(wait, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(CannotConnect, match="no answer in time"):
+            async with Client(f"ws://127.0.0.1:{port}", connect_timeout=0.1):
+                pass
+
+
 async def test_a_server_that_stays_busy(gateway):
-    gateway.refuse = [503] * 10_000
+    gateway.refuse = [503] * 100_000
     with pytest.raises(CannotConnect, match="HTTP 503"):
-        async with Client(gateway.url, connect_timeout=0.1, timing=QUICK):
+        async with Client(gateway.url, connect_timeout=1, timing=QUICK):
             pass
 
 

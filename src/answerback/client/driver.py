@@ -100,6 +100,8 @@ class Driver:
         if self._session.stopped is not None:
             raise self._session.stopped
         if not self._first.done():
+            if self._link is None and not self._reason:
+                raise CannotConnect(self._address.url, "no answer in time", Obstacle.TIMEOUT)
             reason = self._reason or "the connection opened, but the server did not answer; is it an Answerback server?"
             raise CannotConnect(self._address.url, reason, self._obstacle or Obstacle.OTHER)
 

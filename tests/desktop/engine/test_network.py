@@ -21,17 +21,29 @@ pytestmark = pytest.mark.usefixtures("own_network")
 
 @pytest.fixture
 async def answering(stack):
-    """A server that says the same to everybody; its port."""
+    """A server that says the same to everybody; its port. When it has stopped, no connection of it is left."""
 
     async def start(answer: bytes, tls: ssl.SSLContext | None = None) -> int:
+        serving: set[asyncio.Task[None]] = set()
+
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            serving.add(asyncio.current_task())
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                if tls is not None:
+                    await writer.start_tls(tls)
                 await reader.read(1)
                 writer.write(answer)
                 await writer.drain()
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
-        server = await stack.enter_async_context(await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls))
+        async def end() -> None:
+            if serving:
+                await asyncio.wait(serving)
+
+        stack.push_async_callback(end)
+        server = await stack.enter_async_context(await asyncio.start_server(serve, "127.0.0.1", 0))
         return server.sockets[0].getsockname()[1]
 
     return start
