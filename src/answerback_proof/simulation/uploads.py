@@ -13,7 +13,7 @@ from answerback.protocol.frames import PutPiece, UploadState
 from answerback.protocol.limits import PIECE_BYTES
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.history import Promise, Violation, ViolationKind
-from answerback_proof.simulation.injector import FaultInjector, Faults
+from answerback_proof.simulation.injector import FaultInjector
 from answerback_proof.simulation.server import GeneratedAnswer
 
 LINES: Final = (11_000, 5_000, 100)
@@ -26,11 +26,10 @@ MAX_CHANGED: Final = 2
 class SimulatedUploads:
     """The files of all users. It watches pieces on their way in, and what the store keeps of them."""
 
-    def __init__(self, injector: FaultInjector, faults: Faults, violate: Callable[[Violation], None]) -> None:
+    def __init__(self, injector: FaultInjector, violate: Callable[[Violation], None]) -> None:
         self._injector = injector
-        self._faults = faults
         self._violate = violate
-        self._folder = TemporaryDirectory() if faults.files else None
+        self._folder = TemporaryDirectory() if injector.faults.files else None
         self._files: dict[FileKey, File] = {}
         self._asked: dict[RequestKey, tuple[File, ...]] = {}
         self._brought: set[tuple[FileKey, str, int, bytes]] = set()
@@ -44,14 +43,14 @@ class SimulatedUploads:
     def to_read(self, user: str) -> File | None:
         """A file of any user, perhaps, that this user reads back."""
         rng = self._injector.stream(f"files that {user} reads")
-        if not self._files or rng.random() >= self._faults.files:
+        if not self._files or rng.random() >= self._injector.faults.files:
             return None
         return rng.choice(list(self._files.values()))
 
     def choose(self, user: str, request_id: str) -> tuple[File, ...]:
         """The files that a user sends with a question. Both apps of a user have the same ones."""
         rng = self._injector.stream(f"files of {user}")
-        if rng.random() >= self._faults.files:
+        if rng.random() >= self._injector.faults.files:
             return ()
         files = tuple(self._file(user, number) for number in rng.sample(range(len(LINES)), rng.randint(1, 2)))
         self._asked[RequestKey(user, request_id)] = files
@@ -73,7 +72,7 @@ class SimulatedUploads:
         """What a broken or hostile device of a user may send of its files. `look`: into the store."""
         rng = self._injector.stream("wrong pieces")
         keys = [key for key in self._files if key.user_id == user]
-        if not keys or not self._injector.occurs(FaultKind.WRONG_PIECE, self._faults.wrong_pieces):
+        if not keys or not self._injector.occurs(FaultKind.WRONG_PIECE):
             return ()
         key = rng.choice(keys)
         known = look(key)
