@@ -79,14 +79,14 @@ class PackageOptions:
 @contextmanager
 def explained() -> Iterator[None]:
     """Errors of AWS as one line, with what to do. Enter it after `StackOptions.account`."""
-    from answerback_aws.deploy.errors import DeployError, ErrorKind  # noqa: PLC0415 - boto3 is an extra
+    from answerback_aws.deploy.errors import CannotConnect, DeployError, UsageError  # noqa: PLC0415 - boto3 is an extra
 
-    codes = {ErrorKind.USAGE: ExitCode.USAGE, ErrorKind.CANNOT_CONNECT: ExitCode.CANNOT_CONNECT}
+    codes = {UsageError: ExitCode.USAGE, CannotConnect: ExitCode.CANNOT_CONNECT}
     try:
         with explained_package():
             yield
     except DeployError as exc:
-        raise CliError(exc.message, exc.hint, exit_code=codes.get(exc.kind, ExitCode.FAILED)) from exc
+        raise CliError(exc.message, exc.hint, exit_code=codes.get(type(exc), ExitCode.FAILED)) from exc
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 from botocore.exceptions import ClientError
 
 from answerback_aws.deploy.account import Account
-from answerback_aws.deploy.errors import DeployError, ErrorKind, explained, is_missing
+from answerback_aws.deploy.errors import DeployError, UsageError, explained, is_missing
 
 POLL_EVERY_S: Final = 2.0
 EMULATED_POLL_EVERY_S: Final = 0.1
@@ -105,9 +105,7 @@ class Stack:
 
     def __init__(self, account: Account, name: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
         if not _NAME.fullmatch(name):
-            raise DeployError(
-                f"{name!r} cannot be a stack's name", "use letters, digits and -, a letter first", kind=ErrorKind.USAGE
-            )
+            raise UsageError(f"{name!r} cannot be a stack's name", "use letters, digits and -, a letter first")
         self._account = account
         self._sleep = sleep
         self._poll_every_s = POLL_EVERY_S if account.is_real else EMULATED_POLL_EVERY_S

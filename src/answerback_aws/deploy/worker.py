@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from answerback_aws.deploy.errors import DeployError, ErrorKind
+from answerback_aws.deploy.errors import DeployError, UsageError
 from answerback_aws.runtime.worker_settings import IS_NAME, StoredSettings, decode, read_reference
 
 MAX_SYSTEM_PARAMETER: Final = 1024
@@ -36,10 +36,9 @@ class WorkerRequest:
         """Raises: DeployError: a name that is not the operator's to set, or a reference that is none."""
         for name in (*self.environment, *self.secrets):
             if not IS_NAME.fullmatch(name):
-                raise DeployError(
+                raise UsageError(
                     f"{name!r} cannot be set: it is not a variable's name, or it is Lambda's or answerback's own",
                     "use letters, digits and _, and no name that begins with AWS_, LAMBDA_ or ANSWERBACK_",
-                    kind=ErrorKind.USAGE,
                 )
         for name, text in self.secrets.items():
             try:
@@ -48,7 +47,7 @@ class WorkerRequest:
             except ValueError as exc:
                 # Not what was said: it may be the secret itself.
                 hint = "make one: aws secretsmanager create-secret, and name its ARN"
-                raise DeployError(f"--secret {name} {exc}", hint, kind=ErrorKind.USAGE) from None
+                raise UsageError(f"--secret {name} {exc}", hint) from None
 
 
 def worker_parameters(asked: WorkerRequest, previous: Mapping[str, str], uploads: Uploads) -> Mapping[str, str]:

@@ -7,7 +7,7 @@ import pytest
 from botocore.stub import Stubber
 
 from answerback_aws.deploy.account import Account
-from answerback_aws.deploy.errors import DeployError, ErrorKind
+from answerback_aws.deploy.errors import DeployError, UsageError
 from answerback_aws.deploy.parameters import (
     check_sign_in,
     check_times,
@@ -56,7 +56,7 @@ def test_a_new_stack_gets_what_is_given_and_an_old_one_keeps_the_rest() -> None:
 def test_a_name_that_is_nearly_right_is_offered() -> None:
     with pytest.raises(DeployError, match=r"there are: RateLimit$") as caught:
         parameter_list({"rateLimit": "5"}, known=KNOWN, previous=None)
-    assert caught.value.kind is ErrorKind.USAGE
+    assert isinstance(caught.value, UsageError)
 
 
 def test_what_will_be() -> None:
@@ -80,7 +80,7 @@ def test_someone_decided_who_may_connect(values: dict[str, str]) -> None:
 def test_nobody_decided_who_may_connect(values: dict[str, str]) -> None:
     with pytest.raises(DeployError) as caught:
         check_sign_in(values)
-    assert caught.value.kind is ErrorKind.USAGE
+    assert isinstance(caught.value, UsageError)
 
 
 @pytest.mark.parametrize(
