@@ -14,7 +14,7 @@ from answerback.protocol.frames import (
     ServerFrame,
     Status,
 )
-from answerback_proof.load.exchanges import Exchanges
+from answerback_proof.load.load import Exchanges
 
 
 def two_questions() -> Exchanges:

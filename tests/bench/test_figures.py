@@ -6,9 +6,8 @@ from array import array
 import pytest
 
 from answerback.protocol.frames import MessageResponse, Status
-from answerback_proof.load.exchanges import Exchanges
 from answerback_proof.load.figures import distribution, report_of
-from answerback_proof.load.load import Plan, Run
+from answerback_proof.load.load import Exchanges, Plan, Run
 from answerback_proof.load.process import Usage, usage_of
 from answerback_proof.workload import question
 

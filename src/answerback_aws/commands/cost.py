@@ -7,8 +7,7 @@ import typer
 
 from answerback.cli.options import Json
 from answerback.cli.output import say, say_json, say_table, usage_error
-from answerback_aws.cost.bill import Estimate, estimate
-from answerback_aws.cost.counts import UnknownPrice
+from answerback_aws.cost.bill import Estimate, UnknownPrice, estimate
 from answerback_aws.cost.workload import Workload
 
 DEFAULT_MODEL: Final = "amazon.nova-lite-v1:0"

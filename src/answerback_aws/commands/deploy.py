@@ -1,4 +1,4 @@
-"""`answerback aws deploy | check`: create the stack, or update it, and see before whether it could be."""
+"""`answerback aws deploy | check | package`: create the stack, or update it, and see before whether it could be."""
 
 import time
 from collections.abc import Sequence
@@ -10,14 +10,22 @@ import typer
 
 from answerback.cli.options import Json, TokenText, with_options
 from answerback.cli.output import CliError, ExitCode, confirm, note, say, say_json, say_table, usage_error
-from answerback_aws.commands.options import PackageOptions, StackOptions, explained, pairs, wheel_cache
-from answerback_aws.commands.progress import shown_progress
+from answerback_aws.commands.options import (
+    PackageOptions,
+    StackOptions,
+    explained,
+    explained_package,
+    pairs,
+    shown_progress,
+    wheel_cache,
+)
 from answerback_aws.commands.stack import fact_json, say_facts
+from answerback_aws.deploy.package import build_package
+from answerback_aws.deploy.package import measure as measure_imports
 
 if TYPE_CHECKING:
     from answerback_aws.deploy.account import Account
     from answerback_aws.deploy.stack import Change, StackState
-
 
 Models: TypeAlias = Annotated[
     list[str] | None,
@@ -182,9 +190,12 @@ def deploy(
     tags = pairs("--tag", tag)
     environment, secrets = pairs("--env", env), pairs("--secret", secret)
     account = where.account()
-    from answerback_aws.deploy.deployment import Deployment, DeployRequest  # noqa: PLC0415 - help needs no boto3
+    from answerback_aws.deploy.deployment import (  # noqa: PLC0415 - help needs no boto3
+        Deployment,
+        DeployRequest,
+        WorkerRequest,
+    )
     from answerback_aws.deploy.parameters import keys_of_issuer  # noqa: PLC0415
-    from answerback_aws.deploy.worker import WorkerRequest  # noqa: PLC0415
 
     with explained(), shown_progress() as progress:
         if jwt_issuer is not None and not {"JwksUrl", "JwtSecret"} & set(parameters):
@@ -378,3 +389,67 @@ def _one_sign_in(wanted: dict[str, str]) -> dict[str, str]:
         if wanted.get(name):
             return {other: "", "AllowAnonymous": "false", **wanted}
     return wanted
+
+
+@with_options
+def package(
+    *,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write the zip.")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", metavar="SPEC", help="Check that it is in the package; repeatable."),
+    ] = None,
+    built: PackageOptions,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Import each handler in a bare interpreter, and show its CPU time.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Build the package of the functions, without deploying it. The same input gives the same bytes.
+
+    Examples:
+
+      answerback aws package --output functions.zip
+
+      answerback aws package --architecture here --measure
+    """
+    target = built.target()
+    if measure and not target.is_this_python:
+        raise usage_error("only a package for this machine can be imported here", "say --architecture here")
+    with explained_package():
+        made = build_package(
+            target,
+            cache=wheel_cache(),
+            models=model or [],
+            include=built.include or [],
+            requirements=built.requirements,
+        )
+        imported = measure_imports(made.data) if measure else ()
+    if output is not None:
+        try:
+            output.write_bytes(made.data)
+        except OSError as exc:
+            raise CliError(f"cannot write {output}: {exc.strerror}", "name another file with --output") from exc
+    if as_json:
+        say_json(
+            {
+                "target": target.name,
+                "bytes": len(made.data),
+                "unzippedBytes": made.unzipped_bytes,
+                "sha256": made.content_sha256,
+                "file": None if output is None else str(output),
+                "imports": [{"handler": one.module, "cpuMs": round(one.cpu_ms, 1)} for one in imported],
+            }
+        )
+        return ExitCode.OK
+    say(
+        f"{target.name}: {len(made.data) / 1e6:.1f} MB, unzipped {made.unzipped_bytes / 1e6:.1f} MB, "
+        f"{len(made.names)} files, contents {made.content_sha256[:16]}"
+    )
+    if imported:
+        say_table(("handler", "import, ms CPU"), [(one.module, round(one.cpu_ms)) for one in imported])
+    if output is not None:
+        say(f"Written to {output}")
+    return ExitCode.OK

@@ -12,8 +12,7 @@ import typer
 from answerback.cli.options import Json
 from answerback.cli.output import CliError, ExitCode, extra_needed, note, say, say_json
 from answerback.core import defaults
-from answerback_aws.commands.options import pairs
-from answerback_aws.commands.progress import shown_progress
+from answerback_aws.commands.options import pairs, shown_progress
 
 with extra_needed("the emulated AWS", "aws,server,local-llm"):
     from answerback_aws.deploy.errors import DeployError

@@ -11,8 +11,7 @@ from answerback.cli.options import Json, with_options
 from answerback.cli.output import ExitCode, confirm, note, say, say_json, say_table, usage_error
 from answerback.clock import epoch_ms
 from answerback.settings import duration_ms
-from answerback_aws.commands.options import StackOptions, explained
-from answerback_aws.commands.progress import shown_progress
+from answerback_aws.commands.options import StackOptions, explained, shown_progress
 
 if TYPE_CHECKING:
     from answerback_aws.deploy.logs import Line

@@ -1,19 +1,23 @@
-"""Deploying: package, upload, plan, execute, follow. Doing it again goes on where it was."""
+"""Deploying: package, upload, plan, execute, follow. Doing it again goes on where it was.
+
+What `--system --env --secret` say to the worker becomes parameters, and an object beside the package.
+"""
 
 import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from botocore.exceptions import ClientError
 
 from answerback.clock import epoch_ms
 from answerback_aws.deploy.account import Account
-from answerback_aws.deploy.errors import DeployError, advice_for, error_code, explained, is_missing
+from answerback_aws.deploy.errors import DeployError, UsageError, advice_for, error_code, explained, is_missing
 from answerback_aws.deploy.package import Package, PackageError, Target, build_package
 from answerback_aws.deploy.parameters import (
     check_sign_in,
@@ -27,10 +31,82 @@ from answerback_aws.deploy.parameters import (
 from answerback_aws.deploy.preflight import Preflight, of_account, of_models
 from answerback_aws.deploy.stack import Change, Progress, Stack, StackState
 from answerback_aws.deploy.status import Fact
-from answerback_aws.deploy.worker import WorkerRequest, worker_parameters
+from answerback_aws.runtime.worker_settings import IS_NAME, StoredSettings, decode, read_reference
 
 _TAKE_BACK: Final = frozenset({"ErrorsAlarm", "FailedAnswersAlarm", "ModelUnavailableAlarm"})
 _DEAD: Final = frozenset({"ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED"})
+
+
+MAX_SYSTEM_PARAMETER: Final = 1024
+"""Characters of the template's SystemPrompt, which is in Lambda's environment; a longer text is in the object."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRequest:
+    """What the user said. `system` None: as it was. An empty value of a variable or secret takes it away."""
+
+    system: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raises: DeployError: a name that is not the operator's to set, or a reference that is none."""
+        for name in (*self.environment, *self.secrets):
+            if not IS_NAME.fullmatch(name):
+                raise UsageError(
+                    f"{name!r} cannot be set: it is not a variable's name, or it is Lambda's or answerback's own",
+                    "use letters, digits and _, and no name that begins with AWS_, LAMBDA_ or ANSWERBACK_",
+                )
+        for name, text in self.secrets.items():
+            try:
+                if text:
+                    read_reference(text)
+            except ValueError as exc:
+                # Not what was said: it may be the secret itself.
+                hint = "make one: aws secretsmanager create-secret, and name its ARN"
+                raise UsageError(f"--secret {name} {exc}", hint) from None
+
+
+def worker_parameters(asked: WorkerRequest, previous: Mapping[str, str], uploads: "Artefacts") -> Mapping[str, str]:
+    """The template's parameters for it, of which `previous` are the stack's; the object is uploaded.
+
+    What was stored before is kept, and uploaded again: this deployment may use another bucket. Raises: DeployError.
+    """
+    asked.check()
+    key = previous.get("WorkerSettingsKey", "")
+    if not key and asked == WorkerRequest():
+        return {}
+    was = _decoded(uploads.get(previous["CodeBucket"], key)) if key else StoredSettings()
+    now = replace(
+        was,
+        environment=_merged(was.environment, asked.environment),
+        secrets=_merged(was.secrets, asked.secrets),
+    )
+    given: dict[str, str] = {}
+    if asked.system is not None:
+        is_short = len(asked.system) <= MAX_SYSTEM_PARAMETER
+        now = replace(now, system=None if is_short else asked.system)
+        given["SystemPrompt"] = asked.system if is_short else ""
+        given["SystemPromptBytes"] = str(len(asked.system.encode()))
+    data = now.encode()
+    new_key = "" if now == StoredSettings() else f"settings/{hashlib.sha256(data).hexdigest()}.json"
+    if new_key:
+        uploads.put(new_key, data)
+    arns = {read_reference(text).arn for text in now.secrets.values()}
+    return {**given, "WorkerSettingsKey": new_key, "SecretArns": ",".join(sorted(arns))}
+
+
+def _decoded(data: bytes) -> StoredSettings:
+    try:
+        return decode(data)
+    except msgspec.DecodeError as exc:
+        raise DeployError(
+            "the stack's worker settings were written by another version", "install the version that deployed it"
+        ) from exc
+
+
+def _merged(was: Mapping[str, str], asked: Mapping[str, str]) -> Mapping[str, str]:
+    return {name: value for name, value in {**was, **asked}.items() if value}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

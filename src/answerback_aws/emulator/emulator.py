@@ -5,6 +5,7 @@ pins botocore exactly. What it emulates, and what not, stands in `launch.py`.
 """
 
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -79,19 +80,22 @@ class Emulator:
         self.log_path = folder / "emulator.log"
         self._auth = auth
         self._environment = dict(environment or {})
+        self._secret = secrets.token_hex(16)  # what only its own process answers to
         self._options = {
-            "EMULATED_POSTGRES": postgres or "",
-            "EMULATED_BEDROCK_URL": bedrock_url or "",
-            "EMULATED_CONCURRENCY": str(concurrency),
-            "EMULATED_IDLE_TIMEOUT_S": str(idle_timeout_s),
-            "EMULATED_CONNECTION_LIMIT_S": str(connection_limit_s),
-            "EMULATED_TRANSACTION_IDLE_S": str(transaction_idle_s),
-            "EMULATED_INTEGRATION_TIMEOUT_S": str(integration_timeout_s),
-            "EMULATED_UNRULY_POSTS": "1" if unruly_posts else "",
+            "secret": self._secret,
+            "postgres": postgres,
+            "bedrock_url": bedrock_url,
+            "transaction_idle_s": transaction_idle_s,
+            "limits": {
+                "concurrency": concurrency,
+                "idle_timeout_s": idle_timeout_s,
+                "connection_limit_s": connection_limit_s,
+                "integration_timeout_s": integration_timeout_s,
+                "unruly_posts": unruly_posts,
+            },
         }
         self._process: subprocess.Popen[bytes] | None = None
         self._temporary: Path | None = None
-        self._secret = secrets.token_hex(16)  # what only its own process answers to
         self._session: Any = None
         self._making_client = threading.Lock()
         self._wanted_port = port
@@ -235,8 +239,7 @@ class Emulator:
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
             "NO_PROXY": "*",
-            "EMULATED_SECRET": self._secret,
-            **self._options,
+            "EMULATED": json.dumps(self._options),
             **self._environment,
         }
 

@@ -11,9 +11,8 @@ from functools import partial
 from typing import Final
 
 from answerback_aws.emulator.postgres import PostgresServer
-from answerback_proof.chaos.fleet import DatabaseWay
-from answerback_proof.chaos.gateway import GatewayProcess
-from answerback_proof.chaos.plan import ChaosPlan
+from answerback_proof.chaos import ChaosPlan
+from answerback_proof.chaos.gateway import DatabaseWay, GatewayProcess
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.history import Fault, RunHistory
 from answerback_proof.proxy import Path, Proxy

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from answerback.protocol.frames import Error
-from answerback_proof.chaos.plan import ChaosPlan
+from answerback_proof.chaos import ChaosPlan
 from answerback_proof.history import Ended, Fault, ModelRun, Result, RunHistory, ToApp, Violation, ViolationKind
 
 _SHOWN: Final = 20

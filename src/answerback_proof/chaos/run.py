@@ -19,10 +19,9 @@ from answerback.core.budget import Budget, Period, Unit, team_holder
 from answerback.core.budget import Counter as BudgetCounter
 from answerback.stores import open_store
 from answerback_aws.emulator.postgres import PostgresServer
+from answerback_proof.chaos import ChaosPlan, trusting
 from answerback_proof.chaos.faults import DEATHS, FAULTS, FLEET_DEATHS, FLEET_FAULTS, KILLS, GatewayFaults
-from answerback_proof.chaos.fleet import DatabaseWay, haproxy
-from answerback_proof.chaos.gateway import Died, GatewayProcess
-from answerback_proof.chaos.plan import ChaosPlan, trusting
+from answerback_proof.chaos.gateway import DatabaseWay, Died, GatewayProcess, haproxy
 from answerback_proof.chaos.recording_model import RunRecorder
 from answerback_proof.chaos.report import ChaosReport, conclude
 from answerback_proof.checker import Visible, check, owed_to_watchers

@@ -19,7 +19,7 @@ from answerback.stores.database import StoreError
 
 with extra_needed("the load test", "server"):
     from answerback_aws.emulator.emulator import EmulatorFailed, LocalFailed, emulator_python
-    from answerback_proof.chaos.plan import ChaosPlan
+    from answerback_proof.chaos import ChaosPlan
     from answerback_proof.chaos.report import ChaosReport
     from answerback_proof.chaos.run import run_chaos
     from answerback_proof.load.figures import Report, loop_factory, measure, measured_gateway

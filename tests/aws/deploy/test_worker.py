@@ -2,8 +2,8 @@
 
 import pytest
 
+from answerback_aws.deploy.deployment import WorkerRequest, worker_parameters
 from answerback_aws.deploy.errors import DeployError, UsageError
-from answerback_aws.deploy.worker import WorkerRequest, worker_parameters
 from answerback_aws.runtime.worker_settings import StoredSettings, decode
 
 SECRET = "arn:aws:secretsmanager:us-east-1:123456789012:secret:key-AbCdEf"

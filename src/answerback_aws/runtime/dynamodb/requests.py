@@ -28,8 +28,7 @@ from answerback_aws.runtime.dynamodb.database import TRIES, Database, Refused
 from answerback_aws.runtime.dynamodb.items import Item, decode_item, encode, encode_record, number_of, text_of, update
 from answerback_aws.runtime.dynamodb.limits import RateLimits, Standing
 from answerback_aws.runtime.dynamodb.tables import TTL_ATTRIBUTE, UNFINISHED, Place
-from answerback_aws.runtime.dynamodb.texts import Texts
-from answerback_aws.runtime.dynamodb.turns import TURNS_MS, DynamoTurns, turn_item
+from answerback_aws.runtime.dynamodb.turns import TURNS_MS, DynamoTurns, Texts, turn_item
 
 SEEN_FOR_MS: Final = 3_000
 """A record seen longer ago has likely changed: reading it costs less than a write that fails."""

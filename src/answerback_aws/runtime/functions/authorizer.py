@@ -15,7 +15,7 @@ from typing import Any, Literal
 from answerback.core.handshake import HandshakeError, Rules, check_page, check_user, token_of
 from answerback.ports import TokenRefused, Tokens
 from answerback_aws.runtime.composition import Composition
-from answerback_aws.runtime.functions.handshake import upgrade_request
+from answerback_aws.runtime.functions import upgrade_request
 from answerback_aws.runtime.telemetry import LambdaContext
 
 log = logging.getLogger("answerback.aws.authorizer")

@@ -16,7 +16,7 @@ from answerback.clock import epoch_ms
 from answerback.core.handshake import MAX_USER_AGENT, Handshake, HandshakeError, Rules, own_session_id, validate
 from answerback.ports import Connection, Connections, Unavailable
 from answerback_aws.runtime.composition import Composition
-from answerback_aws.runtime.functions.handshake import upgrade_request
+from answerback_aws.runtime.functions import upgrade_request
 from answerback_aws.runtime.telemetry import LambdaContext
 
 log = logging.getLogger("answerback.aws.connections")

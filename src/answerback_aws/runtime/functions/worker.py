@@ -14,7 +14,7 @@ from answerback.clock import epoch_ms
 from answerback.core.request import RequestKey
 from answerback.service.attempt import Done, Retry
 from answerback_aws.runtime.composition import Composition
-from answerback_aws.runtime.functions.sqs_handler import HiddenTime, SqsHandler
+from answerback_aws.runtime.sqs import HiddenTime, SqsHandler
 from answerback_aws.runtime.telemetry import LambdaContext
 
 AFTER_LEASE_S: Final = 2.0

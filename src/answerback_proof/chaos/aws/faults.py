@@ -1,9 +1,10 @@
-"""Fault injection for the emulated AWS: which faults, when, and where, drawn from the seed."""
+"""Fault injection for the emulated AWS and its model: which faults, when, and where, drawn from the seed."""
 
 import asyncio
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -11,21 +12,28 @@ from botocore.exceptions import BotoCoreError, ClientError
 from answerback.core.keys import ordering_key
 from answerback.core.request import RequestKey
 from answerback.core.transitions import State
+from answerback.models.echo import echo_deltas
+from answerback.ports import Finish, Part, Piece
+from answerback_aws.emulator.bedrock import Asked as ModelCall
+from answerback_aws.emulator.bedrock import Broken, Cut, Refused
 from answerback_aws.emulator.emulator import LocalFailed
 from answerback_aws.emulator.postgres import PostgresServer
-from answerback_proof.chaos.aws.model import MODEL_FAULTS, FaultyModel
+from answerback_proof.chaos import ChaosPlan
 from answerback_proof.chaos.aws.stack import Stack
 from answerback_proof.chaos.faults import CONNECTION_FAULTS, ConnectionFaults
 from answerback_proof.chaos.gateway import Died
-from answerback_proof.chaos.plan import ChaosPlan
 from answerback_proof.fault_kinds import FaultKind
-from answerback_proof.history import Asked, Fault, RunHistory
+from answerback_proof.history import Asked, Fault, ModelRun, RunHistory
 from answerback_proof.proxy import Proxy
 from answerback_proof.workload import App, Window
 
 KILLS: Final = (
     *(FaultKind.WORKER_KILLED, FaultKind.WORKERS_KILLED, FaultKind.FRONT_KILLED, FaultKind.FRONTS_KILLED),
     *(FaultKind.CONNECTIONS_KILLED, FaultKind.JANITOR_KILLED),
+)
+MODEL_FAULTS: Final = (
+    *(FaultKind.THROTTLED, FaultKind.OVERLOADED, FaultKind.BROKEN_OFF),
+    *(FaultKind.CONNECTION_CUT, FaultKind.STALLED_STREAM),
 )
 FAULTS: Final = (
     *KILLS,
@@ -41,6 +49,97 @@ _PAUSES_S: Final = (3.0, 12.0)
 _LATELY: Final = 40
 _BUSY_S: Final = 5.0
 _POLL_EVERY_S: Final = 0.02
+
+
+_DRAWN: Final = (None, *MODEL_FAULTS)
+_WEIGHTS: Final = (85, 5, 2, 3, 2, 3)
+_STALL_S: Final = (1.0, 8.0)
+_SAYS_MORE: Final = 0.7
+"""The share of answers with more than their text."""
+
+
+class FaultyModel:
+    """A `Script` of `BedrockServer` that injects faults. It runs on that server's event loop.
+
+    `attempt_of`: the attempt that runs a request now, by request id; what Bedrock is asked does not name it.
+    """
+
+    def __init__(self, history: RunHistory, *, seed: int, delay_ms: float, attempt_of: Callable[[str], int]) -> None:
+        self._history = history
+        self._seed = seed
+        self._delay_s = delay_ms / 1000
+        self._attempt_of = attempt_of
+        self._calls: Counter[str] = Counter()
+        self._is_healthy = False
+        self.running = 0
+
+    def heal(self) -> None:
+        """From now on every answer comes whole."""
+        self._is_healthy = True
+
+    async def __call__(self, asked: ModelCall) -> AsyncGenerator[Piece, None]:
+        question: str = asked.body["messages"][-1]["content"][-1]["text"]
+        request_id = question.partition(":")[0]
+        self._calls[request_id] += 1
+        rng = random.Random(f"{self._seed} model {request_id} {self._calls[request_id]}")  # noqa: S311
+        fault = None if self._is_healthy else rng.choices(_DRAWN, _WEIGHTS)[0]
+        if fault is not None:
+            self._history.add(Fault(name=fault))
+        if fault is FaultKind.THROTTLED:
+            raise Refused(429, "ThrottlingException")
+        if fault is FaultKind.OVERLOADED:
+            raise Refused(503, "ServiceUnavailableException")
+        await self._ran(request_id)
+        self.running += 1
+        try:
+            async for piece in self._answer(question, fault, rng):
+                yield piece
+        finally:
+            self.running -= 1
+
+    async def _answer(self, question: str, fault: FaultKind | None, rng: random.Random) -> AsyncGenerator[Piece, None]:
+        pieces: list[Piece] = list(echo_deltas(question))
+        tokens = len(pieces)
+        if rng.random() < _SAYS_MORE:
+            pieces = _with_parts(pieces, rng)
+        fails_at = rng.randint(1, len(pieces))
+        for number, piece in enumerate(pieces, 1):
+            yield piece
+            await asyncio.sleep(self._delay_s)
+            if number == fails_at:
+                await self._fail(fault, rng)
+        yield Finish(input_tokens=tokens, output_tokens=tokens)
+
+    @staticmethod
+    async def _fail(fault: FaultKind | None, rng: random.Random) -> None:
+        if fault is FaultKind.BROKEN_OFF:
+            raise Broken(rng.choice(("modelStreamErrorException", "throttlingException", "internalServerException")))
+        if fault is FaultKind.CONNECTION_CUT:
+            raise Cut
+        if fault is FaultKind.STALLED_STREAM:
+            await asyncio.sleep(rng.uniform(*_STALL_S))
+
+    async def _ran(self, request_id: str) -> None:
+        if request_id in self._history.asked:
+            attempt = await asyncio.to_thread(self._attempt_of, request_id)
+        else:
+            attempt = 0  # nobody asked for it, and the checker says so
+        self._history.add(ModelRun(request=request_id, attempt=attempt))
+
+
+def _with_parts(pieces: list[Piece], rng: random.Random) -> list[Piece]:
+    """The answer with thoughts, calls and sources before, between and behind its text."""
+    said: list[Piece] = []
+    for number, piece in enumerate(pieces):
+        match rng.randrange(6):
+            case 0:
+                said += [Part("reasoning", f"생각 {number} "), Part("reasoning", "𝄞")]
+            case 1:
+                said += [Part("tool", '{"n": ', "look", new=True), Part("tool", f"{number}}}")]
+            case 2:
+                said.append(Part("citation", f'{{"title": "{number}"}}', new=True))
+        said.append(piece)
+    return said
 
 
 class AwsFaults:

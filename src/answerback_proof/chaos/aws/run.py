@@ -16,10 +16,9 @@ from answerback_aws.deploy.stack import Progress
 from answerback_aws.emulator.bedrock import BedrockServer
 from answerback_aws.emulator.postgres import PostgresServer
 from answerback_aws.runtime.dynamodb.items import decode_item, number_of
-from answerback_proof.chaos.aws.faults import DEATHS, FAULTS, KILLS, AwsFaults
-from answerback_proof.chaos.aws.model import FaultyModel
+from answerback_proof.chaos import ChaosPlan
+from answerback_proof.chaos.aws.faults import DEATHS, FAULTS, KILLS, AwsFaults, FaultyModel
 from answerback_proof.chaos.aws.stack import EmulatedAws, Stack, Stores
-from answerback_proof.chaos.plan import ChaosPlan
 from answerback_proof.chaos.report import ChaosReport, conclude
 from answerback_proof.chaos.run import ChaosApp, client_errors, run_apps
 from answerback_proof.checker import Visible, check
