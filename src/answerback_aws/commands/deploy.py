@@ -46,31 +46,23 @@ def deploy(
     *,
     where: StackOptions,
     model: Models = None,
-    jwt_issuer: Annotated[
-        str | None, typer.Option(metavar="URL", help="Who signs your users' tokens.", show_default=False)
-    ] = None,
-    jwt_audience: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="For whom: the aud of their tokens.", show_default=False)
-    ] = None,
+    jwt_issuer: Annotated[str | None, typer.Option(metavar="URL", help="Who signs your users' tokens.")] = None,
+    jwt_audience: Annotated[str | None, typer.Option(metavar="TEXT", help="For whom: the aud of their tokens.")] = None,
     jwks_url: Annotated[
         str | None, typer.Option(metavar="URL", help="The issuer's keys.  [default: asked of the issuer]")
     ] = None,
     jwt_secret_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Secret of HS256 tokens, for development.", show_default=False)
+        Path | None, typer.Option(metavar="FILE", help="Secret of HS256 tokens, for development.")
     ] = None,
     allow_anonymous: Annotated[
-        bool | None,
-        typer.Option(
-            "--allow-anonymous/--require-token", help="Let everyone in who knows the URL.", show_default=False
-        ),
+        bool | None, typer.Option("--allow-anonymous/--require-token", help="Let everyone in who knows the URL.")
     ] = None,
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(metavar="URL", help="Web page that may connect: https://app.example; repeatable."),
     ] = None,
     least_client: Annotated[
-        str | None,
-        typer.Option(metavar="VERSION", help="Version of apps below which they tell to update.", show_default=False),
+        str | None, typer.Option(metavar="VERSION", help="Version of apps below which they tell to update.")
     ] = None,
     rate_limit: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Requests a user and minute; 0: no limit.")
@@ -79,50 +71,38 @@ def deploy(
         int | None, typer.Option(min=0, max=12, metavar="N", help="Devices that watch one conversation; 0: none.")
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, metavar="N", help="Longest answer.")] = None,
-    system: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="System prompt, of any length.", show_default=False)
-    ] = None,
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="System prompt, of any length.")] = None,
     env: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="Variable of a pipeline, NAME= takes it away; repeatable."),
     ] = None,
     secret: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=ARN", help="Variable whose value is a secret of AWS; repeatable."),
+        list[str] | None, typer.Option(metavar="NAME=ARN", help="Variable whose value is a secret of AWS; repeatable.")
     ] = None,
     worker_policy: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ARN", help="Policy with what a pipeline may call; repeatable."),
+        list[str] | None, typer.Option(metavar="ARN", help="Policy with what a pipeline may call; repeatable.")
     ] = None,
     retention_days: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="How long ended requests can be resumed.")
     ] = None,
     min_acu: Annotated[float | None, typer.Option(min=0, metavar="N", help="Least of Aurora; 0: it pauses.")] = None,
     max_acu: Annotated[float | None, typer.Option(min=1, metavar="N", help="Most of Aurora.")] = None,
-    alarm_email: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Who is notified of alarms.", show_default=False)
-    ] = None,
-    domain: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of yours that apps connect to.", show_default=False)
-    ] = None,
+    alarm_email: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Who is notified of alarms.")] = None,
+    domain: Annotated[str | None, typer.Option(metavar="NAME", help="Of yours that apps connect to.")] = None,
     certificate: Annotated[
-        str | None, typer.Option(metavar="ARN", help="Its certificate in ACM, in this region.", show_default=False)
+        str | None, typer.Option(metavar="ARN", help="Its certificate in ACM, in this region.")
     ] = None,
     permissions_boundary: Annotated[
-        str | None, typer.Option(metavar="ARN", help="Policy that bounds every role.", show_default=False)
+        str | None, typer.Option(metavar="ARN", help="Policy that bounds every role.")
     ] = None,
-    role_path: Annotated[
-        str | None, typer.Option(metavar="PATH", help="IAM path of the roles: /teams/chat/.", show_default=False)
-    ] = None,
+    role_path: Annotated[str | None, typer.Option(metavar="PATH", help="IAM path of the roles: /teams/chat/.")] = None,
     role_arn: Annotated[
-        str | None, typer.Option(metavar="ARN", help="What CloudFormation acts as.  [default: you]", show_default=False)
+        str | None, typer.Option(metavar="ARN", help="What CloudFormation acts as.  [default: you]")
     ] = None,
     bucket: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of yours, for packages.  [default: one is made]")
     ] = None,
-    key: Annotated[
-        str | None, typer.Option(metavar="ARN", help="KMS key of yours for all that is stored.", show_default=False)
-    ] = None,
+    key: Annotated[str | None, typer.Option(metavar="ARN", help="KMS key of yours for all that is stored.")] = None,
     parameter: Parameters = None,
     tag: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A tag of the stack; repeatable.")] = None,
     built: PackageOptions,

@@ -58,15 +58,12 @@ class PackageOptions:
         list[Path] | None,
         typer.Option(metavar="PATH", help="A module or package of yours for python: models; repeatable."),
     ] = None
-    requirements: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What those need, in pip's format.", show_default=False)
-    ] = None
+    requirements: Annotated[Path | None, typer.Option(metavar="FILE", help="What those need, in pip's format.")] = None
     runtime: Annotated[
         str | None, typer.Option("--runtime", metavar="X.Y", help="Python of the functions.  [at first: 3.13]")
     ] = None
     architecture: Annotated[
-        str | None,
-        typer.Option(metavar="arm64|x86_64|here", help="Processor of the functions.  [at first: arm64]"),
+        str | None, typer.Option(metavar="arm64|x86_64|here", help="Processor of the functions.  [at first: arm64]")
     ] = None
 
     def check(self) -> None:

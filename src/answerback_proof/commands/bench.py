@@ -46,32 +46,23 @@ class LoadOptions:
 
     apps: Annotated[
         int | None,
-        typer.Option(
-            min=1, max=100_000, help="Connections, each a user and session; default: 50, on AWS 12.", show_default=False
-        ),
+        typer.Option(min=1, max=100_000, help="Connections, each a user and session; default: 50, on AWS 12."),
     ] = None
     requests: Annotated[int, typer.Option(min=1, max=_MOST, help="Questions of each app.")] = 200
     in_flight: Annotated[
         int, typer.Option(min=1, max=100_000, help="Closed loop: questions that each app keeps pending.")
     ] = 1
     rate: Annotated[
-        float | None,
-        typer.Option(min=0.1, help="Open loop: questions a second over all apps, whatever is pending."),
+        float | None, typer.Option(min=0.1, help="Open loop: questions a second over all apps, whatever is pending.")
     ] = None
     stream: Annotated[bool, typer.Option("--stream", help="Streamed answers.")] = False
     words: Annotated[int, typer.Option(min=1, max=10_000, help="Words of a question, and so of its answer.")] = 50
     message_bytes: Annotated[int, typer.Option(min=0, max=120_000, help="Bytes that a question has at least.")] = 0
     delay_ms: Annotated[int, typer.Option(min=0, max=10_000, help="Own gateway: the model's time for a word.")] = 0
-    coalesce_ms: Annotated[
-        int | None, typer.Option(min=0, max=10_000, help="Own gateway: see `serve`.", show_default=False)
-    ] = None
+    coalesce_ms: Annotated[int | None, typer.Option(min=0, max=10_000, help="Own gateway: see `serve`.")] = None
     idle: Annotated[int, typer.Option(min=0, max=_MOST, help="Measure so many quiet connections instead.")] = 0
-    url: Annotated[
-        str | None, typer.Option(help="A running server instead of a gateway of its own.", show_default=False)
-    ] = None
-    pid: Annotated[
-        int | None, typer.Option(help="With --url: process id of that server, to see its CPU.", show_default=False)
-    ] = None
+    url: Annotated[str | None, typer.Option(help="A running server instead of a gateway of its own.")] = None
+    pid: Annotated[int | None, typer.Option(help="With --url: process id of that server, to see its CPU.")] = None
     token: TokenText = None
     model: ModelName = None
     max_tokens: MaxTokens = None
@@ -117,12 +108,7 @@ class ChaosOptions:
     ] = False
     seed: Annotated[
         int | None,
-        typer.Option(
-            min=0,
-            help="Which faults are injected when; default: a new one.",
-            show_default=False,
-            rich_help_panel=_CHAOS,
-        ),
+        typer.Option(min=0, help="Which faults are injected when; default: a new one.", rich_help_panel=_CHAOS),
     ] = None
     aws: Annotated[
         bool,
@@ -133,14 +119,11 @@ class ChaosOptions:
         ),
     ] = False
     kills: Annotated[
-        int | None,
-        typer.Option(min=1, max=10_000, help="SIGKILLs; default: 50.", show_default=False, rich_help_panel=_CHAOS),
+        int | None, typer.Option(min=1, max=10_000, help="SIGKILLs; default: 50.", rich_help_panel=_CHAOS)
     ] = None
     seconds: Annotated[
         float | None,
-        typer.Option(
-            min=1, help="Inject faults for so long, whatever --kills says.", show_default=False, rich_help_panel=_CHAOS
-        ),
+        typer.Option(min=1, help="Inject faults for so long, whatever --kills says.", rich_help_panel=_CHAOS),
     ] = None
     postgres: Annotated[
         bool, typer.Option("--postgres", help="Store in a PostgreSQL of its own, and crash it.", rich_help_panel=_CHAOS)
@@ -152,15 +135,13 @@ class ChaosOptions:
         ),
     ] = 1
     database: Annotated[
-        str | None,
-        typer.Option(help="Store in this PostgreSQL, and leave it alone.", show_default=False, rich_help_panel=_CHAOS),
+        str | None, typer.Option(help="Store in this PostgreSQL, and leave it alone.", rich_help_panel=_CHAOS)
     ] = None
     keep: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
             help="Keep data, log and trace here; default: only if something broke.",
-            show_default=False,
             rich_help_panel=_CHAOS,
         ),
     ] = None

@@ -22,13 +22,11 @@ def demo(
     ] = "local",
     max_tokens: Annotated[int, typer.Option(min=1, max=4096, help="Longest answer; short, so that all end soon.")] = 60,
     url: Annotated[
-        str | None,
-        typer.Option(help="Ask a server that runs already, a gateway or a stack on AWS.", show_default=False),
+        str | None, typer.Option(help="Ask a server that runs already, a gateway or a stack on AWS.")
     ] = None,
     token: TokenText = None,
     keep: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Keep the store and the log in this new folder.", show_default=False),
+        Path | None, typer.Option(metavar="FOLDER", help="Keep the store and the log in this new folder.")
     ] = None,
 ) -> int:
     """Let several apps ask at once, of a gateway started for it, and check that every answer came home.
