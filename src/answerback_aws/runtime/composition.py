@@ -6,11 +6,12 @@ Imports are inside the properties, so that each function loads no more than it u
 """
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
 
 from answerback.clock import epoch_ms
@@ -463,6 +464,12 @@ class Composition:
             clock=epoch_ms,
             last_active_ms=self.sender.last_active_ms,
         )
+
+
+@cache
+def process(function: str, timeouts: Timeouts = IN_A_MESSAGE) -> Composition:
+    """The composition of this process, made by its first invocation."""
+    return Composition(function, os.environ, timeouts=timeouts)
 
 
 class LazyTokens:

@@ -8,8 +8,10 @@ The checker looks at it from outside the gateway: what the apps saw, what went o
 and, after the gateway has stopped, what the store holds.
 """
 
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 from typing import Final
 
 from answerback.client import Timing
@@ -64,3 +66,13 @@ class ChaosPlan:
     timing: Timing = QUICK
     settle_s: float = 180.0
     keep: Path | None = None
+
+    def rng(self, concern: str) -> Random:
+        """The random numbers of one concern."""
+        return Random(f"{self.seed} {concern}")  # noqa: S311 - chaos that can be repeated
+
+    def folder(self) -> Path:
+        """Where the run keeps its files."""
+        folder = Path(tempfile.mkdtemp(prefix="answerback-chaos-")) if self.keep is None else self.keep
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder

@@ -76,7 +76,7 @@ def outcome(logging_put_back: None, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
     composition = Composition("migration", {})
     composition.__dict__["aurora"] = object()
-    monkeypatch.setattr(migration, "_composition", lambda: composition)
+    monkeypatch.setattr(migration, "process", lambda *_: composition)
     monkeypatch.setattr(migration, "apply_migrations", apply)
     yield outcome
     composition.close()

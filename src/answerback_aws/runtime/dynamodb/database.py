@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 
 from answerback.ports import Unavailable
 from answerback_aws.runtime.client import Calls, error_code
-from answerback_aws.runtime.dynamodb.items import Item, Value, encode, text_of
+from answerback_aws.runtime.dynamodb.items import Item, Value, encode, names_in, text_of
 from answerback_aws.runtime.dynamodb.tables import Tables
 
 T = TypeVar("T")
@@ -109,12 +109,13 @@ class Database:
         return found
 
     async def query(self, table: str, condition: str, values: Mapping[str, Value], **more: Any) -> Sequence[Item]:
-        """Every item that the key condition finds, all pages."""
+        """Every item that the key condition finds, all pages. `#name`: an attribute whose name is a reserved word."""
         return await self._pages(
             self._client.query,
             TableName=table,
             KeyConditionExpression=condition,
             ExpressionAttributeValues=encode(values),
+            **names_in(condition, more.get("ProjectionExpression", "")),
             **more,
         )
 
@@ -136,6 +137,7 @@ class Database:
             ExpressionAttributeValues=encode(values),
             ScanIndexForward=not newest_first,
             Limit=limit,
+            **names_in(condition),
             **more,
         )
         return found["Items"], "LastEvaluatedKey" in found

@@ -25,7 +25,16 @@ from answerback.core.request import Change, Ending, Question, Record, RequestKey
 from answerback.core.transitions import State
 from answerback.ports import T, Unavailable
 from answerback_aws.runtime.dynamodb.database import TRIES, Database, Refused
-from answerback_aws.runtime.dynamodb.items import Item, decode_item, encode, encode_record, number_of, text_of, update
+from answerback_aws.runtime.dynamodb.items import (
+    Item,
+    decode_item,
+    encode,
+    encode_record,
+    expression,
+    number_of,
+    text_of,
+    update,
+)
 from answerback_aws.runtime.dynamodb.limits import RateLimits, Standing
 from answerback_aws.runtime.dynamodb.tables import TTL_ATTRIBUTE, UNFINISHED, Place
 from answerback_aws.runtime.dynamodb.turns import TURNS_MS, DynamoTurns, Texts, turn_item
@@ -198,10 +207,7 @@ class DynamoRequests:
             }
         )
         item = {**encode_record(record), **own}
-        condition = {
-            "ConditionExpression": _ABSENT,
-            "ExpressionAttributeValues": encode({":now": _seconds(now_ms)}),
-        }
+        condition = expression("", _ABSENT, now=_seconds(now_ms))
         refused: Refused | None
         if per_minute or record.hold is not None:
             put = {
@@ -269,12 +275,8 @@ class DynamoRequests:
         version = _new_version()
         if held is None:
             item = self._new_item(after, version)
-            refused = await self._database.put(
-                self._table,
-                item,
-                ConditionExpression=_ABSENT,
-                ExpressionAttributeValues=encode({":now": _seconds(self._clock())}),
-            )
+            absent = expression("", _ABSENT, now=_seconds(self._clock()))
+            refused = await self._database.put(self._table, item, **absent)
         else:
             own = {name: held.item[name] for name in ("position", "replaces", UNFINISHED) if name in held.item}
             item = {**encode_record(after), **own, **encode({"version": version})}

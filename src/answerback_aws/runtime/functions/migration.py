@@ -6,9 +6,7 @@ the stack would wait for the whole time-out.
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any, Final
 
 from answerback.clock import epoch_ms
@@ -16,7 +14,7 @@ from answerback.stores import statements as sql
 from answerback.stores.migrations import Migration, lock_key, missing, shipped
 from answerback_aws.runtime.aurora.data_api import DataApi, Statements
 from answerback_aws.runtime.aurora.operations import LOCK_TIMEOUT_SQL
-from answerback_aws.runtime.composition import Composition, Timeouts
+from answerback_aws.runtime.composition import Timeouts, process
 from answerback_aws.runtime.telemetry import LambdaContext
 
 log = logging.getLogger("answerback.aws.migration")
@@ -64,7 +62,7 @@ def _dialect(statement: str) -> str:
 
 def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Called by CloudFormation, or by hand with an empty event."""
-    composition = _composition()
+    composition = process("migration", TIMEOUTS)
     with composition.observing.invocation(context):
         if event.get("RequestType") == "Delete":
             return _answer(event, None, {})  # the data stay; the cluster has a deletion policy of its own
@@ -102,8 +100,3 @@ def _put(url: str, body: bytes) -> None:
     request = urllib.request.Request(url, data=body, method="PUT", headers={"Content-Type": ""})  # noqa: S310 - CloudFormation's
     with urllib.request.urlopen(request, timeout=ANSWER_TIMEOUT_S) as response:  # noqa: S310
         response.read()
-
-
-@cache
-def _composition() -> Composition:
-    return Composition("migration", os.environ, timeouts=TIMEOUTS)
