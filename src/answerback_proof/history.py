@@ -252,6 +252,11 @@ class Violation(Struct, frozen=True, kw_only=True):
         return f"{self.promise or self.kind}: {self.request}{': ' if self.request else ''}{self.detail}"
 
 
+def broken(promise: str, detail: str, *, request: str = "") -> Violation:
+    """A violation of a promise, or of another invariant, that was seen inside of a run."""
+    return Violation(promise=promise, kind=ViolationKind.BROKEN, request=request, detail=detail)
+
+
 Event: TypeAlias = (
     Asked
     | Cancelled
@@ -314,7 +319,7 @@ class RunHistory:
 
     def broke(self, detail: str, *, request: str = "") -> None:
         """Something went wrong that is no promise of its own, as an error in a log."""
-        self.add(Violation(promise="", kind=ViolationKind.BROKEN, request=request, detail=detail))
+        self.add(broken("", detail, request=request))
 
     @property
     def pending(self) -> int:

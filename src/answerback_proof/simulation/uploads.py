@@ -12,7 +12,7 @@ from answerback.core.uploads import FileKey, Upload, examine
 from answerback.protocol.frames import PutPiece, UploadState
 from answerback.protocol.limits import PIECE_BYTES
 from answerback_proof.fault_kinds import FaultKind
-from answerback_proof.history import Promise, Violation, ViolationKind
+from answerback_proof.history import Promise, Violation, broken
 from answerback_proof.simulation.injector import FaultInjector
 from answerback_proof.simulation.server import GeneratedAnswer
 
@@ -143,7 +143,7 @@ class SimulatedUploads:
             self._break(f"the model was shown other files than {run.key.request_id} was asked with")
 
     def _break(self, detail: str) -> None:
-        self._violate(Violation(promise=Promise.OWN_ANSWER, kind=ViolationKind.BROKEN, request="", detail=detail))
+        self._violate(broken(Promise.OWN_ANSWER, detail))
 
 
 def _key(user: str, file: File) -> FileKey:

@@ -29,13 +29,13 @@ from answerback.stores.sqlite import MemoryStore
 from answerback.testing.loop import Deadlock
 from answerback_proof.checker import Visible, check
 from answerback_proof.fault_kinds import FaultKind
-from answerback_proof.history import Fault, ModelRun, Promise, RunHistory, Stored, Turn, Usage, Violation
+from answerback_proof.history import Fault, ModelRun, Promise, RunHistory, Stored, Turn, Usage, Violation, broken
 from answerback_proof.simulation.app import SimulatedApp, SimulatedWindow, qualified
 from answerback_proof.simulation.case import Case, Report
 from answerback_proof.simulation.functions import SimulatedFunctions
 from answerback_proof.simulation.gateway import SimulatedGateway
 from answerback_proof.simulation.injector import DEATHS, FaultInjector, Faults
-from answerback_proof.simulation.invariants import Evidence, Invariants, broken, check_end
+from answerback_proof.simulation.invariants import Evidence, Invariants, check_end
 from answerback_proof.simulation.network import FOR_EVER_S, Link, Network, SimulatedLoop
 from answerback_proof.simulation.process import current, install
 from answerback_proof.simulation.server import EPOCH_MS, WANTED, Clocks, GeneratedAnswer, Parts, Server, WordyModel
