@@ -186,7 +186,6 @@ class _Facts:
         return stored.whole if stored is not None and is_whole else None
 
     def parts(self, request: str, attempt: int) -> tuple[AnswerPart, ...] | None:
-        """The parts that an attempt said, if they are known."""
         generated = self._generated.get((request, attempt))
         return generated.parts if generated is not None and generated.parts else None
 

@@ -323,7 +323,6 @@ class RunHistory:
 
     @property
     def pending(self) -> int:
-        """Questions without an ending."""
         return len(self.asked.keys() - self.ended)
 
     def add_from_app(self, frame: ClientFrame | None, *, connection: str, session: str, prefix: str = "") -> None:
@@ -349,7 +348,6 @@ class RunHistory:
         self.add(ToApp(connection=connection, session=session, request=request, frame=frame))
 
     def records(self) -> dict[str, Record]:
-        """What the store has, by request."""
         return {event.request: event.record for _, event in self.events if isinstance(event, Stored)}
 
 

@@ -53,7 +53,6 @@ class Price:
 
     @property
     def is_estimate(self) -> bool:
-        """Whether it was not read from a price list."""
         return self.source == "estimate"
 
 

@@ -81,7 +81,6 @@ class UnitCounts:
 
     @classmethod
     def load(cls) -> "UnitCounts":
-        """The measured counts."""
         return cls(**table("counts.toml"))
 
 

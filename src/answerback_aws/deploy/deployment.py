@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 
 from answerback.clock import epoch_ms
 from answerback_aws.deploy.account import Account
-from answerback_aws.deploy.errors import DeployError, UsageError, advice_for, error_code, explained, is_missing
+from answerback_aws.deploy.errors import DeployError, UsageError, advice_for, error_code, explained, unless_missing
 from answerback_aws.deploy.package import Package, PackageError, Target, build_package
 from answerback_aws.deploy.parameters import (
     check_sign_in,
@@ -193,17 +193,15 @@ class Artefacts:
         """Whether `key` was uploaded before. Raises: DeployError."""
         with explained("read the bucket of packages"):
             try:
-                self._account.client("s3").head_object(**self._mine, Key=key)
+                head = self._account.client("s3").head_object
+                return unless_missing(head, **self._mine, Key=key) is not None
             except ClientError as exc:
-                if is_missing(exc):
-                    return False
                 if error_code(exc) == "403":
                     raise DeployError(
                         f"the bucket {self.bucket} is not this account's, or these credentials may not read it",
                         "allow s3:GetObject, s3:PutObject, s3:ListBucket, s3:CreateBucket on it, or say --bucket NAME",
                     ) from exc
                 raise
-        return True
 
     @property
     def _mine(self) -> dict[str, str]:
@@ -213,12 +211,7 @@ class Artefacts:
 
     def _make(self, s3: Any, mine: dict[str, str]) -> None:
         """Private from its first moment on: new buckets of S3 are; what follows holds it so."""
-        try:
-            s3.head_bucket(**mine)
-        except ClientError as exc:
-            if not is_missing(exc):
-                raise
-        else:
+        if unless_missing(s3.head_bucket, **mine) is not None:
             return
         where = {} if self._account.region == "us-east-1" else {"LocationConstraint": self._account.region}
         s3.create_bucket(Bucket=self.bucket, **({"CreateBucketConfiguration": where} if where else {}))

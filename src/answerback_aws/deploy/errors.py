@@ -6,9 +6,9 @@ DeployError      the command cannot go on
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -22,6 +22,8 @@ from botocore.exceptions import (
     ProfileNotFound,
     SSOError,
 )
+
+T = TypeVar("T")
 
 
 class DeployError(Exception):
@@ -102,6 +104,16 @@ def is_missing(error: ClientError) -> bool:
     return error_code(error) in {"404", "NoSuchBucket", "NoSuchKey", "NotFound", "ChangeSetNotFound"} or (
         error_code(error) == "ValidationError" and "does not exist" in message
     )
+
+
+def unless_missing(call: Callable[..., T], /, **arguments: Any) -> T | None:
+    """What the call returns; None: the service says that there is no such thing."""
+    try:
+        return call(**arguments)
+    except ClientError as exc:
+        if is_missing(exc):
+            return None
+        raise
 
 
 @contextmanager

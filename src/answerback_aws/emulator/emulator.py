@@ -161,7 +161,6 @@ class Emulator:
         self._paused.touch()
 
     def resume_database(self) -> None:
-        """The database answers again."""
         self._paused.unlink(missing_ok=True)
 
     def stop(self) -> None:

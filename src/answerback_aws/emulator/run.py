@@ -99,12 +99,7 @@ class LocalStack:
             model=f"{model.name}=bedrock:{MODEL_ID}",
             parameters=settings.parameters,
         )
-        return LocalRun(
-            url=outputs["WebSocketUrl"],
-            endpoint=emulator.endpoint,
-            model=model.name,
-            outputs=outputs,
-        )
+        return LocalRun(url=outputs["WebSocketUrl"], endpoint=emulator.endpoint, model=model.name, outputs=outputs)
 
     def _serve_model(self, started: ExitStack) -> tuple[BedrockServer, Model]:
         try:

@@ -145,7 +145,6 @@ class Composition:
         )
 
     def visibility(self, url: str) -> "Visibility":
-        """Of the messages of the queue at `url`."""
         from answerback_aws.runtime.sqs import Visibility  # noqa: PLC0415
 
         return Visibility(client=self.sqs, calls=self.calls, url=url)
@@ -162,14 +161,12 @@ class Composition:
 
     @cached_property
     def connections(self) -> "DynamoConnections":
-        """Open connections and sessions, and who watches."""
         from answerback_aws.runtime.dynamodb.connections import DynamoConnections  # noqa: PLC0415
 
         return DynamoConnections(self.database("connections", "sessions"))
 
     @cached_property
     def requests(self) -> Requests:
-        """The records that decide."""
         from answerback_aws.runtime.dynamodb.requests import DynamoRequests, Retention  # noqa: PLC0415
 
         return DynamoRequests(
@@ -187,14 +184,12 @@ class Composition:
 
     @cached_property
     def store_id(self) -> "StoreId":
-        """The name of the data."""
         from answerback_aws.runtime.dynamodb.database import StoreId  # noqa: PLC0415
 
         return StoreId(self.database("conversations"))
 
     @cached_property
     def turns(self) -> "DynamoTurns":
-        """The ends of conversations, and what Aurora does not have yet."""
         from answerback_aws.runtime.dynamodb.turns import DynamoTurns  # noqa: PLC0415
 
         return DynamoTurns(self.database("requests", "conversations"))
@@ -231,7 +226,6 @@ class Composition:
 
     @cached_property
     def aurora(self) -> "DataApi":
-        """The database in Aurora, with this function's timeouts."""
         return self.data_api(self._timeouts)
 
     @cached_property
@@ -276,7 +270,6 @@ class Composition:
 
     @cached_property
     def traces(self) -> "Traces | None":
-        """What makes traces, if they are wanted."""
         ratio = self.settings.trace_ratio
         if ratio is None:
             return None
@@ -290,7 +283,6 @@ class Composition:
 
     @cached_property
     def observer(self) -> Observer:
-        """Who is told of what happens to requests."""
         counts = self.observing.counts
         return counts if self.traces is None else self.traces.beside(counts)
 
@@ -433,7 +425,6 @@ class Composition:
 
     @cached_property
     def dead_letters(self) -> "DeadLetters":
-        """Ends what the queue gave up."""
         from answerback.service.dead_letters import DeadLetters  # noqa: PLC0415
 
         _ = self.watchers  # whoever ends a request tells them
@@ -441,7 +432,6 @@ class Composition:
 
     @cached_property
     def janitor(self) -> "Janitor":
-        """Sees what no other part would notice."""
         from answerback.service.janitor import Janitor, JanitorSettings  # noqa: PLC0415
 
         settings = self.settings

@@ -257,7 +257,6 @@ class S3Files:
     # --- all of a user
 
     async def objects(self, user_id: str) -> AsyncIterator[tuple[str, bytes]]:
-        """The user's objects with their bytes."""
         for names in await self._calls.run(self._names, user_id=user_id):
             for name in names:
                 data = await self._object(name)
@@ -286,7 +285,6 @@ class S3Files:
     # --- objects
 
     async def _pieces(self, key: FileKey, known: Upload) -> bytes:
-        """The pieces that are there, in their order."""
         names = [_piece(key, known.name, number) for number in sorted(known.have)]
         return b"".join([piece or b"" for piece in await asyncio.gather(*map(self._object, names))])
 

@@ -68,11 +68,9 @@ class ChaosPlan:
     keep: Path | None = None
 
     def rng(self, concern: str) -> Random:
-        """The random numbers of one concern."""
         return Random(f"{self.seed} {concern}")  # noqa: S311 - chaos that can be repeated
 
     def folder(self) -> Path:
-        """Where the run keeps its files."""
         folder = Path(tempfile.mkdtemp(prefix="answerback-chaos-")) if self.keep is None else self.keep
         folder.mkdir(parents=True, exist_ok=True)
         return folder

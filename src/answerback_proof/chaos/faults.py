@@ -94,7 +94,6 @@ class ConnectionFaults:
         self._network_rng, self._app_rng = plan.rng("network"), plan.rng("app")
 
     def add(self, fault: FaultKind) -> None:
-        """A fault is injected."""
         self.history.add(Fault(name=fault))
 
     async def disturb_connections(self) -> None:
@@ -116,7 +115,6 @@ class ConnectionFaults:
                 act(path)
 
     async def restart_apps(self) -> None:
-        """Restart apps until it is over."""
         while not await self.is_over(self._app_rng.uniform(0.2, self._pauses_s[1])):
             self.add(FaultKind.APP_RESTARTED)
             app = self._app_rng.choice(self._apps)

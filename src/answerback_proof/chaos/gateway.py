@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from answerback.tasks import Tasks
 from answerback_aws.emulator.emulator import LocalFailed, free_ports
 from answerback_proof.chaos.recording_model import SPEC
 from answerback_proof.load.figures import NO_LIMITS
@@ -193,7 +194,7 @@ class DatabaseWay:
         self._gate = asyncio.Event()
         self._gate.set()
         self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
 
     @property
     def url(self) -> str:
@@ -206,9 +207,7 @@ class DatabaseWay:
     async def close(self) -> None:
         if self._server is not None:
             self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.settle(grace_s=0)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def cut(self) -> None:
@@ -225,9 +224,7 @@ class DatabaseWay:
             writer.close()
             return
         for source, sink in ((reader, back_writer), (back_reader, writer)):
-            task = asyncio.create_task(self._copy(source, sink))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks.start(self._copy(source, sink), name="database way")
 
     async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, RuntimeError):  # uvloop's word for a closed transport

@@ -126,16 +126,15 @@ async def run_chaos(plan: ChaosPlan, *, notify: Callable[[str], None]) -> ChaosR
             check_budget(history, await store.counters())
         finally:
             await store.close()
+    is_one = plan.gateways == 1
     return conclude(
-        plan,
-        history,
-        check(history, VISIBLE if plan.gateways == 1 else FLEET_VISIBLE),
+        connections,
+        check(history, VISIBLE if is_one else FLEET_VISIBLE),
         folder=folder,
         store="SQLite" if database is None else "PostgreSQL",
-        faults=FAULTS if plan.gateways == 1 else FLEET_FAULTS,
+        faults=FAULTS if is_one else FLEET_FAULTS,
         kills=KILLS,
         began=began,
-        connections=proxy.connected,
         failed_starts=sum(gateway.failed_starts for gateway in gateways),
     )
 

@@ -4,11 +4,11 @@ import asyncio
 import secrets
 import sys
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import platformdirs
 import typer
@@ -27,6 +27,8 @@ with extra_needed("the load test", "server"):
     from answerback_proof.load.load import Plan
     from answerback_proof.load.process import ProcessFailed, running
     from answerback_proof.load.websocket import LoadConnectionError
+
+T = TypeVar("T")
 
 _MOST = 1_000_000
 _CHAOS = "Chaos"
@@ -77,7 +79,6 @@ class LoadOptions:
             raise usage_error("--idle measures memory", "say the process id of the server with --pid")
 
     def plan(self, url: str) -> Plan:
-        """What the load tool does at this server."""
         return Plan(
             url=url,
             apps=self.apps or _APPS,
@@ -219,12 +220,12 @@ def bench(*, load: LoadOptions, faults: ChaosOptions, as_json: Json = False) -> 
     if faults.chaos:
         faults.check(load)
         plan = faults.plan(load.apps)
-        report = _run_aws_chaos(plan) if faults.aws else _run_chaos(plan)
+        report = _run_aws_chaos(plan) if faults.aws else _run(run_chaos(plan, notify=note))
         return _show(report, as_json=as_json, is_clean=report.is_clean)
     if faults.aws:
         raise usage_error("--aws is for --chaos", "load a stack by its --url")
     load.check()
-    measured = _run_load(load)
+    measured = _run(_measure(load))
     return _show(measured, as_json=as_json, is_clean=isinstance(measured, IdleReport) or measured.is_clean)
 
 
@@ -240,15 +241,23 @@ def _show(report: Report | IdleReport | ChaosReport, *, as_json: bool, is_clean:
 # --- load ---------------------------------------------------------------------------------------------------
 
 
-def _run_load(load: LoadOptions) -> Report | IdleReport:
-    """Raises: CliError: it cannot be measured."""
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Errors of a run that cannot be done, as one line."""
     try:
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(_measure(load))
+        yield
     except LoadConnectionError as exc:
         raise CliError(str(exc), "see that the server runs, and --url", exit_code=ExitCode.CANNOT_CONNECT) from exc
-    except ProcessFailed as exc:
+    except LocalFailed as exc:
+        raise CliError(exc.message, exc.hint) from exc
+    except (EmulatorFailed, ProcessFailed, StoreError) as exc:
         raise CliError(str(exc)) from exc
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Raises: CliError: it cannot be run."""
+    with _explained(), asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(work)
 
 
 async def _measure(load: LoadOptions) -> Report | IdleReport:
@@ -284,17 +293,6 @@ class _Steps:
         pass
 
 
-def _run_chaos(plan: ChaosPlan) -> ChaosReport:
-    """Raises: CliError: it cannot be run."""
-    try:
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(run_chaos(plan, notify=note))
-    except LocalFailed as exc:
-        raise CliError(exc.message, exc.hint) from exc
-    except (ProcessFailed, StoreError) as exc:
-        raise CliError(str(exc)) from exc
-
-
 def _run_aws_chaos(plan: ChaosPlan) -> ChaosReport:
     """The same on the emulated AWS. Raises: CliError: it cannot be run."""
     with extra_needed("the emulated AWS", "aws,server"):
@@ -304,10 +302,8 @@ def _run_aws_chaos(plan: ChaosPlan) -> ChaosReport:
     cache = platformdirs.user_cache_path("answerback")
     slow = replace(plan, timing=SLOW, delay_ms=_AWS_DELAY_MS)
     try:
-        emulated = EmulatedAws(python=emulator_python(cache, note), wheels=cache / "wheels")
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(run_aws_chaos(slow, emulated, notify=note, progress=_Steps()))
-    except (LocalFailed, DeployError) as exc:
+        with _explained():
+            emulated = EmulatedAws(python=emulator_python(cache, note), wheels=cache / "wheels")
+        return _run(run_aws_chaos(slow, emulated, notify=note, progress=_Steps()))
+    except DeployError as exc:
         raise CliError(exc.message, exc.hint) from exc
-    except EmulatorFailed as exc:
-        raise CliError(str(exc)) from exc

@@ -39,16 +39,13 @@ class SimulateOptions:
 
     @property
     def seeds_run(self) -> range:
-        """Every seed of a profile."""
         return range(self.first, self.first + self.seeds) if self.seed is None else range(self.seed, self.seed + 1)
 
     @property
     def left_out(self) -> frozenset[str]:
-        """The faults to leave out."""
         return frozenset(filter(None, self.without.split(",")))
 
     def cases(self, profile: str) -> Iterator[Case]:
-        """Every run of one profile."""
         for seed in self.seeds_run:
             yield Case(
                 profile=profile,

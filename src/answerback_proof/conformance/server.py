@@ -85,7 +85,6 @@ class _ServerCaseRun(CaseRun):
 
     @property
     def was_rate_limited(self) -> bool:
-        """Whether a question was refused for its rate."""
         return any("rate_limited" in line and " <- " in line for line in self.transcript.lines)
 
     async def run(self) -> None:
@@ -259,10 +258,7 @@ class ServerRun:
 
     def _missing(self, needs: Needs, facts: ServerFacts) -> str | None:
         """Why the server cannot be tried with a case."""
-        for kind, needed, known in (
-            ("model", needs.models, facts.models),
-            ("feature", needs.features, facts.features),
-        ):
+        for kind, needed, known in (("model", needs.models, facts.models), ("feature", needs.features, facts.features)):
             if absent := [name for name in needed if name not in known]:
                 return f"needs the {kind} {', '.join(absent)}"
         if needs.tokens is not None and needs.tokens != (self._token is not None):

@@ -80,16 +80,13 @@ class Report(Struct, frozen=True, kw_only=True, rename="camel"):
 
     @property
     def is_clean(self) -> bool:
-        """Whether every question had exactly its own answer, whole."""
         return not (self.misrouted or self.lost or self.repeated or self.failures or self.broken)
 
     def as_json(self) -> dict[str, Any]:
-        """With names in camelCase and durations in milliseconds."""
         values: dict[str, Any] = to_builtins(self)
         return values
 
     def rows(self) -> list[tuple[str, str]]:
-        """For people: what, and how much."""
         rows = [
             ("requests", f"{self.requests} of {self.apps} apps in {self.seconds:.2f} s"),
             ("throughput", f"{self.requests_per_s:,.0f} requests/s, {self.frames_per_s:,.0f} frames/s to the apps"),

@@ -77,17 +77,14 @@ class Exchanges:
 
     @property
     def pending(self) -> int:
-        """Questions without an ending."""
         return len(self._exchanges) - len(self.ended)
 
     @property
     def counts(self) -> ViolationCounts:
-        """Violations in three numbers."""
         return count_violations(self.violations)
 
     @property
     def examples(self) -> list[str]:
-        """The first violations in words."""
         found = self.violations[:_MAX_EXAMPLES]
         return [f"{'misrouted' if v.kind is ViolationKind.FOREIGN else v.kind}: {v.detail}" for v in found]
 

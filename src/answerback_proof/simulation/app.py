@@ -153,7 +153,6 @@ class SimulatedWindow(Window):
             self.client.reconnect_now()
 
     def kill(self) -> None:
-        """The process is killed."""
         self.is_open = False
         self.leave()
         self.process.kill()
@@ -169,7 +168,6 @@ class SimulatedWindow(Window):
 
     @property
     def link(self) -> Link | None:
-        """The present connection."""
         return self.links[-1] if self.links and self.links[-1].client_open else None
 
     @property

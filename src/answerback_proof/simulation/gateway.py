@@ -184,7 +184,6 @@ class Gateway:
         self.start()
 
     def dispose(self) -> None:
-        """Release what the dead processes held."""
         for process in self._dead:
             process.dispose()
 

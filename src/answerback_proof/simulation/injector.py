@@ -431,14 +431,12 @@ class FaultInjector:
         self.is_over = True
 
     def stream(self, concern: str) -> Random:
-        """The random numbers of one concern."""
         stream = self._streams.get(concern)
         if stream is None:
             stream = self._streams[concern] = Random(f"{self.seed}/{concern}")  # noqa: S311 - repeatable, not secret
         return stream
 
     def occurs(self, fault: str) -> bool:
-        """Whether it happens now."""
         chance = self._chances[fault]
         if not chance or self.is_over or self.stream(fault).random() >= chance:
             return False

@@ -71,7 +71,6 @@ class Invariants:
     # --- the store
 
     def record_changed(self, before: Record | None, after: Record) -> None:
-        """Each change of a record in the store."""
         if self._faults.budget:
             self.budgets.record_changed(before, after)
             if (store := self._store()).is_watched_whole:
@@ -109,7 +108,6 @@ class Invariants:
     # --- the network
 
     def frame_sent(self, connection_id: str, frame: ServerFrame) -> None:
-        """Each frame that the server has sent to a connection."""
         if isinstance(frame, Error) and frame.code is ErrorCode.SESSION_REPLACED and connection_id in self.windows:
             self.windows[connection_id].told_of_another(connection_id)
         request_id = getattr(frame, "request_id", None)
@@ -131,7 +129,6 @@ class Invariants:
                 pass
 
     def frame_received(self, connection_id: str, frame: ClientFrame) -> None:
-        """Each frame that a client has sent, once for each time that it arrives."""
         match frame:
             case Hello(resume=points):
                 for point in points:
@@ -146,7 +143,6 @@ class Invariants:
     # --- the model
 
     def model_started(self, run: GeneratedAnswer) -> None:
-        """Each attempt that begins to generate."""
         store = self._store()
         record = store.records.get(run.key)
         if record is None:
@@ -196,7 +192,6 @@ class Budgets:
         self._held: dict[RequestKey, Record] = {}
 
     def record_changed(self, before: Record | None, after: Record) -> None:
-        """Each change of a record in the store."""
         held = before and before.hold
         if before is not None and held:
             each = _each(before)

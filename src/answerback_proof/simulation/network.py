@@ -70,7 +70,6 @@ class SimulatedLoop(VirtualLoop):
     async def create_server(  # type: ignore[override]
         self, protocol_factory: Callable[[], asyncio.Protocol], *_: Any, **__: Any
     ) -> ListeningSocket:
-        """Listen."""
         process = current()
         assert process is not None
         self.listening.append(ListeningSocket(protocol_factory, process))
@@ -280,7 +279,6 @@ class GatewayLink(Link):
         self.write(Frame(Opcode.TEXT, data).serialize(mask=True))
 
     def upgraded(self) -> None:
-        """The gateway takes it for a WebSocket."""
         self.opened_at = round(self._network.loop.time(), 3)
         self.is_connected = self.server_open
 
@@ -289,7 +287,6 @@ class GatewayLink(Link):
         self._end.lost()
 
     def down(self, data: bytes) -> None:
-        """The gateway has sent bytes."""
         self._down(self._deliver, data)
 
     def _arrive(self, data: bytes) -> None:
@@ -385,7 +382,6 @@ class ServerEnd(asyncio.Transport):
     # --- what comes to it
 
     def received(self, data: bytes) -> None:
-        """Bytes of the app."""
         self._unread.append(data)
         self._read()
 

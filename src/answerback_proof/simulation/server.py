@@ -13,18 +13,7 @@ from answerback.core.budget import Tariff, Terms
 from answerback.core.delivery import steady
 from answerback.core.handshake import Rules
 from answerback.core.request import Policy, RequestKey
-from answerback.ports import (
-    Finish,
-    Identity,
-    ModelError,
-    Part,
-    Piece,
-    Prompt,
-    Queue,
-    Quota,
-    Sender,
-    TokenRefused,
-)
+from answerback.ports import Finish, Identity, ModelError, Part, Piece, Prompt, Queue, Quota, Sender, TokenRefused
 from answerback.protocol.errors import ErrorCode
 from answerback.service.attempt import Done, Retry
 from answerback.service.composition import Service

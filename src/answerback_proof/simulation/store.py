@@ -11,15 +11,7 @@ from msgspec.structs import replace
 from answerback.core.budget import Budget, Counter, Period, Unit, team_holder
 from answerback.core.request import Change, Question, Record, RequestKey, Step
 from answerback.core.uploads import FileKey
-from answerback.ports import (
-    Accepted,
-    Admission,
-    DailyUsage,
-    Quota,
-    StoredTurn,
-    T,
-    Unavailable,
-)
+from answerback.ports import Accepted, Admission, DailyUsage, Quota, StoredTurn, T, Unavailable
 from answerback.stores.connections import MemoryConnections
 from answerback.stores.encoding import turn_of
 from answerback.stores.sqlite import MemoryDatabase, MemoryStore
@@ -141,7 +133,6 @@ class WatchedStore(MemoryStore):
             now(self.set_team(user, TEAM, now_ms=now_ms))
 
     def written_counters(self) -> dict[tuple[str, str], Counter]:
-        """Those of budgets, as they are written."""
         return now(self.counters())
 
 

@@ -97,7 +97,6 @@ class SimulatedUploads:
     # --- what must hold
 
     def received(self, user: str, frame: PutPiece) -> None:
-        """Each piece that has arrived at the server."""
         if frame.data:
             key = FileKey(user, frame.sha256, frame.size)
             self._brought.add((key, frame.upload, frame.offset, bytes(frame.data)))
@@ -117,14 +116,12 @@ class SimulatedUploads:
         return own == set(range(0, key.size, PIECE_BYTES))
 
     def returned(self, user: str, file: File, returned: File) -> None:
-        """Each file that was read back."""
         if returned.data != file.data:
             self._break(f"{user} has read other bytes than the file has")
         elif not self._has_brought(_key(user, file), file):
             self._break(f"{user} has read a file that it has not brought")
 
     def put(self, key: FileKey, name: str, number: int, data: bytes) -> None:
-        """Each piece that the store is given."""
         if len(data) != key.length_at(number * PIECE_BYTES):
             self._break(f"piece {number} of a file of {key.user_id} is kept with {len(data)} bytes")
         elif (key, name, number * PIECE_BYTES, bytes(data)) not in self._brought:

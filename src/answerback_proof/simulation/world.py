@@ -249,7 +249,6 @@ class World:
         )
 
     def _add_store(self) -> None:
-        """Add what the store holds to the history."""
         store, answers = self._store, self._store.answers
         for key, record in store.records.items():
             self.history.add(

@@ -243,7 +243,6 @@ class Statements:
             self._options["continueAfterTimeout"] = True
 
     async def execute(self, sql: str, params: Params = MappingProxyType({})) -> Result:
-        """Run one statement."""
         parameters = _fields(sql, params)
         _check_size(sql, parameters)
         arguments = self._options | ({"parameters": parameters} if parameters else {})

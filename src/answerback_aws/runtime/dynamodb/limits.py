@@ -44,7 +44,6 @@ class Standing:
 
     @classmethod
     def of(cls, holder: str, items: Sequence[Item]) -> "Standing":
-        """From the items of its partition."""
         budgets: tuple[Budget, ...] = ()
         team: str | None = None
         counters: dict[tuple[str, str], Counter] = {}
@@ -97,7 +96,6 @@ class RateLimits:
         return Standing.of(holder, found)
 
     async def states(self, holder: str, *, now_ms: int) -> list[BudgetState]:
-        """The budgets of a holder, and how they stand."""
         found = await self.standing(holder, consistent=True)
         return states(holder, found.budgets, found.counters, now_ms=now_ms)
 
@@ -118,7 +116,6 @@ class RateLimits:
         return budgets
 
     async def set_team(self, user_id: str, team: str | None) -> None:
-        """Put the user into a team; None: into none."""
         await self._set(user_id, "team", team)
 
     async def _set(self, holder: str, name: str, value: str | None) -> None:

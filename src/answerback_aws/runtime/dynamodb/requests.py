@@ -80,13 +80,7 @@ class DynamoRequests:
     worth a try.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        *,
-        clock: Callable[[], int],
-        retention: Retention | None = None,
-    ) -> None:
+    def __init__(self, database: Database, *, clock: Callable[[], int], retention: Retention | None = None) -> None:
         self._database = database
         self._table = database.tables.requests
         self._conversations = database.tables.conversations

@@ -196,7 +196,6 @@ class DynamoTurns:
         return [int(turn["endedAtMs"]["N"]) for turn in found]
 
     async def _pending_turns(self, ended: Sequence[Item]) -> Sequence[PendingTurn]:
-        """The turns with their texts."""
         keys = [place.key(kind) for turn in ended for place, kind in _texts_of(turn)]
         texts = {
             (text["userId"]["S"], text["item"]["S"]): text for text in await self._database.get_many(self._table, keys)
@@ -433,7 +432,6 @@ class Texts:
                 await self._database.delete(self._table, place.key(kind))
 
     async def question(self, place: Place) -> Question | None:
-        """What was asked at this place."""
         found = await self._database.get_immutable(self._table, place.key(QUESTION))
         if found is None:
             return None
@@ -460,7 +458,6 @@ class Texts:
             await self._database.delete(self._table, place.key(kind))
 
     async def answer(self, place: Place, kind: str) -> Content:
-        """The answer of that name."""
         return answer_of(await self._database.get_immutable(self._table, place.key(kind)))
 
 

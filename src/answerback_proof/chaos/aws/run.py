@@ -91,15 +91,7 @@ async def run_aws_chaos(
         check_logs(history, lines)
         violations = await check_stack(history, stores)
     report = conclude(
-        plan,
-        history,
-        violations,
-        folder=folder,
-        store="AWS, emulated",
-        faults=FAULTS,
-        kills=KILLS,
-        began=began,
-        connections=proxy.connected,
+        connections, violations, folder=folder, store="AWS, emulated", faults=FAULTS, kills=KILLS, began=began
     )
     if report.kept is not None:
         (folder / "functions.log").write_text("".join(f"{name} {line}\n" for name, line in lines), encoding="utf-8")

@@ -87,7 +87,6 @@ class Stack:
 
     @property
     def url(self) -> str:
-        """Where apps connect."""
         return self.emulator.websocket_url(self.outputs["ApiId"], self.outputs["StageName"])
 
     # --- faults
@@ -163,7 +162,6 @@ class Stack:
         return found
 
     def stores(self) -> "Stores":
-        """The stores as another process of the stack has them."""
         return Stores(self.emulator, self.outputs)
 
     def _processes(self, function: str) -> list[int]:
@@ -212,5 +210,4 @@ class Stores:
         self.unwritable += 1
 
     def close(self) -> None:
-        """Release the threads."""
         self._calls.close()
