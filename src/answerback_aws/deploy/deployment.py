@@ -20,15 +20,14 @@ from answerback_aws.deploy.account import Account
 from answerback_aws.deploy.errors import DeployError, UsageError, advice_for, error_code, explained, unless_missing
 from answerback_aws.deploy.package import Package, PackageError, Target, build_package
 from answerback_aws.deploy.parameters import (
+    Parameters,
     check_sign_in,
     check_times,
     declared,
-    effective,
-    parameter_list,
     read_models,
     template_text,
 )
-from answerback_aws.deploy.preflight import Preflight, of_account, of_models
+from answerback_aws.deploy.preflight import Preflight, follow_account, follow_models
 from answerback_aws.deploy.stack import Change, Progress, Stack, StackState
 from answerback_aws.deploy.status import Fact
 from answerback_aws.runtime.worker_settings import IS_NAME, StoredSettings, decode, read_reference
@@ -296,23 +295,23 @@ class Deployment:
         state = self._ready()
         previous = state.parameters if state is not None else None
         text = template_text()
-        known = declared(text)
         target = self._target(request, previous)
-        given = self._given(request, target, known, previous)
-        values = effective(given, known=known, previous=previous)
+        parameters = self._parameters(request, target, text, previous)
+        given, values = parameters.given, parameters.effective()
         check_sign_in(values)
         check_times(values)
-        given |= of_models(self._account, given, default=str(known["Models"]), previous=previous)
-        given |= of_account(self._account, given, known=known, previous=previous)
+        follow_models(self._account, parameters)
+        follow_account(self._account, parameters)
         is_first = previous is None and values["DeletionProtection"] == "true"
         given["FirstDeployment"] = "true" if is_first else "false"
-        values = effective(given, known=known, previous=previous)
+        values = parameters.effective()
         if self._account.is_real:
             self._check(request, values, is_new=state is None)
         package = self._package(request, target, values)
         bucket = request.bucket or (previous or {}).get("CodeBucket")
         artefacts = Artefacts(self._account, bucket=bucket, key_arn=values["KeyArn"])
-        given = {**worker_parameters(request.worker, previous or {}, artefacts), **given}
+        for parameter, value in worker_parameters(request.worker, previous or {}, artefacts).items():
+            given.setdefault(parameter, value)
         template = artefacts.put(f"templates/{hashlib.sha256(text.encode()).hexdigest()}.yaml", text.encode())
         key = f"packages/{package.content_sha256}-{target.name}.zip"
         if not artefacts.has(key):
@@ -323,7 +322,7 @@ class Deployment:
         name = f"answerback-{epoch_ms()}"
         changes = self._stack.plan(
             template_url=template.url,
-            parameters=parameter_list(given, known=known, previous=previous),
+            parameters=parameters.listed(),
             tags={**(state.tags if state is not None else {}), **request.tags},
             name=name,
             is_new=state is None,
@@ -337,12 +336,11 @@ class Deployment:
         state = self._stack.state()
         is_new = state is None or state.is_draft
         previous = None if state is None or is_new else state.parameters
-        known = declared(template_text())
-        given = self._given(request, self._target(request, previous), known, previous)
+        parameters = self._parameters(request, self._target(request, previous), template_text(), previous)
         with suppress(DeployError):  # a fact says it
-            given |= of_models(self._account, given, default=str(known["Models"]), previous=previous)
-        given |= of_account(self._account, given, known=known, previous=previous)
-        values = effective(given, known=known, previous=previous)
+            follow_models(self._account, parameters)
+        follow_account(self._account, parameters)
+        values = parameters.effective()
         preflight = Preflight(self._account, values, is_new=is_new, ask=request.ask, say=self._say)
         return preflight.facts(), values
 
@@ -382,27 +380,21 @@ class Deployment:
             architecture=request.architecture or was.get("Architecture") or default.architecture,
         )
 
-    def _of_target(self, target: Target) -> Mapping[str, str]:
-        found = {"Runtime": f"python{target.python}"}
-        if target.architecture is not None:
-            found["Architecture"] = target.architecture
-        return found
-
-    def _given(
-        self,
-        request: DeployRequest,
-        target: Target,
-        known: Mapping[str, str | None],
-        previous: Mapping[str, str] | None,
-    ) -> dict[str, str]:
-        """The parameters that are given. Raises: DeployError: the template does not have one of them."""
+    @staticmethod
+    def _parameters(
+        request: DeployRequest, target: Target, template: str, previous: Mapping[str, str] | None
+    ) -> Parameters:
+        """Those that are given. Raises: DeployError: the template does not have one of them."""
         request.worker.check()
-        given = {**self._of_target(target), **request.parameters}
+        given = {"Runtime": f"python{target.python}"}
+        if target.architecture is not None:
+            given["Architecture"] = target.architecture
         if request.models:
             read_models(request.models)
-            given = {"Models": " ".join(request.models), **given}
-        parameter_list(given, known=known, previous=previous)
-        return given
+            given["Models"] = " ".join(request.models)
+        parameters = Parameters(declared(template), previous, {**given, **request.parameters})
+        parameters.check()
+        return parameters
 
     def _check(self, request: DeployRequest, values: Mapping[str, str], *, is_new: bool) -> None:
         """Raises: DeployError: the stack would fail, or every answer of it."""

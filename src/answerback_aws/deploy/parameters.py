@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -34,31 +35,35 @@ def declared(template: str) -> Mapping[str, str | None]:
     return found
 
 
-def parameter_list(
-    given: Mapping[str, str], *, known: Mapping[str, str | None], previous: Mapping[str, str] | None
-) -> list[dict[str, object]]:
-    """For CloudFormation: what is given, and of an existing stack (`previous`) all the rest as it was.
+@dataclass(slots=True)
+class Parameters:
+    """The template's parameters in one deployment.
 
-    Raises: DeployError: a name that the template does not have.
+    `known`: all of them with their defaults. `previous`: what a stack that is there has; None: it is new. `given`: what
+    is said, and what follows from that.
     """
-    for name in given:
-        if name not in known:
-            near = [one for one in known if one.lower() == name.lower()] or sorted(known)
-            raise UsageError(f"there is no parameter {name}", f"there are: {', '.join(near)}")
-    wanted: list[dict[str, object]] = [
-        {"ParameterKey": name, "ParameterValue": value} for name, value in sorted(given.items())
-    ]
-    if previous is not None:
-        kept = sorted(set(previous) & set(known) - set(given))
-        wanted += ({"ParameterKey": name, "UsePreviousValue": True} for name in kept)
-    return wanted
 
+    known: Mapping[str, str | None]
+    previous: Mapping[str, str] | None
+    given: dict[str, str]
 
-def effective(
-    given: Mapping[str, str], *, known: Mapping[str, str | None], previous: Mapping[str, str] | None
-) -> Mapping[str, str]:
-    """What each parameter will be. A secret one of an existing stack is only known as `****`."""
-    return {name: given.get(name, (previous or {}).get(name, default or "")) for name, default in known.items()}
+    def check(self) -> None:
+        """Raises: DeployError: a name that the template does not have."""
+        for name in self.given:
+            if name not in self.known:
+                near = [one for one in self.known if one.lower() == name.lower()] or sorted(self.known)
+                raise UsageError(f"there is no parameter {name}", f"there are: {', '.join(near)}")
+
+    def listed(self) -> list[Mapping[str, object]]:
+        """For CloudFormation: what is given, and of a stack that is there all the rest as it was."""
+        kept = sorted(set(self.previous or ()) & set(self.known) - set(self.given))
+        new = [{"ParameterKey": name, "ParameterValue": value} for name, value in sorted(self.given.items())]
+        return [*new, *({"ParameterKey": name, "UsePreviousValue": True} for name in kept)]
+
+    def effective(self) -> Mapping[str, str]:
+        """What each parameter will be. A secret one of an existing stack is only known as `****`."""
+        was = self.previous or {}
+        return {name: self.given.get(name, was.get(name, default or "")) for name, default in self.known.items()}
 
 
 def check_sign_in(values: Mapping[str, str]) -> None:

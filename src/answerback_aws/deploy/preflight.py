@@ -15,7 +15,7 @@ from answerback.models.spec import BedrockSpec
 from answerback.ports import ModelFault
 from answerback_aws.deploy.account import Account
 from answerback_aws.deploy.errors import DeployError, is_missing
-from answerback_aws.deploy.parameters import default_model, guardrail_arns, model_arns, read_models
+from answerback_aws.deploy.parameters import Parameters, default_model, guardrail_arns, model_arns, read_models
 from answerback_aws.deploy.status import Fact, Read, gathered
 
 MOST_WORKERS: Final = 100
@@ -39,39 +39,34 @@ _MARKETPLACE: Final = (
 )
 
 
-def of_models(
-    account: Account, given: Mapping[str, str], *, default: str, previous: Mapping[str, str] | None
-) -> Mapping[str, str]:
-    """The parameters that follow from the models that are `given`, or of a new stack from the `default` one.
+def follow_models(account: Account, parameters: Parameters) -> None:
+    """Give the parameters that follow from the models that are given, or of a new stack from the default one.
 
     Raises: DeployError: a model that cannot be there.
     """
+    given = parameters.given
     texts = given.get("Models", "").split()
-    if not texts and previous is None:
-        texts = [default_model(account, default)]
+    if not texts and parameters.previous is None:
+        texts = [default_model(account, str(parameters.known["Models"]))]
     if not texts:
-        return {}
-    found = {"Models": " ".join(texts)}
+        return
     specs = read_models(texts)
+    found = {"Models": " ".join(texts)}
     if "ModelArns" not in given:
         found["ModelArns"] = ",".join(model_arns(account, specs))
     found["GuardrailArns"] = ",".join(guardrail_arns(account, specs))
-    return found
+    given |= found
 
 
-def of_account(
-    account: Account, given: Mapping[str, str], *, known: Mapping[str, str | None], previous: Mapping[str, str] | None
-) -> Mapping[str, str]:
-    """The parameters of a new stack that nobody gave and that follow from what account and region have."""
-    found: dict[str, str] = {}
-    if previous is None and account.is_real:
+def follow_account(account: Account, parameters: Parameters) -> None:
+    """Give the parameters of a new stack that nobody gave and that follow from what account and region have."""
+    if parameters.previous is None and account.is_real:
         for name, choose in (("WorkerConcurrency", _workers), ("EngineVersion", _engine_version)):
-            if name not in given:
+            if name not in parameters.given:
                 try:
-                    found[name] = choose(account, str(known[name]))
+                    parameters.given[name] = choose(account, str(parameters.known[name]))
                 except (ClientError, BotoCoreError, DeployError):
                     continue  # the template's default; what cannot be asked is said by the facts
-    return found
 
 
 class Preflight:
