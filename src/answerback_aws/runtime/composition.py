@@ -220,8 +220,6 @@ class Composition:
             secret_arn=settings.secret_arn,
             database=settings.database,
             retry_for_s=timeouts.all_s,
-            monotonic=time.monotonic,
-            jitter=random.random,
         )
 
     @cached_property

@@ -170,8 +170,8 @@ class S3Files:
             if error_code(exc) != "PreconditionFailed":
                 raise
         is_open = "upload = :name AND attribute_not_exists(completedAtMs)"
-        noted = expression("SET touchedAtMs = :now ADD pieces :n", is_open, n=(number,), name=name, now=now_ms)
-        await self._database.update(self._table, _key(key), **noted)
+        change = "SET touchedAtMs = :now ADD pieces :n"
+        await self._database.update(self._table, _key(key), change, is_open, n=(number,), name=name, now=now_ms)
 
     async def complete(self, key: FileKey, name: str, *, content: str, now_ms: int) -> None:
         """Make the object young, then note that the file is.
@@ -188,8 +188,8 @@ class S3Files:
             return
         change = "SET completedAtMs = :at, content = :content, expiresAt = :e REMOVE pieces"
         expires_at = (now_ms + _KEPT_MS) // 1000
-        noted = expression(change, "upload = :name", at=now_ms, content=content, e=expires_at, name=name)
-        await self._database.update(self._table, _key(key), **noted)
+        facts: dict[str, Value] = {"at": now_ms, "content": content, "e": expires_at, "name": name}
+        await self._database.update(self._table, _key(key), change, "upload = :name", **facts)
         if known.completed_at_ms is None:
             await self._close(key, known)
 
@@ -220,16 +220,16 @@ class S3Files:
         """Let the upload be past its time, if it is as it was read. DynamoDB deletes it for free."""
         is_open = known.completed_at_ms is None
         condition = "upload = :name" + " AND attribute_not_exists(completedAtMs)" * is_open
-        past = expression("SET expiresAt = :now", condition, now=self._clock() // 1000, name=known.name)
-        found = await self._database.update(self._table, _key(key), **past)
+        facts: dict[str, Value] = {"now": self._clock() // 1000, "name": known.name}
+        found = await self._database.update(self._table, _key(key), "SET expiresAt = :now", condition, **facts)
         if is_open and not isinstance(found, Refused):
             await self._close(key, known)
 
     async def _close(self, key: FileKey, known: Upload) -> None:
         """It is no longer one of the user's unfinished uploads."""
         change, place = "DELETE unfinished :place ADD writes :one", (_place(key, known),)
-        closed = expression(change, "attribute_exists(userId)", place=place, one=1)
-        await self._database.update(self._limits, {"userId": key.user_id, "window": _BEGUN}, **closed)
+        begun: dict[str, Value] = {"userId": key.user_id, "window": _BEGUN}
+        await self._database.update(self._limits, begun, change, "attribute_exists(userId)", place=place, one=1)
 
     async def examine(self, key: FileKey) -> str | None:
         """The file is written whole as soon as its bytes are known to be those of its name."""

@@ -201,8 +201,9 @@ class SqsHandler:
             # It names no request, so nobody can make anything of it, and its group would wait for it to be given up.
             # Nothing is lost by that: what was accepted is in the store, and the janitor sees to it.
             self._counts.count("Garbled")
-            facts = {"messageId": message.message_id}
-            handler_log.error("a message of the queue cannot be read and is dropped", extra=facts)
+            handler_log.error(
+                "a message of the queue cannot be read and is dropped", extra={"messageId": message.message_id}
+            )
             return True
         self._counts.note(
             requestId=message.key.request_id,

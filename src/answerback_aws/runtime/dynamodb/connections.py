@@ -16,7 +16,7 @@ from answerback.core.instants import iso
 from answerback.core.watching import placed
 from answerback.ports import Bound, Connection, Place, Superseded, Unavailable, Watcher
 from answerback_aws.runtime.dynamodb.database import TRIES, Database
-from answerback_aws.runtime.dynamodb.items import Item, Value, decode, encode, expression, number_of, text_of, update_of
+from answerback_aws.runtime.dynamodb.items import Item, Value, decode, encode, number_of, text_of, update_of
 from answerback_aws.runtime.dynamodb.tables import TTL_ATTRIBUTE, WATCH, watch_key
 
 STATUS: Final = "active"
@@ -142,8 +142,8 @@ class DynamoConnections:
         removed = [name for name, value in values.items() if value is None]
         change = ["SET " + ", ".join(f"{name} = :{name}" for name in kept)] if kept else []
         change += ["REMOVE " + ", ".join(removed)] if removed else []
-        changed = expression(" ".join(change), "attribute_exists(connectionId)", **values)
-        await self._database.update(self._connections, _key(connection_id), **changed)
+        exists = "attribute_exists(connectionId)"
+        await self._database.update(self._connections, _key(connection_id), " ".join(change), exists, **values)
 
     async def remove(self, connection_id: str) -> None:
         """Remove a connection. The session keeps its generation.
@@ -160,8 +160,8 @@ class DynamoConnections:
         if connection.user_id is None or connection.generation is None:
             return
         address = {"userId": connection.user_id, "sessionId": connection.session_id}
-        off = expression("REMOVE connectionId, connectedAtMs", "connectionId = :c", c=connection_id)
-        await self._database.update(self._sessions, address, **off)
+        off = "REMOVE connectionId, connectedAtMs"
+        await self._database.update(self._sessions, address, off, "connectionId = :c", c=connection_id)
 
     # --- ports.Watching
 
@@ -189,8 +189,7 @@ class DynamoConnections:
                 TTL_ATTRIBUTE: max(one.until_ms for one in found) // 1000 + 1,
             }
             condition = "attribute_not_exists(userId)" if before is None else "version = :seen"
-            only = expression("", condition, seen=before)
-            refused = await self._database.put(self._sessions, encode({**key, **kept}), **only)
+            refused = await self._database.put(self._sessions, encode({**key, **kept}), condition, seen=before)
             if refused is None or _version(refused.items[0]) == version:
                 return Place.KEPT
             await self._database.pause(attempt)

@@ -20,7 +20,7 @@ from answerback.core.budget import (
     with_budget,
 )
 from answerback_aws.runtime.dynamodb.database import Database
-from answerback_aws.runtime.dynamodb.items import Item, decode, encode, expression, number_of, text_of, update_of
+from answerback_aws.runtime.dynamodb.items import Item, decode, encode, number_of, text_of, update_of
 
 _OWN_LIMIT: Final = "limit"
 """Sorts behind every minute, so that one query reads the present minute and the limit."""
@@ -121,7 +121,7 @@ class RateLimits:
     async def _set(self, holder: str, name: str, value: str | None) -> None:
         change = f"REMOVE {name}" if value is None else f"SET {name} = :value"
         key = {"userId": holder, "window": _CAPS}
-        await self._database.update(self._table, key, **expression(change, value=value))
+        await self._database.update(self._table, key, change, value=value)
 
     def charge(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
         """The part of a transaction that changes counters, each where it has room.

@@ -20,7 +20,7 @@ from answerback.protocol.frames import Status
 from answerback.stores.encoding import content_of, decode_question, encode_marks, encode_options
 from answerback_aws.runtime.dynamodb import tables as places
 from answerback_aws.runtime.dynamodb.database import Database
-from answerback_aws.runtime.dynamodb.items import Item, Value, encode, expression, number_of, text_of
+from answerback_aws.runtime.dynamodb.items import Item, Value, encode, number_of, text_of
 from answerback_aws.runtime.dynamodb.tables import ANSWER, QUESTION, SYSTEM, TTL_ATTRIBUTE, TURN, UNARCHIVED, Place
 
 TURNS_MS: Final = 90 * 24 * 3_600_000
@@ -229,10 +229,10 @@ class DynamoTurns:
     async def _settle(self, entry: PendingTurn) -> None:
         turn = entry.turn
         expires_at = (turn.ended_at_ms + self._turns_ms) // 1000
-        # Erased in between: an update would bring it back.
-        settle = expression("REMOVE unarchived SET expiresAt = :e", "attribute_exists(userId)", e=expires_at)
         key = Place(entry.user_id, entry.conversation_id, turn.position).key(TURN)
-        await self._database.update(self._table, key, **settle)
+        # Erased in between: an update would bring it back.
+        exists = "attribute_exists(userId)"
+        await self._database.update(self._table, key, "REMOVE unarchived SET expiresAt = :e", exists, e=expires_at)
 
     # --- deletion
 
@@ -417,7 +417,7 @@ class Texts:
         refused = await self._database.put(
             self._table,
             encode({**place.key(QUESTION), **text, **time}),
-            ConditionExpression="attribute_not_exists(userId)",
+            "attribute_not_exists(userId)",
         )
         if refused is not None:
             return False
