@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct, to_builtins
+from msgspec.structs import astuple
 
 from answerback_proof.load.load import Load, Plan, Run
 from answerback_proof.load.process import Usage, gateway_command, usage_of
@@ -30,10 +31,7 @@ class Distribution(Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         names = ("p50", "p90", "p99", "p99.9", "max")
-        return "  ".join(f"{name} {value:.2f}" for name, value in zip(names, self._values(), strict=True)) + " ms"
-
-    def _values(self) -> tuple[float, ...]:
-        return (self.p50, self.p90, self.p99, self.p999, self.max)
+        return "  ".join(f"{name} {value:.2f}" for name, value in zip(names, astuple(self), strict=True)) + " ms"
 
 
 def distribution(seconds: Iterable[float]) -> Distribution | None:

@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -192,8 +191,6 @@ class Stores:
             secret_arn=outputs["SecretArn"],
             database=outputs["Database"],
             retry_for_s=_TIMEOUT_S,
-            monotonic=time.monotonic,
-            jitter=random.random,
         )
         write_behind = WriteBehind(pending_turns=self.turns, api=api, observer=self, clock=epoch_ms)
         self.history = AwsHistory(turns=self.turns, write_behind=write_behind, api=api, clock=epoch_ms)
