@@ -311,17 +311,18 @@ class Window:
         request = self.app.prefix + request_id
         try:
             async for event in stream.events():
-                match event:
-                    case Text(offset=offset, delta=delta):
-                        self.app.history.add(Shown(request=request, observer=observer, offset=offset, delta=delta))
-                    case Restarted():
-                        self.app.history.add(Cleared(request=request, observer=observer))
-                    case _:
-                        pass
+                self._add_shown(request, observer, event)
                 self.app.saw(request_id, event)
             self._see(request_id, observer, await stream.answer)
         except AnswerbackError as error:
             self._see(request_id, observer, error)
+
+    def _add_shown(self, request: str, observer: str, event: object) -> None:
+        if isinstance(event, Text):
+            shown = Shown(request=request, observer=observer, offset=event.offset, delta=event.delta)
+            self.app.history.add(shown)
+        elif isinstance(event, Restarted):
+            self.app.history.add(Cleared(request=request, observer=observer))
 
     # --- what others ask
 
@@ -392,10 +393,8 @@ class Window:
                     )
                 )
                 self.app.saw_question(request_id, conversation)
-            case Text(offset=offset, delta=delta):
-                history.add(Shown(request=request, observer=observer, offset=offset, delta=delta))
-            case Restarted():
-                history.add(Cleared(request=request, observer=observer))
+            case Text() | Restarted():
+                self._add_shown(request, observer, event)
             case Done(outcome) | Failed(outcome):
                 history.add(ending(request, observer, outcome))
                 if isinstance(outcome, ProtocolViolation):

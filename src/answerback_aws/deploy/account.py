@@ -59,15 +59,11 @@ class Account:
         here = {"WebSocketUrl": f"ws{stage.removeprefix('http')}", "ManagementEndpoint": stage}
         return {name: value for name, value in {**told, **here}.items() if name != "DashboardUrl"}
 
-    def websocket_url(self, outputs: Mapping[str, str]) -> str:
-        """Where the apps of a stack with these outputs connect."""
-        return self.outputs(outputs).get("WebSocketUrl", "")
-
     def stage_url(self, outputs: Mapping[str, str]) -> str:
-        """The same without a domain of one's own, whose DNS record may not be there yet."""
+        """Where its apps connect without a domain of one's own, whose DNS record may not be there yet."""
         if self.is_real:
             return f"ws{outputs['ManagementEndpoint'].removeprefix('http')}"
-        return self.websocket_url(outputs)
+        return self.outputs(outputs).get("WebSocketUrl", "")
 
     @cached_property
     def identity(self) -> str:

@@ -79,8 +79,8 @@ class _Status:
         return Fact(self.state.status, "" if is_good else f"answerback aws deploy --stack {self.stack.name}", is_good)
 
     def url(self) -> Sequence[Fact]:
-        outputs = self.state.outputs
-        return [Fact(self.account.websocket_url(outputs))] if "WebSocketUrl" in outputs else []
+        outputs = self.account.outputs(self.state.outputs)
+        return [Fact(outputs["WebSocketUrl"])] if "WebSocketUrl" in outputs else []
 
     def alarms(self) -> Fact | Sequence[Fact]:
         resources = self.stack.resources()

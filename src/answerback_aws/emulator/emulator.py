@@ -17,12 +17,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from importlib import import_module, resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import IO, Any, Final
 
 from answerback.outbound import fetch
+from answerback_aws.emulator.patches.sockets import Limits
 
 REGION: Final = "us-east-1"
 CREDENTIALS: Final = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
@@ -51,12 +53,9 @@ class Emulator:
         bedrock_url: an HTTP server that speaks Bedrock's ConverseStream; None: a one-line mock.
         auth: whether IAM is enforced.
         environment: more variables for the functions, such as AWS_ENDPOINT_URL_RDS_DATA.
-        concurrency: how many calls of one function run at the same time through the API.
-        idle_timeout_s, connection_limit_s: when an idle, or any, connection is closed (AWS: 600 and 7,200).
-        integration_timeout_s: when the API gives a function up (AWS: 29); the function runs on.
-        unruly_posts: posts to a connection come in another order, and some come twice.
         transaction_idle_s: when the Data API ends a transaction that is not used (AWS: 180).
         port: 0: a free one.
+        limits: of API Gateway, where they are other than AWS has them.
     """
 
     def __init__(
@@ -68,13 +67,9 @@ class Emulator:
         bedrock_url: str | None = None,
         auth: bool = False,
         environment: Mapping[str, str] | None = None,
-        concurrency: int = 4,
-        idle_timeout_s: float = 600,
-        connection_limit_s: float = 7200,
-        integration_timeout_s: float = 29,
-        unruly_posts: bool = False,
         transaction_idle_s: float = 180,
         port: int = 0,
+        **limits: Any,
     ) -> None:
         self._python = python
         self.log_path = folder / "emulator.log"
@@ -86,13 +81,7 @@ class Emulator:
             "postgres": postgres,
             "bedrock_url": bedrock_url,
             "transaction_idle_s": transaction_idle_s,
-            "limits": {
-                "concurrency": concurrency,
-                "idle_timeout_s": idle_timeout_s,
-                "connection_limit_s": connection_limit_s,
-                "integration_timeout_s": integration_timeout_s,
-                "unruly_posts": unruly_posts,
-            },
+            "limits": asdict(Limits(**limits)),
         }
         self._process: subprocess.Popen[bytes] | None = None
         self._temporary: Path | None = None

@@ -7,7 +7,6 @@ Imports are inside the properties, so that each function loads no more than it u
 
 import asyncio
 import os
-import random
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
@@ -128,9 +127,6 @@ class Composition:
             calls=self.calls,
             observer=self.observing.counts,
             on_gone=self.connections.remove,
-            sleep=asyncio.sleep,
-            monotonic=time.monotonic,
-            jitter=random.random,
         )
 
     @cached_property
