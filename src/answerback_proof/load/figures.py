@@ -108,14 +108,14 @@ class Report(Struct, frozen=True, kw_only=True, rename="camel"):
         return [(name, text) for name, text in rows if text != "None"]
 
 
-def report_of(plan: Plan, run: Run, *, before: Usage | None = None, after: Usage | None = None) -> Report:
+def report_of(run: Run, *, before: Usage | None = None, after: Usage | None = None) -> Report:
     """The figures of a run. `before`, `after`: what the server had used at its start and its end."""
     exchanges = run.exchanges
     ended, counts = exchanges.ended, exchanges.counts
     requests = max(1, len(ended))
     cpu_s = None if before is None or after is None else after.cpu_s - before.cpu_s
     return Report(
-        apps=plan.apps,
+        apps=run.plan.apps,
         requests=len(ended),
         seconds=round(run.seconds, 3),
         requests_per_s=round(len(ended) / run.seconds, 1),
@@ -124,7 +124,7 @@ def report_of(plan: Plan, run: Run, *, before: Usage | None = None, after: Usage
         latency=distribution(one.ended_at - one.due_at for one in ended if one.ended_at is not None),
         accepted=distribution(one.accepted_at - one.due_at for one in ended if one.accepted_at is not None),
         first_text=distribution(one.first_text_at - one.due_at for one in ended if one.first_text_at is not None),
-        between_texts=distribution(run.gaps_s),
+        between_texts=distribution(exchanges.gaps_s),
         cpu_us_per_request=None if cpu_s is None else round(cpu_s / requests * 1e6, 1),
         cpu_us_per_frame=None if cpu_s is None else round(cpu_s / max(1, exchanges.frames) * 1e6, 2),
         server_cpu_share=None if cpu_s is None else round(cpu_s / run.seconds, 3),
@@ -153,7 +153,7 @@ async def measure(plan: Plan, *, pid: int | None = None) -> Report:
         before = None if pid is None else usage_of(pid)
         run = await load.run()
         after = None if pid is None else usage_of(pid)
-    return report_of(plan, run, before=before, after=after)
+    return report_of(run, before=before, after=after)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -9,7 +9,7 @@ import gc
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -63,16 +63,16 @@ class Exchange:
 class Exchanges:
     """Takes every question and every frame, and checks each exchange.
 
-    `on_gap` gets the seconds between two pieces of one answer.
+    `gaps_s`: between two pieces of one answer.
     """
 
-    def __init__(self, *, on_gap: Callable[[float], None] | None = None) -> None:
+    def __init__(self) -> None:
         self.violations: list[Violation] = []
         self.failures: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
         self.frames = 0
         self.ended: list[Exchange] = []
-        self._on_gap = on_gap
+        self.gaps_s: array[float] = array("d")
         self._exchanges: dict[str, Exchange] = {}
 
     @property
@@ -147,8 +147,8 @@ class Exchanges:
             self._note(exchange, flaw)
         if exchange.first_text_at is None:
             exchange.first_text_at = now
-        elif self._on_gap is not None and exchange.last_text_at is not None:
-            self._on_gap(now - exchange.last_text_at)
+        elif exchange.last_text_at is not None:
+            self.gaps_s.append(now - exchange.last_text_at)
         exchange.last_text_at = now
 
     def _end(self, exchange: Exchange, frame: MessageResponse, now: float) -> Exchange | None:
@@ -229,21 +229,43 @@ class Plan:
     user_prefix: str = "load"
 
 
-@dataclass(slots=True, kw_only=True)
 class Run:
-    """The result of a run. `gaps_s`: between two pieces of an answer. `broken`: why connections ended early."""
+    """What the apps of one run share, and at its end the result. `broken`: why connections ended early."""
 
-    seconds: float
-    exchanges: Exchanges
-    gaps_s: "array[float]"
-    client_cpu_s: float
-    broken: list[str] = field(default_factory=list)
+    def __init__(self, plan: Plan, *, remaining: int = 0) -> None:
+        self.plan = plan
+        self.exchanges = Exchanges()
+        self.broken: list[str] = []
+        self.seconds = self.client_cpu_s = 0.0
+        self._remaining = remaining
+        self._all_ended = asyncio.Event()
+
+    def ended(self) -> None:
+        self._remaining -= 1
+        if self._remaining <= 0:
+            self._all_ended.set()
+
+    def broke(self, reason: str) -> None:
+        """A connection ended early: the run is not valid."""
+        self.broken.append(reason)
+        self._all_ended.set()
+
+    async def finished(self) -> None:
+        """Wait until every question has ended, or nothing happens any more."""
+        seen = -1
+        while not self._all_ended.is_set() and seen != self.exchanges.frames:
+            seen = self.exchanges.frames
+            try:
+                async with asyncio.timeout(_STALLED_S):
+                    await self._all_ended.wait()
+            except TimeoutError:
+                pass
 
 
 class LoadApp:
     """One connection with its questions."""
 
-    def __init__(self, number: int, connection: LoadConnection, run: "_Running") -> None:
+    def __init__(self, number: int, connection: LoadConnection, run: Run) -> None:
         self._number = number
         self._connection = connection
         self._run = run
@@ -293,39 +315,6 @@ class LoadApp:
             run.ended()
 
 
-class _Running:
-    """What the apps of one run share."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.gaps_s: array[float] = array("d")
-        self.exchanges = Exchanges(on_gap=self.gaps_s.append)
-        self.broken: list[str] = []
-        self.all_ended = asyncio.Event()
-        self.remaining = 0
-
-    def ended(self) -> None:
-        self.remaining -= 1
-        if self.remaining <= 0:
-            self.all_ended.set()
-
-    def broke(self, reason: str) -> None:
-        """A connection ended early: the run is not valid."""
-        self.broken.append(reason)
-        self.all_ended.set()
-
-    async def finished(self) -> None:
-        """Wait until every question has ended, or nothing happens any more."""
-        seen = -1
-        while not self.all_ended.is_set() and seen != self.exchanges.frames:
-            seen = self.exchanges.frames
-            try:
-                async with asyncio.timeout(_STALLED_S):
-                    await self.all_ended.wait()
-            except TimeoutError:
-                pass
-
-
 class Load:
     """Open connections, ready for one or more runs.
 
@@ -357,27 +346,20 @@ class Load:
         """Ask everything, `requests` of each app, and wait for every ending."""
         plan = self._plan
         each = plan.requests if requests is None else requests
-        running = _Running(plan)
-        running.remaining = each * plan.apps
-        apps = [LoadApp(number, connection, running) for number, connection in enumerate(self._connections)]
+        run = Run(plan, remaining=each * plan.apps)
+        apps = [LoadApp(number, connection, run) for number, connection in enumerate(self._connections)]
         with _no_collection():
             cpu_s, started = time.process_time(), time.perf_counter()
             if plan.rate is None:
                 for app in apps:
                     app.begin(requests=each, in_flight=plan.in_flight)
             else:
-                await _open_loop(apps, running, total=each * plan.apps, rate=plan.rate, started=started)
-            await running.finished()
-            seconds = time.perf_counter() - started
-            cpu_s = time.process_time() - cpu_s
-        running.exchanges.close()
-        return Run(
-            seconds=seconds,
-            exchanges=running.exchanges,
-            gaps_s=running.gaps_s,
-            client_cpu_s=cpu_s,
-            broken=running.broken,
-        )
+                await _open_loop(apps, run, total=each * plan.apps, rate=plan.rate, started=started)
+            await run.finished()
+            run.seconds = time.perf_counter() - started
+            run.client_cpu_s = time.process_time() - cpu_s
+        run.exchanges.close()
+        return run
 
     async def _open(self, number: int) -> LoadConnection:
         user = f"{self._plan.user_prefix}-{number}"
@@ -386,7 +368,7 @@ class Load:
         return await open_connection(address.uri(with_user=self._plan.token is None), headers=headers)
 
 
-async def _open_loop(apps: list[LoadApp], running: _Running, *, total: int, rate: float, started: float) -> None:
+async def _open_loop(apps: list[LoadApp], run: Run, *, total: int, rate: float, started: float) -> None:
     """Send each question when it is due. A late one is sent at once, and its lateness is part of its latency."""
     for number in range(total):
         due_at = started + number / rate
@@ -395,7 +377,7 @@ async def _open_loop(apps: list[LoadApp], running: _Running, *, total: int, rate
             await asyncio.sleep(wait_s)
         elif number % 64 == 0:
             await asyncio.sleep(0)
-        if running.broken:
+        if run.broken:
             return
         apps[number % len(apps)].ask(due_at=due_at)
 
