@@ -38,7 +38,8 @@ async def ask(model: Model, prompt: Prompt, take: Take) -> None:
     of the conversation. How long its code after its Finish may take is the caller's affair. Raises: ModelError.
     """
     task = asyncio.current_task()
-    heard = _Heard()
+    heard: list[str] = []  # what an error may repeat
+    room = _MAX_HEARD
     source: AsyncIterator[object] | None = None
     is_over = False
     is_enough: bool | None = False
@@ -47,19 +48,24 @@ async def ask(model: Model, prompt: Prompt, take: Take) -> None:
             try:
                 source = source or aiter(model.stream(prompt))
                 piece = await anext(source, _END)
-                if isinstance(piece, Part):
+                if isinstance(piece, str):
+                    text = piece
+                elif isinstance(piece, Part):
                     piece = _part(piece)
-                elif not isinstance(piece, str):
+                    text = piece if isinstance(piece, str) else piece.text
+                else:
                     is_over = piece is _END or isinstance(piece, Finish)
-                    piece = _finish(piece, prompt)
+                    piece, text = _finish(piece, prompt), ""
             except BaseException as exc:
                 if (error := _error(exc, prompt, heard, model.name)) is exc:
                     raise
                 raise error from exc
             if task is not None and task.cancelling():  # the model has swallowed it
                 raise asyncio.CancelledError
+            if text and room > 0:
+                heard.append(text)
+                room -= len(text)
             if piece:
-                heard.add(piece)
                 is_enough = take(piece)
     finally:
         try:
@@ -71,21 +77,6 @@ async def ask(model: Model, prompt: Prompt, take: Take) -> None:
             # Its end is known: only our own cancellation counts now.
             if isinstance(error := _error(exc, prompt, heard, model.name), asyncio.CancelledError | GeneratorExit):
                 raise error from None
-
-
-class _Heard:
-    """What the model has said, which an error may repeat as well."""
-
-    __slots__ = ("_length", "texts")
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self._length = 0
-
-    def add(self, piece: Piece) -> None:
-        if self._length < _MAX_HEARD and (text := piece if isinstance(piece, str) else getattr(piece, "text", "")):
-            self.texts.append(text)
-            self._length += len(text)
 
 
 def _finish(given: object, prompt: Prompt) -> Finish:
@@ -131,13 +122,13 @@ def checked_finish(finish: Finish, prompt: Prompt) -> Finish:
     )
 
 
-def _error(exc: BaseException, prompt: Prompt, heard: _Heard, name: str) -> BaseException:
+def _error(exc: BaseException, prompt: Prompt, heard: list[str], name: str) -> BaseException:
     """What to raise for an exception of a model."""
     if isinstance(exc, GeneratorExit) and _loop_is_gone():
         return exc
     if _is_cancelled():
         return asyncio.CancelledError()
-    said = (*texts_of(prompt), "".join(heard.texts))
+    said = (*texts_of(prompt), "".join(heard))
     if not isinstance(exc, ModelError):
         copy = masked_error(exc, said)
         logger.error("model %s: its code raised an exception", name, exc_info=(type(copy), copy, copy.__traceback__))

@@ -110,19 +110,17 @@ class Counts(Observer):
 
 def _summary(record: Record, ending: Ending) -> str:
     """How a request ended, without a word of it: `completed model=echo length=11 queuedMs=0 totalMs=3`."""
-    facts = {
-        "code": ending.error_code,
-        "model": record.model or None,
-        "length": ending.length,
-        "inputTokens": ending.input_tokens,
-        "outputTokens": ending.output_tokens,
-        "queuedMs": ending.queued_ms,
-        "firstTextMs": ending.first_text_ms,
-        "totalMs": ending.total_ms,
-    }
-    return " ".join(
-        [ending.status.value, *(f"{name}={quoted(value)}" for name, value in facts.items() if value is not None)]
+    facts = (
+        ("code", ending.error_code),
+        ("model", record.model or None),
+        ("length", ending.length),
+        ("inputTokens", ending.input_tokens),
+        ("outputTokens", ending.output_tokens),
+        ("queuedMs", ending.queued_ms),
+        ("firstTextMs", ending.first_text_ms),
+        ("totalMs", ending.total_ms),
     )
+    return ending.status.value + "".join([f" {name}={quoted(value)}" for name, value in facts if value is not None])
 
 
 def _about(record: Record) -> dict[str, str | int]:

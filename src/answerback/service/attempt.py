@@ -183,6 +183,7 @@ class Run:
             self.stream = tools.delivery_sender.stream(record, self.answer)
         self.audience: Audience | None = None
         """Who else is shown it, if anybody is."""
+        self._is_shown_whole = self.stream is None or not record.stream
         self._kinds = KINDS.intersection((record.parts if record.stream else None) or ())
         self.is_abandoned = False
         self._question = question
@@ -262,23 +263,21 @@ class Run:
 
     def _take(self, piece: Piece) -> bool:
         """Take what the model says next. Returns whether that is enough: its Finish, or the most that fits."""
-        answer, stream = self.answer, self.stream
-        if isinstance(piece, Finish):
-            answer.settle()
-            self._finished(Finish(reason="length") if answer.is_full else piece)
-            return True
-        if isinstance(piece, Part):
-            kind, name, text = piece.kind, piece.name, piece.text
-            grown = answer.append_part(kind, name, text, is_new=piece.new) if kind in self._kinds else 0
-        else:
-            grown = 0
+        answer, grown = self.answer, 0
+        if isinstance(piece, str):
             if self._first_text_ms is None:
                 self._first_text_ms = self._tools.clock()
-            if stream is None or not self.record.stream:
+            if self._is_shown_whole:
                 answer.gather(piece)
             else:
                 grown = answer.append(piece)
-        if stream is not None:
+        elif isinstance(piece, Finish):
+            answer.settle()
+            self._finished(Finish(reason="length") if answer.is_full else piece)
+            return True
+        elif piece.kind in self._kinds:
+            grown = answer.append_part(piece.kind, piece.name, piece.text, is_new=piece.new)
+        if (stream := self.stream) is not None:
             if grown and not stream.is_waiting:
                 self._tools.delivery_sender.wake(stream)
             if self.record.parts is not None:
