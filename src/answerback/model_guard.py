@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 MAX_RETRY_AFTER_MS: Final = 86_400_000
 _MAX_HEARD: Final = 1_000_000
-"""Code points of an answer that are known again in an error; no answer is longer, but thoughts may be."""
+"""Code points of thoughts that are known again in an error. Of text, `take` says when it is enough."""
 _CODES: Final = frozenset({ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_THROTTLED, ErrorCode.MODEL_FAILED})
 _END: Final = object()
 
@@ -49,22 +49,21 @@ async def ask(model: Model, prompt: Prompt, take: Take) -> None:
                 source = source or aiter(model.stream(prompt))
                 piece = await anext(source, _END)
                 if isinstance(piece, str):
-                    text = piece
+                    heard.append(piece)
                 elif isinstance(piece, Part):
                     piece = _part(piece)
-                    text = piece if isinstance(piece, str) else piece.text
+                    if room > 0:
+                        heard.append(text := piece if isinstance(piece, str) else piece.text)
+                        room -= len(text)
                 else:
                     is_over = piece is _END or isinstance(piece, Finish)
-                    piece, text = _finish(piece, prompt), ""
+                    piece = _finish(piece, prompt)
             except BaseException as exc:
                 if (error := _error(exc, prompt, heard, model.name)) is exc:
                     raise
                 raise error from exc
             if task is not None and task.cancelling():  # the model has swallowed it
                 raise asyncio.CancelledError
-            if text and room > 0:
-                heard.append(text)
-                room -= len(text)
             if piece:
                 is_enough = take(piece)
     finally:
