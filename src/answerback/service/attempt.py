@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from msgspec import Struct
+
 from answerback.core import context
 from answerback.core.answer import Answer
 from answerback.core.budget import NOTHING, Counted, bound
@@ -24,7 +26,6 @@ from answerback.ports import (
     ModelError,
     ModelFault,
     ModelLimits,
-    Part,
     Piece,
     Prompt,
     RecentTurns,
@@ -63,20 +64,17 @@ DOCUMENT_BYTES_A_TOKEN: Final = 20
 """Bytes of a PDF for a token of what is read out of it: a page of text has some 50 KB and 3,000 tokens."""
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(Struct, frozen=True):
     """The queue may forget the request."""
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(Struct, frozen=True):
     """The queue dispatches the request again, not before `at_ms` (epoch)."""
 
     at_ms: int
 
 
-@dataclass(slots=True, eq=False)
-class Turn:
+class Turn(Struct, eq=False):
     """A request's turn to run: it has its ordering key and a slot of its model until `end` is called.
 
     `ended` gets the outcome, once. None: the run failed for a reason of ours, and is tried again after a pause.
@@ -139,8 +137,7 @@ class RunTools:
     watchers: Watchers | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(Struct, frozen=True, kw_only=True):
     """Why the text stopped."""
 
     status: Status
