@@ -92,7 +92,7 @@ class Counts(Observer):
         if ending.output_tokens is not None:
             self.tokens[record.model, "output"] += ending.output_tokens
         if log.isEnabledFor(logging.INFO):
-            log.info("%s", _summary(record, ending), extra=_about(record))
+            log.info(_summary(record, ending), extra=_about(record))
         self.total.add(ending.total_ms / 1000)
         if ending.first_text_ms is not None:
             self.first_text.add(ending.first_text_ms / 1000)
