@@ -264,10 +264,10 @@ class Run:
         if isinstance(piece, str):
             if self._first_text_ms is None:
                 self._first_text_ms = self._tools.clock()
-            if self._is_shown_whole:
-                answer.gather(piece)
-            else:
+            if not self._is_shown_whole:
                 grown = answer.append(piece)
+            elif not answer.gather(piece) and self.stream is None:
+                return False
         elif isinstance(piece, Finish):
             answer.settle()
             self._finished(Finish(reason="length") if answer.is_full else piece)
