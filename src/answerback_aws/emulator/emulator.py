@@ -113,17 +113,11 @@ class Emulator:
         """A boto3 client of the account's owner; `options` are boto3's and win."""
         direct = import_module("botocore.config").Config(proxies={})  # it is on this machine
         config = direct.merge(options.pop("config")) if "config" in options else direct
-        client_options = {
-            "endpoint_url": self.endpoint,
-            "region_name": REGION,
-            **CREDENTIALS,
-            "config": config,
-            **options,
-        }
+        ours = {"endpoint_url": self.endpoint, "region_name": REGION, **CREDENTIALS, "config": config}
         with self._making_client:
             if self._session is None:  # kept: it has read what describes the services, which takes 100 ms
                 self._session = import_module("boto3.session").Session()
-            return self._session.client(service, **client_options)
+            return self._session.client(service, **ours | options)
 
     def start(self) -> None:
         """Start it and wait until it answers. Raises: EmulatorFailed."""
