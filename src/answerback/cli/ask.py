@@ -33,16 +33,16 @@ def ask(
     asked: ClientOptions,
     conversation: Annotated[
         str | None,
-        typer.Option("--conversation", "-c", help="Its id: earlier turns are context.", show_default=False),
+        typer.Option("--conversation", "-c", help="Its id: earlier turns are context."),
     ] = None,
     prompt: PromptOptions,
     attach: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="A file to show the model; again for more.", show_default=False),
+        typer.Option(metavar="FILE", help="A file to show the model; again for more."),
     ] = None,
     schema: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A JSON Schema that the answer must be valid under.", show_default=False),
+        typer.Option(metavar="FILE", help="A JSON Schema that the answer must be valid under."),
     ] = None,
     timeout: Annotated[
         str | None,

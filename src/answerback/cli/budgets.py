@@ -123,12 +123,10 @@ def show_budgets(*, user: UserId, place: Place, as_json: Json = False) -> None:
 def usage(
     *,
     user: Annotated[str | None, typer.Argument(metavar="[USER]", help="One user; everyone without it.")] = None,
-    since: Annotated[
-        str | None, typer.Option(metavar="DAY|Nd", help="From a day on, as in 2026-01-31 or 30d.", show_default=False)
-    ] = None,
+    since: Annotated[str | None, typer.Option(metavar="DAY|Nd", help="From a day on, as in 2026-01-31 or 30d.")] = None,
     by: Annotated[
         str | None,
-        typer.Option(metavar="model|team|user|day", help="Sum it up by that, with a total.", show_default=False),
+        typer.Option(metavar="model|team|user|day", help="Sum it up by that, with a total."),
     ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print it as CSV.")] = False,
     place: Place,

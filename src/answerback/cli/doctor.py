@@ -60,19 +60,15 @@ _NETWORK_VARIABLES: Final = {
 
 def doctor(
     *,
-    url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Look at this gateway only, as an app would.", show_default=False)
-    ] = None,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Look at this gateway only, as an app would.")] = None,
     deep: Annotated[
         bool, typer.Option("--deep", help="Also read every page of the store, and ask the model something.")
     ] = False,
     config: ConfigFile = None,
     data_dir: DataDir = None,
     database: DatabaseUrl = None,
-    port: Annotated[str | None, typer.Option(metavar="PORT", help="The gateway's port.", show_default=False)] = None,
-    model: Annotated[
-        list[str] | None, typer.Option(metavar="SPEC", help="A model to look at.", show_default=False)
-    ] = None,
+    port: Annotated[str | None, typer.Option(metavar="PORT", help="The gateway's port.")] = None,
+    model: Annotated[list[str] | None, typer.Option(metavar="SPEC", help="A model to look at.")] = None,
     ca_file: CaFile = None,
     as_json: Json = False,
 ) -> int:

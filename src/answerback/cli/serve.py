@@ -62,9 +62,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 @with_settings
 def serve(
     *,
-    config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="TOML file with settings.", show_default=False)
-    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML file with settings.")] = None,
     show_config: Annotated[bool, typer.Option("--show-config", help="Show the settings as TOML and exit.")] = False,
     **flags: object,
 ) -> None:

@@ -19,11 +19,9 @@ def token(
     *,
     user: Annotated[str | None, typer.Option("--user", "-u", help="Whom the token speaks for.")] = None,
     ttl: Annotated[str, typer.Option(metavar="DURATION", help="How long it is valid, as in 10m, 1h, 7d.")] = "1h",
-    secret_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File with the gateway's secret.", show_default=False)
-    ] = None,
-    issuer: Annotated[str | None, typer.Option(help="`iss` that the gateway wants.", show_default=False)] = None,
-    audience: Annotated[str | None, typer.Option(help="`aud` that the gateway wants.", show_default=False)] = None,
+    secret_file: Annotated[Path | None, typer.Option(metavar="FILE", help="File with the gateway's secret.")] = None,
+    issuer: Annotated[str | None, typer.Option(help="`iss` that the gateway wants.")] = None,
+    audience: Annotated[str | None, typer.Option(help="`aud` that the gateway wants.")] = None,
     new_secret: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Make a new secret in FILE instead, for you alone to read.")
     ] = None,

@@ -56,9 +56,7 @@ _LIMIT: Final = whole(1, 1_000_000)
 class Place(StoreOptions, AwsOptions):
     """Whose users: those of a gateway, or those of a stack on AWS."""
 
-    stack: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A stack on AWS instead of a gateway.", show_default=False)
-    ] = None
+    stack: Annotated[str | None, typer.Option(metavar="NAME", help="A stack on AWS instead of a gateway.")] = None
 
     @property
     def of_gateway(self) -> dict[str, str | None]:
@@ -140,9 +138,7 @@ def set_retention(
     *,
     user: UserId,
     days: Annotated[str, typer.Argument(metavar="Nd|forever|default", help="Days after the last turn.")],
-    conversation: Annotated[
-        str | None, typer.Option(metavar="ID", help="Of this conversation alone.", show_default=False)
-    ] = None,
+    conversation: Annotated[str | None, typer.Option(metavar="ID", help="Of this conversation alone.")] = None,
     place: Place,
     as_json: Json = False,
 ) -> None:
