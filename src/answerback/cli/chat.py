@@ -19,11 +19,11 @@ from answerback.cli.talk import (
     AnswerPrinter,
     ConnectionNotes,
     Interruptions,
+    connected,
     explain,
     note_language,
     shortfall,
     update_wanted,
-    wrong_input,
 )
 from answerback.cli.watch import follow
 from answerback.client import (
@@ -115,20 +115,13 @@ class Choice:
 def run_chat(asked: ClientOptions, choice: Choice, *, use_last: bool, encoding: str | None = None) -> ExitCode:
     """Talk until the input ends. In a pipe the exit code is that of the last failure. Raises: CliError: cannot talk."""
     link = ConnectionNotes()
-    try:
-        with BlockingClient(
-            asked.url, token=asked.token, user=asked.user, session=asked.session, on_state=link.changed
-        ) as client:
-            if use_last:
-                last = next(iter(client.conversations()), None)
-                choice.conversation = None if last is None else last.conversation_id
-            chat = Chat(client, link, choice, asked)
-            _prepare_stdin(encoding)
-            chat.run()
-    except ValueError as exc:
-        raise wrong_input(exc) from exc
-    except AnswerbackError as exc:
-        raise explain(exc) from exc
+    with connected(asked, link) as client:
+        if use_last:
+            last = next(iter(client.conversations()), None)
+            choice.conversation = None if last is None else last.conversation_id
+        chat = Chat(client, link, choice, asked)
+        _prepare_stdin(encoding)
+        chat.run()
     return chat.exit_code
 
 

@@ -94,6 +94,24 @@ def say_json(value: object) -> None:
     say(escaped(text))
 
 
+def say_result(value: object, sentence: str, *, as_json: bool) -> None:
+    """What a command has done, for programs or in a sentence."""
+    if as_json:
+        say_json(value)
+    else:
+        say(spoken(sentence))
+
+
+def say_rows(
+    value: object, headers: Sequence[str], rows: Sequence[Sequence[object]], nothing: str = "", *, as_json: bool
+) -> None:
+    """What a command has found, for programs or as a table; `nothing`: what is said where there are no rows."""
+    if as_json or not rows:
+        say_result(value, nothing, as_json=as_json)
+    else:
+        say_table(headers, rows)
+
+
 def check_stdout() -> None:
     """Raises: OSError: nothing can be written there. Before work that costs something."""
     with suppress(UnsupportedOperation):  # it is no file: a program has put its own there

@@ -9,10 +9,9 @@ from typing import Annotated
 
 import typer
 
-from answerback.cli.output import CliError, say, say_json, usage_error
+from answerback.cli.output import CliError, say, say_json, say_result, usage_error
 from answerback.cli.settings import load, read_secret
 from answerback.settings import duration_ms
-from answerback.texts import spoken
 
 
 def token(
@@ -83,7 +82,8 @@ def _make_secret(path: Path, *, as_json: bool) -> None:
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(secrets.token_urlsafe(48) + "\n")
     read_secret(path)
-    if as_json:
-        say_json({"secretFile": str(path)})
-    else:
-        say(spoken(f"Wrote {path}. Start the gateway with: answerback serve --auth-secret-file {path}"))
+    say_result(
+        {"secretFile": str(path)},
+        f"Wrote {path}. Start the gateway with: answerback serve --auth-secret-file {path}",
+        as_json=as_json,
+    )
