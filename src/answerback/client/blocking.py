@@ -22,15 +22,7 @@ from answerback.client.timing import Timing
 from answerback.client.tokens import Token
 from answerback.client.uploads import File, Source
 from answerback.client.watching import Watch
-from answerback.protocol.frames import (
-    Attachment,
-    BudgetInfo,
-    Conversation,
-    ConversationChanged,
-    ConversationSummary,
-    ModelInfo,
-    Turn,
-)
+from answerback.protocol import frames
 
 T = TypeVar("T")
 
@@ -309,7 +301,7 @@ class BlockingClient:
         """The least version that the server likes to see; see `Client.wanted_version`."""
         return self._client.wanted_version
 
-    def model_info(self, name: str | None = None) -> ModelInfo:
+    def model_info(self, name: str | None = None) -> frames.ModelInfo:
         """What the server has said of a model; see `Client.model_info`."""
         return self._client.model_info(name)
 
@@ -395,7 +387,7 @@ class BlockingClient:
         """Show what other apps of the user ask in a conversation: `for request_id, event in …`; see `Client.watch`."""
         return BlockingWatch(self._client.watch(conversation, after=after), self._thread)
 
-    def changes(self) -> BlockingWatch[ConversationChanged | ChangesMissed]:
+    def changes(self) -> BlockingWatch[frames.ConversationChanged | ChangesMissed]:
         """Tell when other apps of the user change the list of conversations; see `Client.changes`."""
         return BlockingWatch(self._client.changes(), self._thread)
 
@@ -408,31 +400,31 @@ class BlockingClient:
         """Every question without an ending, in the order asked."""
         return self._thread.run(_called(self._client.pending))
 
-    def conversations(self) -> Iterator[ConversationSummary]:
+    def conversations(self) -> Iterator[frames.ConversationSummary]:
         """The user's conversations, last used first."""
         return _iterate(self._client.conversations(), self._thread)
 
-    def history(self, conversation: str, *, superseded: bool = False, parts: bool = False) -> Iterator[Turn]:
+    def history(self, conversation: str, *, superseded: bool = False, parts: bool = False) -> Iterator[frames.Turn]:
         """A conversation's turns, newest first, each whole; see `Client.history`."""
         return _iterate(self._client.history(conversation, superseded=superseded, parts=parts), self._thread)
 
-    def attachment(self, named: Attachment, *, progress: Callable[[int], None] = lambda _: None) -> File:
+    def attachment(self, named: frames.Attachment, *, progress: Callable[[int], None] = lambda _: None) -> File:
         """A file of an earlier question; see `Client.attachment`. `progress` is called on the private thread."""
         return self._thread.run(self._client.attachment(named, progress=progress))
 
-    def rename(self, conversation: str, title: str) -> Conversation:
+    def rename(self, conversation: str, title: str) -> frames.Conversation:
         """Give a conversation a title of at most 200 characters."""
         return self._thread.run(self._client.rename(conversation, title))
 
-    def delete(self, conversation: str) -> Conversation:
+    def delete(self, conversation: str) -> frames.Conversation:
         """Delete a conversation; `restore` brings it back."""
         return self._thread.run(self._client.delete(conversation))
 
-    def restore(self, conversation: str) -> Conversation:
+    def restore(self, conversation: str) -> frames.Conversation:
         """Bring a deleted conversation back."""
         return self._thread.run(self._client.restore(conversation))
 
-    def budget(self) -> BudgetInfo | None:
+    def budget(self) -> frames.BudgetInfo | None:
         """How the user's budget stands now; None: there is none, or the server knows no budgets."""
         return self._thread.run(self._client.budget())
 

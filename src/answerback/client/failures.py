@@ -8,16 +8,7 @@ import ssl
 from typing import Final
 from urllib.parse import urlsplit
 
-from websockets.exceptions import (
-    InvalidMessage,
-    InvalidProxy,
-    InvalidProxyMessage,
-    InvalidProxyStatus,
-    InvalidStatus,
-    InvalidURI,
-    ProxyError,
-    SecurityError,
-)
+from websockets import exceptions
 from websockets.http11 import Response
 
 from answerback import outbound
@@ -88,7 +79,7 @@ class OpenFailed(Exception):
 
 def explain(url: str, exc: Exception, *, proxy: outbound.Proxy | None, has_token: bool) -> OpenFailed:
     """What a failed opening means; the most specific row wins, and the last one quotes the exception."""
-    if isinstance(exc, InvalidStatus):
+    if isinstance(exc, exceptions.InvalidStatus):
         return _explain_status(url, exc.response, has_token=has_token)
     if isinstance(exc, TimeoutError):
         reason = f"no answer in time{f' through {proxy}' if proxy else ''}"
@@ -100,7 +91,7 @@ def explain(url: str, exc: Exception, *, proxy: outbound.Proxy | None, has_token
 def _explain_proxy(exc: Exception, proxy: outbound.Proxy) -> tuple[Obstacle, str] | None:
     """What the proxy did; None: it is not about the proxy."""
     match exc:
-        case InvalidProxyStatus():
+        case exceptions.InvalidProxyStatus():
             status = exc.response.status_code
             if status == 407:
                 login = "wants a user and a password (HTTP 407); write http://USER:PASSWORD@HOST:PORT there"
@@ -109,17 +100,17 @@ def _explain_proxy(exc: Exception, proxy: outbound.Proxy) -> tuple[Obstacle, str
                 return Obstacle.PROXY, f"{proxy} cannot reach the server (HTTP {status}); check host and port"
             refusal = f"refuses the way to the server (HTTP {status}); ask who runs it, or set NO_PROXY"
             return Obstacle.PROXY, f"{proxy} {refusal}"
-        case InvalidProxyMessage():
+        case exceptions.InvalidProxyMessage():
             return Obstacle.PROXY, f"{proxy} does not answer as an HTTP proxy"
-        case InvalidProxy():
+        case exceptions.InvalidProxy():
             return Obstacle.SETUP, f"{proxy} cannot be used ({exc.msg})"
-        case ProxyError():
+        case exceptions.ProxyError():
             return Obstacle.PROXY, f"{proxy} does not lead there ({exc.__cause__ or exc})"
         case ImportError():
             return Obstacle.SETUP, f"{proxy} speaks SOCKS; install the package python-socks, or name an HTTP proxy"
         case ssl.SSLError():
             return None
-        case ConnectionResetError() | BrokenPipeError() | EOFError() | InvalidMessage(__cause__=EOFError()):
+        case ConnectionResetError() | BrokenPipeError() | EOFError() | exceptions.InvalidMessage(__cause__=EOFError()):
             return Obstacle.PROXY, f"{proxy}, or what is behind it, closed the connection; check host and port"
         case OSError():
             way = f"cannot be reached ({_os_reason(exc)}); correct the variable, or set NO_PROXY"
@@ -144,12 +135,12 @@ def _explain_way(exc: Exception) -> tuple[Obstacle, str]:
             return Obstacle.NAME, "its host is not a name that can be looked up"
         case OSError():
             return Obstacle.NETWORK, _os_reason(exc)
-        case SecurityError() | InvalidURI():
+        case exceptions.SecurityError() | exceptions.InvalidURI():
             return Obstacle.REDIRECT, f"the server redirects to a place that cannot be followed ({exc})"
-        case InvalidMessage(__cause__=EOFError()) | EOFError():
+        case exceptions.InvalidMessage(__cause__=EOFError()) | EOFError():
             why = "the connection was closed while it was opened; a proxy without WebSocket, or another kind of server"
             return Obstacle.UPGRADE, why
-        case InvalidMessage():
+        case exceptions.InvalidMessage():
             why = "what listens there does not speak WebSocket: its answer is not HTTP"
             return Obstacle.NOT_WEBSOCKET, why
         case _:
@@ -174,8 +165,10 @@ async def wants_tls(url: str, exc: Exception, *, timeout_s: float) -> bool:
     Such a port closes the connection without a word, or answers 400 with words of its own, so only a look shows it.
     """
     parts = urlsplit(url)
-    is_odd = isinstance(exc, InvalidStatus) and exc.response.status_code == 400
-    if parts.scheme != "ws" or not (is_odd or isinstance(exc, EOFError | InvalidMessage | ConnectionResetError)):
+    is_odd = isinstance(exc, exceptions.InvalidStatus) and exc.response.status_code == 400
+    if parts.scheme != "ws" or not (
+        is_odd or isinstance(exc, EOFError | exceptions.InvalidMessage | ConnectionResetError)
+    ):
         return False
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is said over it
