@@ -7,12 +7,11 @@ import random
 import ssl as ssl_module
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
-from answerback.client.asking import AskOptions
+from answerback.client.asking import AskOptions, StreamOptions
 from answerback.client.client import Client, ValueT
 from answerback.client.errors import Closed
 from answerback.client.events import Answer, ChangesMissed, ConnectionState, Event, Watched
@@ -20,11 +19,12 @@ from answerback.client.outbox import Outbox, PendingRequest
 from answerback.client.stream import AnswerStream
 from answerback.client.timing import Timing
 from answerback.client.tokens import Token
-from answerback.client.uploads import File, Source
+from answerback.client.uploads import File
 from answerback.client.watching import Watch
 from answerback.protocol import frames
 
 T = TypeVar("T")
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 _POLL_S = 0.2
 """A wait in pieces, so that Ctrl-C gets through on every platform."""
@@ -159,10 +159,8 @@ class BlockingAnswerStream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._thread.run(self._stream.__aexit__(exc_type, exc, traceback))
+    def __exit__(self, *_: object) -> None:
+        self._thread.run(self._stream.__aexit__())
 
 
 class BlockingWatch(Generic[T]):
@@ -211,11 +209,19 @@ class BlockingWatch(Generic[T]):
         self._is_entered = True
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with suppress(Closed):
-            self._thread.run(self._watch.__aexit__(exc_type, exc, traceback))
+            self._thread.run(self._watch.__aexit__())
+
+
+def _as_in(method: object) -> Callable[[FunctionT], FunctionT]:
+    """Show the arguments of a method of `Client`, to which they are passed on."""
+
+    def mark(function: FunctionT) -> FunctionT:
+        vars(function)["__wrapped__"] = method
+        return function
+
+    return mark
 
 
 class BlockingClient:
@@ -265,9 +271,7 @@ class BlockingClient:
         self.open()
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def open(self) -> None:
@@ -311,73 +315,20 @@ class BlockingClient:
     @overload
     def ask(self, message: str, **options: Unpack[AskOptions]) -> Answer: ...
 
+    @_as_in(Client.ask)
     def ask(
-        self,
-        message: str,
-        *,
-        timeout: float | None = None,
-        conversation: str | None = None,
-        model: str | None = None,
-        system: str | None = None,
-        max_tokens: int | None = None,
-        replaces: str | None = None,
-        attachments: Sequence[Source] = (),
-        request_id: str | None = None,
-        schema: Mapping[str, Any] | None = None,
-        type: type[ValueT] | None = None,
-        repair: int = 0,
+        self, message: str, *, type: type[ValueT] | None = None, repair: int = 0, **options: Unpack[AskOptions]
     ) -> Answer | ValueT:
         """Ask and wait for the whole answer; see `Client.ask`. Ctrl-C stops the request at the server."""
-        options: AskOptions = {
-            "timeout": timeout,
-            "conversation": conversation,
-            "model": model,
-            "system": system,
-            "max_tokens": max_tokens,
-            "replaces": replaces,
-            "attachments": attachments,
-            "request_id": request_id,
-            "schema": schema,
-        }
         if type is None:
             return self._thread.run(self._client.ask(message, **options))
         return self._thread.run(self._client.ask(message, type=type, repair=repair, **options))
 
-    def stream(
-        self,
-        message: str,
-        *,
-        timeout: float | None = None,
-        total_timeout: float | None = None,
-        conversation: str | None = None,
-        model: str | None = None,
-        system: str | None = None,
-        max_tokens: int | None = None,
-        replaces: str | None = None,
-        attachments: Sequence[Source] = (),
-        request_id: str | None = None,
-        schema: Mapping[str, Any] | None = None,
-        parts: Collection[str] = (),
-    ) -> BlockingAnswerStream:
+    @_as_in(Client.stream)
+    def stream(self, message: str, **options: Unpack[StreamOptions]) -> BlockingAnswerStream:
         """Ask, and read the answer while it comes: `for piece in app.stream(…)`; see `Client.stream`."""
-
-        def begin() -> AnswerStream:
-            return self._client.stream(
-                message,
-                timeout=timeout,
-                total_timeout=total_timeout,
-                conversation=conversation,
-                model=model,
-                system=system,
-                max_tokens=max_tokens,
-                replaces=replaces,
-                attachments=attachments,
-                request_id=request_id,
-                schema=schema,
-                parts=parts,
-            )
-
-        return BlockingAnswerStream(self._thread.run(_called(begin)), self._thread)
+        stream = self._thread.run(_called(lambda: self._client.stream(message, **options)))
+        return BlockingAnswerStream(stream, self._thread)
 
     def cancel(self, request_id: str, *, conversation: str | None = None) -> None:
         """Stop a question; see `Client.cancel`."""

@@ -3,7 +3,6 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar, cast
 
 from answerback.client.errors import AnswerbackError, AnswerRestarted
@@ -153,9 +152,7 @@ class AnswerStream:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._outcome is None:
             self._abandon(self.request_id)
 
