@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from enum import IntEnum
 from io import UnsupportedOperation
 from typing import NoReturn
@@ -24,14 +25,13 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
+@dataclass(eq=False)
 class CliError(Exception):
     """A command cannot go on. `message` says what is wrong; `hint` what to do about it."""
 
-    def __init__(self, message: str, hint: str = "", *, exit_code: ExitCode = ExitCode.FAILED) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-        self.exit_code = exit_code
+    message: str
+    hint: str = ""
+    exit_code: ExitCode = field(default=ExitCode.FAILED, kw_only=True)
 
     def __str__(self) -> str:
         return f"{self.message} — {self.hint}" if self.hint else self.message

@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import ssl
+from dataclasses import KW_ONLY, dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -24,10 +25,7 @@ MAX_RETRY_AFTER_S: Final = 300.0
 _MEANINGS: Final = {
     200: (Obstacle.NOT_WEBSOCKET, "a web server answers there and no gateway (HTTP 200); check host, port and path"),
     404: (Obstacle.NOT_WEBSOCKET, "nothing is served at this path (HTTP 404); check the path of the URL"),
-    407: (
-        Obstacle.PROXY_LOGIN,
-        "a proxy in between wants a user and a password (HTTP 407); ask who runs the network",
-    ),
+    407: (Obstacle.PROXY_LOGIN, "a proxy in between wants a user and a password (HTTP 407); ask who runs the network"),
     408: (Obstacle.SERVER, "the server waited too long for the request (HTTP 408)"),
     410: (Obstacle.NOT_WEBSOCKET, "nothing is served at this path any more (HTTP 410); check the path of the URL"),
     426: (
@@ -49,22 +47,15 @@ _TEXT: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f<>{}]{1,300}")
 """One line of text, as the gateway's refusals are. A page or JSON is for machines."""
 
 
+@dataclass(eq=False)
 class OpenFailed(Exception):
     """A connection could not be opened. `is_final`: trying again will not help. `is_absent`: nobody listens there."""
 
-    def __init__(
-        self,
-        error: AnswerbackError,
-        *,
-        is_final: bool = False,
-        is_absent: bool = False,
-        retry_after_s: float | None = None,
-    ) -> None:
-        super().__init__(error)
-        self.error = error
-        self.is_final = is_final
-        self.is_absent = is_absent
-        self.retry_after_s = retry_after_s
+    error: AnswerbackError
+    _: KW_ONLY
+    is_final: bool = False
+    is_absent: bool = False
+    retry_after_s: float | None = None
 
     @property
     def obstacle(self) -> Obstacle:

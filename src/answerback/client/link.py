@@ -4,7 +4,7 @@ import asyncio
 import logging
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -17,7 +17,7 @@ from answerback import __version__, outbound
 from answerback.client.errors import CannotConnect, Obstacle, Unauthorized
 from answerback.client.failures import OpenFailed, explain, wants_tls
 from answerback.client.timing import Timing
-from answerback.protocol.codec import encode
+from answerback.protocol.codec import encode, pieces_of
 from answerback.protocol.frames import ClientFrame, is_id
 from answerback.protocol.limits import MAX_FRAME_BYTES, MAX_ID_LENGTH
 
@@ -221,15 +221,4 @@ class Link:
         if len(data) <= MAX_FRAME_BYTES:
             await self._socket.send(data.decode())
         else:
-            await self._socket.send(fragments(data))
-
-
-def fragments(data: bytes, size: int = MAX_FRAME_BYTES) -> Iterator[str]:
-    """UTF-8 text in pieces of at most `size` bytes, cut between code points (API Gateway takes 32 KB a fragment)."""
-    start = 0
-    while start < len(data):
-        end = min(len(data), start + size)
-        while end < len(data) and data[end] & 0xC0 == 0x80:
-            end -= 1
-        yield data[start:end].decode()
-        start = end
+            await self._socket.send(pieces_of(data, MAX_FRAME_BYTES))

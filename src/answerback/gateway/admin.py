@@ -60,14 +60,13 @@ _LIMIT_WORDS: Final = {None: "default", 0: "off"}
 _IS_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
+@dataclass(eq=False)
 class _Failure(Exception):
     """An answer of the admin port that is an error, in the form of API Gateway's management API."""
 
-    def __init__(self, status: int, kind: str, text: str) -> None:
-        super().__init__(status, kind, text)
-        self.status = status
-        self.kind = kind
-        self.text = text
+    status: int
+    kind: str
+    text: str
 
 
 # --- bodies -------------------------------------------------------------------------------------------------

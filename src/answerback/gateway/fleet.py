@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Container, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Coroutine, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 from zlib import crc32
 
@@ -24,7 +24,7 @@ from answerback.gateway.console import NodeBody
 from answerback.gateway.queue import InProcessQueue
 from answerback.gateway.sockets import Sockets, SocketSender
 from answerback.ports import Bound, Gone, Place, Requests, Sent, Slow, Superseded, Unavailable, Watcher
-from answerback.protocol.codec import encode
+from answerback.protocol.codec import encode, pieces_of
 from answerback.protocol.frames import ServerFrame
 from answerback.service.worker import Worker
 from answerback.stores.connections import MemoryConnections
@@ -85,17 +85,6 @@ class Notices(Protocol):
 def node_of(connection_id: str) -> str:
     """The gateway that has the connection: its id ends in its name."""
     return connection_id.rpartition("@")[2]
-
-
-def pieces_of(frame: bytes) -> Iterator[str]:
-    """The text of a frame, cut between characters so that each piece goes into a notice."""
-    start = 0
-    while start < len(frame):
-        end = start + PIECE_BYTES
-        while end < len(frame) and frame[end] & 0xC0 == 0x80:
-            end -= 1
-        yield frame[start:end].decode()
-        start = end
 
 
 class FleetConnections(MemoryConnections):
@@ -189,7 +178,7 @@ class FleetSender(SocketSender):
         if connection_id in self._gone or not self._is_alive(node):
             return Gone()
         encoded = encode(frame)
-        *pieces, last = pieces_of(encoded)
+        *pieces, last = pieces_of(encoded, PIECE_BYTES)
         for text in pieces:
             self._notices.send(node, "frame", connection_id, None, text)
         self._notices.send(node, "frame", connection_id, [len(pieces) + 1, crc32(encoded)] if pieces else True, last)

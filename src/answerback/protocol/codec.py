@@ -6,7 +6,8 @@ from a library's exception text, so they may be sent to the peer.
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -86,31 +87,34 @@ _server: Final[msgspec.json.Decoder[ServerFrame]] = msgspec.json.Decoder(ServerF
 _anything: Final[msgspec.json.Decoder[Any]] = msgspec.json.Decoder()
 
 
+@dataclass(eq=False)
 class FrameError(Exception):
     """A message that is not a frame of this protocol. The connection can go on.
 
-    Attributes: `code`; `detail`, a sentence that may be sent to the peer; `action`, `request_id` and `user_id` of the
-    broken message, as far as they could be read.
+    `detail`: a sentence that may be sent to the peer. `action`, `request_id` and `user_id`: of the broken one, as
+    far as they could be read.
     """
 
-    def __init__(
-        self,
-        code: ErrorCode,
-        detail: str,
-        *,
-        action: str | None = None,
-        request_id: str | None = None,
-        user_id: str | None = None,
-    ) -> None:
-        super().__init__(code, detail)
-        self.code = code
-        self.detail = detail
-        self.action = action
-        self.request_id = request_id
-        self.user_id = user_id
+    code: ErrorCode
+    detail: str
+    _: KW_ONLY
+    action: str | None = None
+    request_id: str | None = None
+    user_id: str | None = None
 
     def __str__(self) -> str:
         return f"{self.code}: {self.detail}"
+
+
+def pieces_of(frame: bytes, size: int) -> Iterator[str]:
+    """The text of an encoded frame in pieces of at most `size` bytes, cut between code points."""
+    start = 0
+    while start < len(frame):
+        end = start + size
+        while end < len(frame) and frame[end] & 0xC0 == 0x80:
+            end -= 1
+        yield frame[start:end].decode()
+        start = end
 
 
 def decode_client(data: Data) -> ClientFrame:
@@ -133,11 +137,7 @@ def decode_client(data: Data) -> ClientFrame:
         raise broken
     if isinstance(frame, SendMessage) and (why := _unspeakable(frame)):
         raise FrameError(
-            ErrorCode.INVALID_FRAME,
-            why,
-            action="sendMessage",
-            request_id=frame.request_id,
-            user_id=frame.user_id,
+            ErrorCode.INVALID_FRAME, why, action="sendMessage", request_id=frame.request_id, user_id=frame.user_id
         )
     if isinstance(frame, UpdateConversation) and "\0" in (frame.title or ""):
         raise FrameError(ErrorCode.INVALID_FRAME, _HAS_NUL, action="updateConversation", request_id=frame.request_id)
