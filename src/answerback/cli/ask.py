@@ -70,26 +70,16 @@ def ask(
 
       answerback ask "Who wrote to whom, and when?" --attach letter.txt --schema letter.schema.json | jq .date
     """
-    what = _Question(
-        message=_message(question, encoding),
-        conversation=conversation,
-        prompt=prompt,
-        timeout_s=_seconds(timeout),
-        files=[_file(path, encoding) for path in attach or ()],
-        schema=None if schema is None else _Schema.read(schema),
-    )
+    message = _message(question, encoding)
+    options: dict[str, Any] = {
+        **prompt.asked,
+        "conversation": conversation,
+        "total_timeout": _seconds(timeout),
+        "attachments": [_file(path, encoding) for path in attach or ()],
+    }
+    valid_under = None if schema is None else _Schema.read(schema)
     check_stdout()  # an answer that has no place to go is not asked for
-    return asyncio.run(_ask(asked, what, as_json=as_json))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Question:
-    message: str
-    conversation: str | None
-    prompt: PromptOptions
-    timeout_s: float | None
-    files: list[File]
-    schema: "_Schema | None" = None
+    return asyncio.run(_ask(asked, message, options, valid_under, as_json=as_json))
 
 
 class _Schema:
@@ -209,11 +199,13 @@ class _Clock:
         return {"firstTextMs": None if first_s is None else round(first_s * 1000), "totalMs": round(total_s * 1000)}
 
 
-async def _ask(asked: ClientOptions, question: _Question, *, as_json: bool) -> ExitCode:
+async def _ask(
+    asked: ClientOptions, message: str, options: dict[str, Any], schema: _Schema | None, *, as_json: bool
+) -> ExitCode:
     """Ask, and print the answer. Raises: CliError: there is no whole answer."""
     try:
         async with Client(asked.url, token=asked.token, user=asked.user, session=asked.session) as client:
-            return await _converse(client, question, as_json=as_json)
+            return await _converse(client, message, options, schema, as_json=as_json)
     except ValueError as exc:
         raise wrong_input(exc) from exc
     except AnswerbackError as exc:
@@ -223,25 +215,17 @@ async def _ask(asked: ClientOptions, question: _Question, *, as_json: bool) -> E
         raise failure from exc
 
 
-async def _converse(client: Client, question: _Question, *, as_json: bool) -> ExitCode:
+async def _converse(
+    client: Client, message: str, options: dict[str, Any], schema: _Schema | None, *, as_json: bool
+) -> ExitCode:
     clock = _Clock(asked_at=time.monotonic())
     growing = None if as_json else AnswerPrinter(shows_text=sys.stdout.isatty())
-    prompt = question.prompt
-    stream = client.stream(
-        question.message,
-        total_timeout=question.timeout_s,
-        conversation=question.conversation,
-        model=prompt.model,
-        system=prompt.system,
-        max_tokens=prompt.max_tokens,
-        parts=prompt.parts,
-        schema=None if question.schema is None else question.schema.schema,
-        attachments=question.files,
-    )
+    stream = client.stream(message, schema=None if schema is None else schema.schema, **options)
     if (update := update_wanted(client.wanted_version)) is not None:
         note(f"answerback: {update}")
-    model = prompt.model or next(iter(getattr(client.state, "models", ())), "?")
-    note_language(question.message, model, client.model_info(prompt.model))
+    named = options["model"]
+    model = named or next(iter(getattr(client.state, "models", ())), "?")
+    note_language(message, model, client.model_info(named))
     answer: Answer | None = None
     try:
         async with stream:  # leaving it early, as Ctrl+C does, stops the request at the gateway
@@ -260,7 +244,7 @@ async def _converse(client: Client, question: _Question, *, as_json: bool) -> Ex
         say_exactly(answer.text)
     if (why := shortfall(answer)) is not None:
         note(f"answerback: {why}")
-    if question.schema is not None and (invalid := question.schema.why_not(answer.text)) is not None:
+    if schema is not None and (invalid := schema.why_not(answer.text)) is not None:
         note(f"answerback: {invalid}")
         return ExitCode.FAILED
     return ExitCode.OK

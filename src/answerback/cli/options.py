@@ -96,6 +96,11 @@ class PromptOptions:
         """The kinds of parts to show."""
         return tuple(filter(None, self.show.split(",")))
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """As the client has them."""
+        return {"model": self.model, "system": self.system, "max_tokens": self.max_tokens, "parts": self.parts}
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoreOptions:
