@@ -14,9 +14,8 @@ from answerback.cli.options import ClientOptions, Encoding, PromptOptions, with_
 from answerback.cli.output import CliError, ExitCode, check_stdout, note, say_exactly, say_json, usage_error
 from answerback.cli.reading import STDIN_HINT, checked, decode, text_file, typed
 from answerback.cli.talk import AnswerPrinter, explain, note_language, shortfall, update_wanted, wrong_input
-from answerback.client import Answer, AnswerbackError, Client, File
+from answerback.client import Answer, AnswerbackError, Client, Done, Event, File, Text
 from answerback.client.errors import RequestCancelled, RequestFailed, RequestTimeout
-from answerback.client.events import Done, Event, Text
 from answerback.client.typed import without_fence
 from answerback.client.uploads import read_bounded
 from answerback.protocol.codec import is_deep

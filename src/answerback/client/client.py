@@ -35,7 +35,7 @@ from answerback.client.errors import (
     RequestFailed,
     request_failed,
 )
-from answerback.client.events import Answer, Connecting, ConnectionState, Done, Event, Queued, Started, Stopped
+from answerback.client.events import Answer, Connecting, ConnectionState, Done, Event, Queued, Stopped
 from answerback.client.exchange import Timeouts
 from answerback.client.link import Address
 from answerback.client.outbox import Outbox, PendingRequest
@@ -48,6 +48,7 @@ from answerback.client.typed import asked_again, read_as, schema_of
 from answerback.client.upload_queue import UploadQueue
 from answerback.client.uploads import File, Source, fetch, files_of
 from answerback.client.watching import AnswerWatch, ChangeWatch, WatchHub
+from answerback.core.assembly import Started
 from answerback.core.keys import normal_id
 from answerback.protocol import frames
 from answerback.protocol.errors import ErrorCode

@@ -8,18 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from answerback.client.effects import (
-    AppEffect,
-    Effect,
-    Note,
-    Ready,
-    Reconnect,
-    Replace,
-    Reply,
-    ReplyFailed,
-    Send,
-    Stop,
-)
+from answerback.client.effects import AppEffect, Effect, Note, Ready, Reconnect, Replace, Reply, ReplyFailed, Send, Stop
 from answerback.client.errors import AnswerbackError, CannotConnect, Closed, Obstacle, Unauthorized
 from answerback.client.events import Connected, Connecting, ConnectionState, Disconnected, Stopped
 from answerback.client.failures import OpenFailed

@@ -67,13 +67,9 @@ class Session:
         self._questions.client = client
         self._watches = Watches(timing=timing, questions=self._questions, effects=self._effects, can_renew=can_renew)
         self._link: int | None = None
-        self._stopped: AnswerbackError | None = None
-        self._welcome: frames.Welcome | None = None
-
-    @property
-    def stopped(self) -> AnswerbackError | None:
+        self.stopped: AnswerbackError | None = None
         """Why the session takes no more questions, if so."""
-        return self._stopped
+        self._welcome: frames.Welcome | None = None
 
     @property
     def limits(self) -> frames.ServerLimits | None:
@@ -113,7 +109,7 @@ class Session:
 
     def due_at(self) -> float | None:
         """When to call `tick`: may be early, never late. None: not before another input."""
-        if self._stopped is not None:
+        if self.stopped is not None:
             return None
         due = self._questions.due_at()
         for instant in (self._calls.due_at(), self._liveness.due_at(), self._watches.due_at()):
@@ -236,7 +232,7 @@ class Session:
 
     def stop(self, error: AnswerbackError) -> list[Effect]:
         """Give up everything with `error`: closed, replaced, or refused for good. Once."""
-        if self._stopped is None:
+        if self.stopped is None:
             self._stop(error)
         return self._flush()
 
@@ -244,7 +240,7 @@ class Session:
 
     def connected(self, link: int, *, now: float) -> list[Effect]:
         """A connection is open: greet, resume what was accepted, send again what was not."""
-        if self._stopped is not None:
+        if self.stopped is not None:
             return []
         self._link = link
         self._liveness.opened(now=now)
@@ -281,7 +277,7 @@ class Session:
 
     def received(self, link: int, data: Data, *, now: float) -> list[Effect]:
         """One message of a connection. Never raises for what it says."""
-        if self._stopped is not None:
+        if self.stopped is not None:
             return []
         if link == self._link:
             self._liveness.received(now=now)
@@ -296,7 +292,7 @@ class Session:
 
     def tick(self, *, now: float) -> list[Effect]:
         """Do what is due by now."""
-        if self._stopped is not None:
+        if self.stopped is not None:
             return []
         self._questions.expire(now=now)
         if self._link is None or self._is_link_good(now):
@@ -507,11 +503,11 @@ class Session:
             raise unsupported()
 
     def _check_open(self) -> None:
-        if self._stopped is not None:
-            raise self._stopped.with_traceback(None)
+        if self.stopped is not None:
+            raise self.stopped.with_traceback(None)
 
     def _stop(self, error: AnswerbackError) -> None:
-        self._stopped = error
+        self.stopped = error
         self._link = None
         self._effects.append(Stop(error))
         self._questions.stop(error)

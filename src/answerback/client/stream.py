@@ -6,18 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import Any, Self, TypeAlias, TypeVar, cast
 
 from answerback.client.errors import AnswerbackError, AnswerRestarted
-from answerback.client.events import (
-    Answer,
-    Done,
-    Event,
-    PartStarted,
-    PartText,
-    Queued,
-    Restarted,
-    Text,
-    Thinking,
-    Uploading,
-)
+from answerback.client.events import Answer, Done, Event, Queued, Thinking, Uploading
+from answerback.core.assembly import PartStarted, PartText, Restarted, Text
 
 Outcome: TypeAlias = Answer | AnswerbackError
 
