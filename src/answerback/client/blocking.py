@@ -3,8 +3,6 @@
 import asyncio
 import concurrent.futures
 import os
-import random
-import ssl as ssl_module
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -12,13 +10,11 @@ from contextlib import suppress
 from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
 from answerback.client.asking import AskOptions, StreamOptions
-from answerback.client.client import Client, ValueT
+from answerback.client.client import Client, ClientOptions, ValueT
 from answerback.client.errors import Closed
 from answerback.client.events import Answer, ChangesMissed, ConnectionState, Event, Watched
-from answerback.client.outbox import Outbox, PendingRequest
+from answerback.client.outbox import PendingRequest
 from answerback.client.stream import AnswerStream
-from answerback.client.timing import Timing
-from answerback.client.tokens import Token
 from answerback.client.uploads import File
 from answerback.client.watching import Watch
 from answerback.protocol import frames
@@ -233,38 +229,9 @@ class BlockingClient:
     May be used from several threads. `on_state`, a token function and the outbox are called on its private thread.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        token: Token | None = None,
-        session: str | None = None,
-        user: str | None = None,
-        connect_timeout: float = 10.0,
-        request_timeout: float | None = None,
-        offline_start: bool = False,
-        store: str | None = None,
-        outbox: Outbox | None = None,
-        on_state: Callable[[ConnectionState], None] | None = None,
-        ssl: ssl_module.SSLContext | None = None,
-        timing: Timing | None = None,
-        rng: random.Random | None = None,
-    ) -> None:
-        self._client = Client(
-            url,
-            token=token,
-            session=session,
-            user=user,
-            connect_timeout=connect_timeout,
-            request_timeout=request_timeout,
-            offline_start=offline_start,
-            store=store,
-            outbox=outbox,
-            on_state=on_state,
-            ssl=ssl,
-            timing=timing,
-            rng=rng,
-        )
+    @_as_in(Client.__init__)
+    def __init__(self, url: str, **options: Unpack[ClientOptions]) -> None:
+        self._client = Client(url, **options)
         self._running: _LoopThread | None = None
 
     def __enter__(self) -> Self:

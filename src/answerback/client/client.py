@@ -8,7 +8,7 @@ import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Self, TypeVar, Unpack, overload
+from typing import Any, Self, TypedDict, TypeVar, Unpack, overload
 
 from answerback import __version__
 from answerback.client import versions
@@ -58,6 +58,23 @@ log = logging.getLogger("answerback.client")
 ReplyT = TypeVar("ReplyT")
 ValueT = TypeVar("ValueT")
 _STATES_KEPT = 100
+
+
+class ClientOptions(TypedDict, total=False):
+    """The arguments of `Client` besides the URL."""
+
+    token: Token | None
+    session: str | None
+    user: str | None
+    connect_timeout: float
+    request_timeout: float | None
+    offline_start: bool
+    store: str | None
+    outbox: Outbox | None
+    on_state: Callable[[ConnectionState], None] | None
+    ssl: ssl_module.SSLContext | None
+    timing: Timing | None
+    rng: random.Random | None
 
 
 class Client:

@@ -440,12 +440,11 @@ _BY_CODE: Final[Mapping[str, _Meaning]] = {
     ),
     # Bedrock's or the model's own trouble.
     "ModelNotReadyException": _Meaning(ErrorCode.MODEL_UNAVAILABLE, True, _TRY_LATER),
-    "InternalServerException": _Meaning(ErrorCode.MODEL_UNAVAILABLE, True),
-    "InternalFailure": _Meaning(ErrorCode.MODEL_UNAVAILABLE, True),
-    "ServiceUnavailableException": _Meaning(ErrorCode.MODEL_UNAVAILABLE, True),
-    "ServiceUnavailable": _Meaning(ErrorCode.MODEL_UNAVAILABLE, True),
-    "ModelStreamErrorException": _Meaning(ErrorCode.MODEL_FAILED, True),
-    "ModelErrorException": _Meaning(ErrorCode.MODEL_FAILED, True),
+    **dict.fromkeys(
+        ("InternalServerException", "InternalFailure", "ServiceUnavailableException", "ServiceUnavailable"),
+        _Meaning(ErrorCode.MODEL_UNAVAILABLE, True),
+    ),
+    **dict.fromkeys(("ModelStreamErrorException", "ModelErrorException"), _Meaning(ErrorCode.MODEL_FAILED, True)),
     "ModelTimeoutException": _Meaning(ErrorCode.MODEL_FAILED, False, "Ask for fewer tokens, or use a faster model."),
     # The operator's to repair.
     "AccessDeniedException": _setup(_MODEL_ACCESS),

@@ -34,30 +34,21 @@ Data: TypeAlias = bytes | bytearray | memoryview | str
 
 _ID_RULE: Final = f"a string of 1 to {MAX_ID_LENGTH} visible characters"
 _CLIENT_RULE: Final = f"a string of 1 to {MAX_CLIENT_LENGTH} visible characters"
-_NUMBER_RULE: Final = "a whole number, 0 or more"
 _HAS_NUL: Final = "The text has the character U+0000. Remove it and send the message again."
 _RULES: Final = {
-    "requestId": _ID_RULE,
-    "helloId": _ID_RULE,
-    "userId": _ID_RULE,
-    "conversationId": _ID_RULE,
-    "model": _ID_RULE,
-    "replaces": _ID_RULE,
+    **dict.fromkeys(("requestId", "helloId", "userId", "conversationId", "model", "replaces"), _ID_RULE),
+    **dict.fromkeys(("stream", "deleted", "off"), "true or false"),
+    **dict.fromkeys(("number", "attempt", "offset"), "a whole number, 0 or more"),
+    **dict.fromkeys(("name", "version"), _CLIENT_RULE),
     "before": "the `next` of the page before",
     "message": "a string that is not empty",
     "system": "a string",
-    "stream": "true or false",
-    "deleted": "true or false",
-    "off": "true or false",
-    "number": _NUMBER_RULE,
     "maxTokens": "a whole number, 1 or more",
     "limit": f"a whole number from 1 to {MAX_PAGE}",
     "title": f"a string of 1 to {MAX_TITLE_LENGTH} characters",
     "token": "a string that is not empty",
     "resume": f"a list of at most {MAX_RESUME_POINTS} objects with requestId, attempt and offset",
     "client": f"an object with name and version, each {_CLIENT_RULE}",
-    "name": _CLIENT_RULE,
-    "version": _CLIENT_RULE,
     "parts": f"a list of at most {MAX_PARTS} names",
     "attachments": (
         f"a list of at most {MAX_ATTACHMENTS} objects with sha256, bytes, mediaType and name "
@@ -68,8 +59,6 @@ _RULES: Final = {
     "bytes": f"a whole number from 1 to {MAX_ATTACHMENT_BYTES}",
     "upload": "the `upload` of the last uploadState",
     "data": f"at most {PIECE_BYTES} bytes in base64",
-    "attempt": _NUMBER_RULE,
-    "offset": _NUMBER_RULE,
 }
 _UNNEEDED: Final = frozenset({"usage", "timing", "model", "finishReason", "modelInfo", "server", "features"})
 """Of the server's frames: members that tell more and change nothing."""
