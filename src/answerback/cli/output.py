@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from io import UnsupportedOperation
-from typing import NoReturn
 
 from answerback.texts import STEERING, escaped, spoken
 
@@ -161,8 +160,4 @@ def confirm(question: str) -> None:
         raise usage_error("this asks for confirmation, and there is no terminal", "repeat it with --yes")
     note(f"{question} [y/N] ")
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
-        _abort()
-
-
-def _abort() -> NoReturn:
-    raise CliError("nothing was changed")
+        raise CliError("nothing was changed")

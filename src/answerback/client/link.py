@@ -211,14 +211,9 @@ class Link:
                 await self._wake.wait()
                 self._wake.clear()
                 while self._frames:
-                    await self._send_now(self._frames.popleft())
+                    data = encode(self._frames.popleft())
+                    whole = len(data) <= MAX_FRAME_BYTES
+                    await self._socket.send(data.decode() if whole else pieces_of(data, MAX_FRAME_BYTES))
                 self._is_sent.set()
         except ConnectionClosed:
             self._is_sent.set()  # the reader sees it, too, and calls `on_lost`
-
-    async def _send_now(self, frame: ClientFrame) -> None:
-        data = encode(frame)
-        if len(data) <= MAX_FRAME_BYTES:
-            await self._socket.send(data.decode())
-        else:
-            await self._socket.send(pieces_of(data, MAX_FRAME_BYTES))

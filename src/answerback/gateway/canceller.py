@@ -60,7 +60,7 @@ class Canceller:
         try:
             await self._end_requests(user_id)
         finally:
-            await self._close_connections(user_id, why)
+            await self.close_sessions(user_id, why)
 
     async def _end_requests(self, user_id: str) -> None:
         unfinished = [record for record in await self.requests.unfinished() if normal_id(record.user_id) == user_id]
@@ -71,11 +71,8 @@ class Canceller:
         for record in running:
             await self._end(record)
 
-    async def close_sessions(self, user_id: str) -> None:
-        """Close the connections that a user has here."""
-        await self._close_connections(user_id, None)
-
-    async def _close_connections(self, user_id: str, why: Error | None) -> None:
+    async def close_sessions(self, user_id: str, why: Error | None = None) -> None:
+        """Send `why` to the connections that a user has here, and close them."""
         for socket in self.sockets:
             connection = await self.connections.get(socket.connection_id)
             if connection is not None and connection.user_id == user_id:

@@ -342,7 +342,7 @@ def _openai(text: str, argument: str, name: str | None) -> OpenAISpec:
         raise ModelSpecError(f"{text!r}: openai: needs an http or https URL. Write for example {example}.")
     if url.username is not None or url.password is not None:
         raise ModelSpecError(
-            f"{_without_userinfo(text)!r}: do not put a key into the URL, it would be logged. "
+            f"{re.sub('//[^/?#]*@', '//…@', text)!r}: do not put a key into the URL, it would be logged. "
             "Set it in the environment variable OPENAI_API_KEY, or name another with ?api_key_env=NAME."
         )
     if not url.fragment:
@@ -412,7 +412,3 @@ def _python(text: str, argument: str, name: str | None) -> PythonSpec:
     if given.rest:
         raise ModelSpecError(f"{text!r}: python: has the options {', '.join(_LIMITS)} only.")
     return PythonSpec(name=name, module=module, factory=factory, limits=limits)
-
-
-def _without_userinfo(text: str) -> str:
-    return re.sub(r"//[^/?#]*@", "//…@", text)
