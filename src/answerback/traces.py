@@ -121,12 +121,7 @@ class Traces(Observer):
     """
 
     def __init__(
-        self,
-        exporter: SpanExporter,
-        *,
-        clock: Callable[[], int],
-        attributes: Attributes,
-        ratio: float | None = None,
+        self, exporter: SpanExporter, *, clock: Callable[[], int], attributes: Attributes, ratio: float | None = None
     ) -> None:
         named = {} if "OTEL_SERVICE_NAME" in os.environ else {"service.name": "answerback"}
         resource = Resource.create({**named, "service.version": answerback.__version__, **attributes})
@@ -376,12 +371,7 @@ class TracedDeliverySender(DeliverySender):
         self._traces = traces
 
     def stream(
-        self,
-        record: Record,
-        answer: Answer,
-        *,
-        target: DeliveryTarget | None = None,
-        asked: MessageAsked | None = None,
+        self, record: Record, answer: Answer, *, target: DeliveryTarget | None = None, asked: MessageAsked | None = None
     ) -> Stream:
         stream = super().stream(record, answer, target=target, asked=asked)
         if asked is None:  # of the trace of the question are those who asked it

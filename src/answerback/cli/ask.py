@@ -31,21 +31,17 @@ def ask(
     ] = None,
     asked: ClientOptions,
     conversation: Annotated[
-        str | None,
-        typer.Option("--conversation", "-c", help="Its id: earlier turns are context."),
+        str | None, typer.Option("--conversation", "-c", help="Its id: earlier turns are context.")
     ] = None,
     prompt: PromptOptions,
     attach: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="A file to show the model; again for more."),
+        list[Path] | None, typer.Option(metavar="FILE", help="A file to show the model; again for more.")
     ] = None,
     schema: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A JSON Schema that the answer must be valid under."),
+        Path | None, typer.Option(metavar="FILE", help="A JSON Schema that the answer must be valid under.")
     ] = None,
     timeout: Annotated[
-        str | None,
-        typer.Option(metavar="DURATION", help="For the whole answer, as in 90s.  [default: 30s of silence]"),
+        str | None, typer.Option(metavar="DURATION", help="For the whole answer, as in 90s.  [default: 30s of silence]")
     ] = None,
     encoding: Encoding = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, also if it fails.")] = False,

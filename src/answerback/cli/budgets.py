@@ -26,8 +26,7 @@ TEAMS: Final = {
 _AMOUNT: Final = re.compile(r"(?P<number>\d{1,12}(\.\d{1,6})?)(?P<unit>usd|tokens)/(?P<period>day|month)", re.ASCII)
 _OFF: Final = re.compile(r"off(/(?P<period>day|month))?")
 _BudgetText = Annotated[
-    str,
-    typer.Argument(metavar="AMOUNT", help="20usd/month, 5000tokens/day, or off, off/day, off/month for no budget."),
+    str, typer.Argument(metavar="AMOUNT", help="20usd/month, 5000tokens/day, or off, off/day, off/month for no budget.")
 ]
 _COUNTS: Final = ("requests", "input_tokens", "output_tokens")
 _TITLES: Final = tuple(name.replace("_", " ") for name in _COUNTS)
@@ -111,8 +110,7 @@ def usage(
     user: Annotated[str | None, typer.Argument(metavar="[USER]", help="One user; everyone without it.")] = None,
     since: Annotated[str | None, typer.Option(metavar="DAY|Nd", help="From a day on, as in 2026-01-31 or 30d.")] = None,
     by: Annotated[
-        str | None,
-        typer.Option(metavar="model|team|user|day", help="Sum it up by that, with a total."),
+        str | None, typer.Option(metavar="model|team|user|day", help="Sum it up by that, with a total.")
     ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print it as CSV.")] = False,
     place: Place,

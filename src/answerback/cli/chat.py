@@ -46,8 +46,7 @@ def chat(
     *,
     asked: ClientOptions,
     conversation: Annotated[
-        str | None,
-        typer.Option("--conversation", "-c", help="Go on with this one.  [default: a new one]"),
+        str | None, typer.Option("--conversation", "-c", help="Go on with this one.  [default: a new one]")
     ] = None,
     last: Annotated[bool, typer.Option("--last", help="Go on with the conversation used last.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Only show what is asked there on other devices.")] = False,

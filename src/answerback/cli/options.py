@@ -22,9 +22,9 @@ R = TypeVar("R")
 
 DEFAULT_URL: Final = "ws://127.0.0.1:8765"
 
+_Text: TypeAlias = str | None
 TokenText: TypeAlias = Annotated[
-    str | None,
-    typer.Option(envvar="ANSWERBACK_TOKEN", metavar="TOKEN", help="Bearer token."),
+    str | None, typer.Option(envvar="ANSWERBACK_TOKEN", metavar="TOKEN", help="Bearer token.")
 ]
 ModelName: TypeAlias = Annotated[str | None, typer.Option("--model", "-m", help="One of the gateway's models.")]
 MaxTokens: TypeAlias = Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Longest answer.")]
@@ -34,12 +34,10 @@ ConfigFile: TypeAlias = Annotated[
 DataDir: TypeAlias = Annotated[str | None, typer.Option(metavar="FOLDER", help="The gateway's data folder.")]
 DatabaseUrl: TypeAlias = Annotated[str | None, typer.Option(metavar="URL", help="The gateway's postgresql:// URL.")]
 Encoding: TypeAlias = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Of text that is not UTF-8, as in cp949."),
+    str | None, typer.Option(metavar="NAME", help="Of text that is not UTF-8, as in cp949.")
 ]
 CaFile: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(envvar=outbound.CA_VARIABLE, metavar="FILE", help="PEM file with more authorities."),
+    Path | None, typer.Option(envvar=outbound.CA_VARIABLE, metavar="FILE", help="PEM file with more authorities.")
 ]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -50,10 +48,7 @@ class ClientOptions:
 
     url: Annotated[str, typer.Option(envvar="ANSWERBACK_URL", help="Where the gateway listens.")] = DEFAULT_URL
     token: TokenText = None
-    user: Annotated[
-        str | None,
-        typer.Option(envvar="ANSWERBACK_USER", help="Who asks, where no token is needed."),
-    ] = None
+    user: Annotated[_Text, typer.Option(envvar="ANSWERBACK_USER", help="Who asks, where no token is needed.")] = None
     session: Annotated[str | None, typer.Option(help="Session id.  [default: a new one]")] = None
     ca_file: CaFile = None
 
@@ -116,17 +111,9 @@ class StoreOptions:
 class AwsOptions:
     """Where on AWS, and as whom. None: as the environment says."""
 
-    region: Annotated[
-        str | None,
-        typer.Option(metavar="REGION", help="AWS region.  [default: of the environment]"),
-    ] = None
-    profile: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="AWS profile.  [default: of the environment]"),
-    ] = None
-    endpoint_url: Annotated[str | None, typer.Option(metavar="URL", help="Of an emulator of AWS, instead of AWS.")] = (
-        None
-    )
+    region: Annotated[_Text, typer.Option(metavar="REGION", help="AWS region.  [default: of the environment]")] = None
+    profile: Annotated[_Text, typer.Option(metavar="NAME", help="AWS profile.  [default: of the environment]")] = None
+    endpoint_url: Annotated[_Text, typer.Option(metavar="URL", help="Of an emulator of AWS, instead of AWS.")] = None
 
 
 def with_options(command: Callable[..., R]) -> Callable[..., R]:

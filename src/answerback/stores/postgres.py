@@ -283,12 +283,7 @@ def _session(connection: Connection) -> int:
 
 
 def apply_migrations(
-    connection: Connection,
-    schema: str,
-    migrations: Sequence[Migration],
-    *,
-    now_ms: int,
-    prepare: Prepare | None = None,
+    connection: Connection, schema: str, migrations: Sequence[Migration], *, now_ms: int, prepare: Prepare | None = None
 ) -> int:
     """Apply what is missing; of several processes that do so at once, one does and the others wait for it.
 
@@ -308,12 +303,7 @@ def apply_migrations(
 
 
 def _apply_once(
-    connection: Connection,
-    schema: str,
-    migrations: Sequence[Migration],
-    *,
-    now_ms: int,
-    prepare: Prepare | None,
+    connection: Connection, schema: str, migrations: Sequence[Migration], *, now_ms: int, prepare: Prepare | None
 ) -> int:
     with connection.transaction():
         connection.execute("SET LOCAL statement_timeout = 0")  # of a large database a migration takes its time
