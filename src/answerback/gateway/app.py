@@ -209,7 +209,7 @@ class Gateway:
         queue = self._queue = (
             InProcessQueue(slots=slots, clock=clock) if fleet is None else fleet.queue(slots=slots, clock=clock)
         )
-        connections = MemoryConnections() if fleet is None else fleet.connections()
+        connections = MemoryConnections() if fleet is None else fleet.connections
         sender = SocketSender(self.sockets) if fleet is None else fleet.sender(self.sockets)
         nodes = self._alone(clock()) if fleet is None else fleet.nodes
         metrics = Metrics(

@@ -277,7 +277,7 @@ class Fleet:
         self._close_user: Close | None = None
         self._close_replaced: Close | None = None
         self._on_outdated: Callable[[], None] | None = None
-        self._connections: FleetConnections | None = None
+        self.connections = FleetConnections(store)
         self._sessions_checked_at = 0.0
         self._own_checked_at = -math.inf
         self._counted = monotonic(), 0
@@ -313,10 +313,6 @@ class Fleet:
         """The database's time by this machine's clock: times in records are compared with those of other machines."""
         self._store.clock = clock = lambda: local() + self._nodes.offset_ms
         return clock
-
-    def connections(self) -> FleetConnections:
-        self._connections = FleetConnections(self._store)
-        return self._connections
 
     def sender(self, sockets: Sockets, kind: type[FleetSender] = FleetSender) -> FleetSender:
         self._sender = kind(sockets, self.node, self._notices, self.is_alive)
@@ -473,12 +469,12 @@ class Fleet:
             queue.arrange(records)
 
     async def _check_sessions(self) -> None:
-        if self._connections is None or self._close_replaced is None:
+        if self._close_replaced is None:
             return
         now = self._monotonic()
         if now - self._sessions_checked_at >= CHECK_SESSIONS_S:
             self._sessions_checked_at = now
-            for connection_id in await self._connections.replaced():
+            for connection_id in await self.connections.replaced():
                 await self._close_replaced(connection_id)
 
     # --- notices

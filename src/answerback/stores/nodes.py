@@ -9,15 +9,12 @@ from functools import partial
 from statistics import median_low
 from typing import Any, Final, TypeVar
 
-import psycopg
-
 from answerback.clock import epoch_ms
-from answerback.ports import Unavailable
 from answerback.stores import statements as sql
 from answerback.stores.database import Connection as Thread
 from answerback.stores.database import Database
 from answerback.stores.migrations import lock_key
-from answerback.stores.postgres import PostgresDatabase, connect
+from answerback.stores.postgres import PostgresDatabase, reach
 
 T = TypeVar("T")
 
@@ -173,14 +170,7 @@ class Nodes:
 
 def connect_nodes(url: str, schema: str) -> Thread:
     """A connection for `Nodes`, in a thread of its own."""
-
-    def connect_once() -> Database:
-        try:
-            return PostgresDatabase(connect(url, schema))
-        except psycopg.Error as exc:
-            raise Unavailable(str(exc)) from exc
-
-    return Thread(connect_once, "answerback-nodes")
+    return Thread(lambda: PostgresDatabase(reach(url, schema)), "answerback-nodes")
 
 
 def list_nodes(database: Database, schema: str) -> list[Node]:

@@ -265,6 +265,14 @@ def connect(url: str, schema: str) -> Connection:
     return connection
 
 
+def reach(url: str, schema: str) -> Connection:
+    """As `connect`. Raises: Unavailable."""
+    try:
+        return connect(url, schema)
+    except psycopg.Error as exc:
+        raise Unavailable(str(exc)) from exc
+
+
 def check_session(connection: Connection, other: Connection) -> None:
     """Check that the connection has a session of the server to itself, for the lock belongs to the session.
 
