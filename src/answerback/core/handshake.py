@@ -36,17 +36,16 @@ WHAT_THIS_IS: Final = (
 )
 
 
+@dataclass(eq=False)
 class HandshakeError(Exception):
     """An upgrade request that is answered with an HTTP status instead of a socket.
 
     `text` says what to do and quotes nothing of the request.
     """
 
-    def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(status, text)
-        self.status = status
-        self.text = text
-        self.headers = dict(headers or {})
+    status: int
+    text: str
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.status}: {self.text}"
