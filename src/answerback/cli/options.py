@@ -23,19 +23,15 @@ R = TypeVar("R")
 DEFAULT_URL: Final = "ws://127.0.0.1:8765"
 
 _Text: TypeAlias = str | None
-TokenText: TypeAlias = Annotated[
-    str | None, typer.Option(envvar="ANSWERBACK_TOKEN", metavar="TOKEN", help="Bearer token.")
-]
-ModelName: TypeAlias = Annotated[str | None, typer.Option("--model", "-m", help="One of the gateway's models.")]
+TokenText: TypeAlias = Annotated[_Text, typer.Option(envvar="ANSWERBACK_TOKEN", metavar="TOKEN", help="Bearer token.")]
+ModelName: TypeAlias = Annotated[_Text, typer.Option("--model", "-m", help="One of the gateway's models.")]
 MaxTokens: TypeAlias = Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Longest answer.")]
 ConfigFile: TypeAlias = Annotated[
     Path | None, typer.Option(metavar="FILE", help="TOML file with the gateway's settings.")
 ]
-DataDir: TypeAlias = Annotated[str | None, typer.Option(metavar="FOLDER", help="The gateway's data folder.")]
-DatabaseUrl: TypeAlias = Annotated[str | None, typer.Option(metavar="URL", help="The gateway's postgresql:// URL.")]
-Encoding: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Of text that is not UTF-8, as in cp949.")
-]
+DataDir: TypeAlias = Annotated[_Text, typer.Option(metavar="FOLDER", help="The gateway's data folder.")]
+DatabaseUrl: TypeAlias = Annotated[_Text, typer.Option(metavar="URL", help="The gateway's postgresql:// URL.")]
+Encoding: TypeAlias = Annotated[_Text, typer.Option(metavar="NAME", help="Of text that is not UTF-8, as in cp949.")]
 CaFile: TypeAlias = Annotated[
     Path | None, typer.Option(envvar=outbound.CA_VARIABLE, metavar="FILE", help="PEM file with more authorities.")
 ]
@@ -49,7 +45,7 @@ class ClientOptions:
     url: Annotated[str, typer.Option(envvar="ANSWERBACK_URL", help="Where the gateway listens.")] = DEFAULT_URL
     token: TokenText = None
     user: Annotated[_Text, typer.Option(envvar="ANSWERBACK_USER", help="Who asks, where no token is needed.")] = None
-    session: Annotated[str | None, typer.Option(help="Session id.  [default: a new one]")] = None
+    session: Annotated[_Text, typer.Option(help="Session id.  [default: a new one]")] = None
     ca_file: CaFile = None
 
     def __post_init__(self) -> None:
@@ -72,7 +68,7 @@ class PromptOptions:
     """How a question is asked."""
 
     model: ModelName = None
-    system: Annotated[str | None, typer.Option("--system", "-s", help="System prompt.")] = None
+    system: Annotated[_Text, typer.Option("--system", "-s", help="System prompt.")] = None
     max_tokens: MaxTokens = None
     show: Annotated[
         str,
@@ -104,7 +100,7 @@ class StoreOptions:
     config: ConfigFile = None
     data_dir: DataDir = None
     database: DatabaseUrl = None
-    admin_port: Annotated[str | None, typer.Option(metavar="PORT", help="Admin port of a running gateway.")] = None
+    admin_port: Annotated[_Text, typer.Option(metavar="PORT", help="Admin port of a running gateway.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import inspect
 import os
 import threading
 from collections import deque
@@ -210,11 +211,12 @@ class BlockingWatch(Generic[T]):
             self._thread.run(self._watch.__aexit__())
 
 
-def _as_in(method: object) -> Callable[[FunctionT], FunctionT]:
+def _as_in(method: Callable[..., Any]) -> Callable[[FunctionT], FunctionT]:
     """Show the arguments of a method of `Client`, to which they are passed on."""
 
     def mark(function: FunctionT) -> FunctionT:
-        vars(function)["__wrapped__"] = method
+        shown = inspect.signature(method).replace(return_annotation=inspect.signature(function).return_annotation)
+        vars(function)["__signature__"] = shown
         return function
 
     return mark
