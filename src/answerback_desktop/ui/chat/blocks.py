@@ -21,7 +21,7 @@ from answerback_desktop.ui.markdown import (
     references_of,
 )
 from answerback_desktop.ui.theme import Theme
-from answerback_desktop.viewmodels.turn import TurnViewModel
+from answerback_desktop.viewmodels import TurnViewModel
 
 
 class BlockKind(StrEnum):

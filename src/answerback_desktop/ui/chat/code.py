@@ -26,7 +26,7 @@ from answerback_desktop.ui.chat.footer import COPIED_MS
 from answerback_desktop.ui.highlight import Highlighter, language_name
 from answerback_desktop.ui.markdown import Segment, visible_code
 from answerback_desktop.ui.theme import Icon, Theme, icon
-from answerback_desktop.viewmodels.turn import TurnViewModel
+from answerback_desktop.viewmodels import TurnViewModel
 
 
 class CodeView(BlockView):

@@ -15,7 +15,7 @@ from answerback_desktop.ui.chat.blocks import Appearance, Block, BlockKind, Bloc
 from answerback_desktop.ui.chat.document import in_cell, shown, units
 from answerback_desktop.ui.markdown import Segment, visible_code
 from answerback_desktop.ui.theme import Icon, icon
-from answerback_desktop.viewmodels.turn import TurnViewModel
+from answerback_desktop.viewmodels import TurnViewModel
 
 if TYPE_CHECKING:
     from answerback_desktop.ui.chat.transcript import Transcript

@@ -12,7 +12,7 @@ from answerback_desktop.ui.chat.blocks import Appearance, Block, BlockSignals, B
 from answerback_desktop.ui.chat.state_line import StateLine, Tone, state_line
 from answerback_desktop.ui.markdown import Segment, answer_of
 from answerback_desktop.ui.theme import Icon, Theme, icon, pixmap
-from answerback_desktop.viewmodels.turn import TurnViewModel
+from answerback_desktop.viewmodels import TurnViewModel
 
 COPIED_MS: Final = 1_600
 _PULSE_MS: Final = 80
@@ -116,7 +116,7 @@ class FooterView(BlockView):
         elif left_s:
             retry = texts.retry_in.format(seconds=left_s)
         self.retry_button.setText(retry)
-        self.stop_button.setVisible(turn.can_stop)
+        self.stop_button.setVisible(not is_over)
         self.set_active(is_active=self._is_active)
         self.label.setVisible(bool(line.text) and (line.tone is not Tone.DONE or self._is_active))
         if self.width() > 0 and before is not None:

@@ -28,9 +28,7 @@ from answerback_desktop.ui.chat.states import EmptyState, LanguageBar, OfflineBa
 from answerback_desktop.ui.chat.transcript import Transcript, column_in
 from answerback_desktop.ui.markdown import answer_of
 from answerback_desktop.ui.theme import Icon, icon
-from answerback_desktop.viewmodels.app import AppViewModel
-from answerback_desktop.viewmodels.changes import Changes
-from answerback_desktop.viewmodels.conversation import ConversationViewModel
+from answerback_desktop.viewmodels import AppViewModel, Changes, ConversationViewModel
 
 _DOCUMENTS: Final = QStandardPaths.StandardLocation.DocumentsLocation
 FRAME_MS: Final = 33
@@ -105,8 +103,7 @@ class ChatPane(QWidget):
             self.composer.set_files(shown.files)
         if shown.conversation_id in changes.messages:
             self._show_turns()
-        self._dirty |= changes.turns
-        self._dirty |= {piece.request_id for piece in changes.appended}
+        self._dirty |= changes.turns | changes.appended
         if self._dirty and not self._frame.isActive():
             self.flush()
             self._frame.start()

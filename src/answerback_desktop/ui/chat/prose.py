@@ -13,7 +13,7 @@ from answerback_desktop.ui.chat.document import indent_of, read_out, table_in, w
 from answerback_desktop.ui.chat.text_view import TextView, keeping_selection, wrap_mode
 from answerback_desktop.ui.markdown import Part, Row, Segment, Span
 from answerback_desktop.ui.theme import Icon, Theme, icon
-from answerback_desktop.viewmodels.turn import TurnViewModel
+from answerback_desktop.viewmodels import TurnViewModel
 
 
 class ProseView(BlockView):

@@ -16,7 +16,7 @@ from answerback_desktop.ui.chat.input_box import InputBox
 from answerback_desktop.ui.chat.text_view import TextView, wrap_mode
 from answerback_desktop.ui.markdown import Segment
 from answerback_desktop.ui.theme import Icon
-from answerback_desktop.viewmodels.turn import TurnViewModel
+from answerback_desktop.viewmodels import TurnViewModel
 
 _BY_KEYBOARD: Final = Qt.TextInteractionFlag.LinksAccessibleByKeyboard
 SHORT_LINES: Final = 14
@@ -43,7 +43,7 @@ class QuestionView(BlockView):
         self.files_label.setTextFormat(Qt.TextFormat.RichText)
         self.files_label.setTextInteractionFlags(Qt.TextInteractionFlag.LinksAccessibleByMouse | _BY_KEYBOARD)
         self.files_label.setToolTip(texts.save_hint)
-        self.files_label.linkActivated.connect(lambda at: signals.file_wanted.emit(turn.attachments[int(at)]))
+        self.files_label.linkActivated.connect(lambda at: signals.file_wanted.emit(turn.record.attachments[int(at)]))
         self.files_label.setAlignment(Qt.AlignmentFlag.AlignRight)
         self.files_label.setWordWrap(True)
         self.files_label.setProperty("variant", "muted")
@@ -70,7 +70,7 @@ class QuestionView(BlockView):
             return [self.editor, *(part for part in self._edit_parts if isinstance(part, QPushButton))]
         edit = [] if self.appearance.is_read_only else [self.edit_button]
         fold = [self.fold_button] if self._is_long else []
-        return [self.copy_button, *edit, *fold, *([self.files_label] if self.turn.attachments else [])]
+        return [self.copy_button, *edit, *fold, *([self.files_label] if self.turn.record.attachments else [])]
 
     def take(self, segment: Segment | None) -> None:
         """A question does not change."""
@@ -91,12 +91,12 @@ class QuestionView(BlockView):
         self.text.setWordWrapMode(wrap_mode(question))
         show_plain(self.text.document(), question, self.appearance.theme)
         self.text.setAccessibleName(self.appearance.texts.question_name.format(text=question))
-        names = " · ".join(printable(one.name) for one in self.turn.attachments)
+        names = " · ".join(printable(one.name) for one in self.turn.record.attachments)
         colour = self.appearance.theme.colour("text_muted").name()
         self.files_label.setText(
             " · ".join(
                 f'<a style="color:{colour}" href="{place}">{escape(printable(one.name))}</a>'
-                for place, one in enumerate(self.turn.attachments)
+                for place, one in enumerate(self.turn.record.attachments)
             )
         )
         self.files_label.setAccessibleName(self.appearance.texts.files_name.format(names=names))
@@ -128,7 +128,7 @@ class QuestionView(BlockView):
         top = gap + max(0, min(bottom - gap - button, (bottom - gap - button) // 2))
         self.edit_button.move(left - theme.space(1) - button, top)
         self.copy_button.move(left - theme.space(1) - (1 if self.appearance.is_read_only else 2) * button, top)
-        if self.turn.attachments:
+        if self.turn.record.attachments:
             bottom += theme.space(1)
             height = self.files_label.heightForWidth(room)
             self.files_label.setGeometry(width - room - theme.space(2), bottom, room, height)
@@ -222,7 +222,7 @@ class QuestionView(BlockView):
         for part in (self.text, self.copy_button, self.edit_button):
             part.setVisible(is_shown)
         self.fold_button.setVisible(is_shown and self._is_long)
-        self.files_label.setVisible(is_shown and bool(self.turn.attachments))
+        self.files_label.setVisible(is_shown and bool(self.turn.record.attachments))
 
     def _send(self) -> None:
         if self.editor is None:

@@ -18,7 +18,7 @@ from PySide6.QtWidgets import QTextEdit, QWidget
 from answerback_desktop.ui.chat.blocks import Appearance, Block, BlockKind, BlockView
 from answerback_desktop.ui.chat.document import in_cell, shown, units
 from answerback_desktop.ui.markdown import Segment, Span, html_of, markdown_of, neutralised, visible_code
-from answerback_desktop.viewmodels.turn import TurnViewModel
+from answerback_desktop.viewmodels import TurnViewModel
 
 if TYPE_CHECKING:
     from answerback_desktop.ui.chat.transcript import Transcript

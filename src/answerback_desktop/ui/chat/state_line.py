@@ -6,8 +6,8 @@ from enum import StrEnum
 
 from answerback_desktop.records import FailureCode, TurnStatus
 from answerback_desktop.texts import ChatTexts
+from answerback_desktop.viewmodels import TurnViewModel
 from answerback_desktop.viewmodels.connection import local_time
-from answerback_desktop.viewmodels.turn import TurnViewModel
 
 
 class Tone(StrEnum):
@@ -39,20 +39,20 @@ def state_line(
 ) -> StateLine:
     """The line of a turn. `titles`: of models that have one."""
     line = _line(turn, texts, is_online=is_online, titles=titles or {})
-    return replace(line, text=texts.elsewhere.format(state=line.text)) if turn.is_elsewhere else line
+    return replace(line, text=texts.elsewhere.format(state=line.text)) if turn.record.is_elsewhere else line
 
 
 def _line(turn: TurnViewModel, texts: ChatTexts, *, is_online: bool, titles: Mapping[str, str]) -> StateLine:
     retry = turn.retry_in_s
     match turn.status:
-        case TurnStatus.OUTBOX if is_online and turn.sent_percent is not None:
-            return StateLine(tone=Tone.WAITING, text=texts.sending_files.format(percent=turn.sent_percent))
+        case TurnStatus.OUTBOX if is_online and turn.record.sent_percent is not None:
+            return StateLine(tone=Tone.WAITING, text=texts.sending_files.format(percent=turn.record.sent_percent))
         case TurnStatus.OUTBOX:
             return StateLine(tone=Tone.WAITING, text=texts.outbox)
         case TurnStatus.QUEUED | TurnStatus.STREAMING if not is_online:
             return StateLine(tone=Tone.WAITING, text=texts.paused)
-        case TurnStatus.QUEUED if turn.position:
-            return StateLine(tone=Tone.WAITING, text=texts.queued.format(position=turn.position))
+        case TurnStatus.QUEUED if turn.record.position:
+            return StateLine(tone=Tone.WAITING, text=texts.queued.format(position=turn.record.position))
         case TurnStatus.QUEUED:
             return StateLine(tone=Tone.WAITING, text=texts.queued_next)
         case TurnStatus.STREAMING:
@@ -74,12 +74,12 @@ def _line(turn: TurnViewModel, texts: ChatTexts, *, is_online: bool, titles: Map
 
 
 def _reason(turn: TurnViewModel, texts: ChatTexts) -> str:
-    failure = turn.failure
+    failure = turn.record.failure
     if failure is None:
         return ""
     if failure.code is FailureCode.MODEL_FAILED and not turn.length:
         return texts.no_answer
-    if failure.code is FailureCode.FORBIDDEN and turn.attachments:
+    if failure.code is FailureCode.FORBIDDEN and turn.record.attachments:
         return texts.files_refused
     opens = "" if failure.opens_at_ms is None else " " + texts.budget_opens.format(when=local_time(failure.opens_at_ms))
     return texts.failures[failure.code] + opens
@@ -87,17 +87,17 @@ def _reason(turn: TurnViewModel, texts: ChatTexts) -> str:
 
 def _facts(turn: TurnViewModel, texts: ChatTexts, titles: Mapping[str, str]) -> str:
     """`SmolLM2 · 132 tokens · 4.2 s`, as much as is known."""
-    parts = [titles.get(turn.model or "", turn.model or "")]
-    if turn.tokens is not None:
-        form = texts.tokens_one if turn.tokens.output_tokens == 1 else texts.tokens
-        parts.append(form.format(count=f"{turn.tokens.output_tokens:,}"))
-    if turn.times is not None:
-        parts.append(_seconds(turn.times.total_ms, texts.seconds))
+    parts = [titles.get(turn.record.model or "", turn.record.model or "")]
+    if turn.record.tokens is not None:
+        form = texts.tokens_one if turn.record.tokens.output_tokens == 1 else texts.tokens
+        parts.append(form.format(count=f"{turn.record.tokens.output_tokens:,}"))
+    if turn.record.times is not None:
+        parts.append(_seconds(turn.record.times.total_ms, texts.seconds))
     return " · ".join(part for part in parts if part)
 
 
 def _hint(turn: TurnViewModel, texts: ChatTexts) -> str:
-    times = turn.times
+    times = turn.record.times
     if times is None:
         return ""
     lines = [_seconds(times.queued_ms, texts.queued_for)]

@@ -24,7 +24,7 @@ from answerback_desktop.ui.chat.question import QuestionView
 from answerback_desktop.ui.chat.selection import Selection
 from answerback_desktop.ui.chat.state_line import state_line
 from answerback_desktop.ui.theme import Theme
-from answerback_desktop.viewmodels.turn import TurnViewModel
+from answerback_desktop.viewmodels import TurnViewModel
 
 COLUMN_PX: Final = 760
 """The widest column at the default font size: about 90 letters a line."""

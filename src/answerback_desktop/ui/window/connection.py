@@ -100,7 +100,7 @@ class ConnectionIndicator(QToolButton):
         self.setText("" if self._is_short else " " + shown)
         self.setToolTip(text)
         self.setAccessibleName(self._texts.status.indicator_name.format(state=text))
-        if connection.retry_at_ms is not None and not connection.is_online:
+        if connection.state.retry_at_ms is not None and not connection.is_online:
             self._countdown.start()
         else:
             self._countdown.stop()
@@ -187,8 +187,8 @@ class ConnectionDetails(QFrame):
         rate = limits.requests_per_minute if limits else None
         shown = {
             "server": connection.server_url,
-            "detail": detail_text(connection.detail, self._texts),
-            "user": connection.user or "",
+            "detail": detail_text(connection.state.detail, self._texts),
+            "user": connection.state.user or "",
             "budget": budget_text(connection.budget, self._texts),
             "round_trip": ""
             if connection.round_trip_ms is None

@@ -1,6 +1,6 @@
 """Toasts: short messages over the chat that vanish after a while, with at most one button."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -172,13 +172,13 @@ class DesktopNotifier(QObject):
         undo = lambda: self._app.commands.undo_delete(conversation_id)  # noqa: E731
         return Toast(text=text, lasts=lasts, action=self._texts.window.undo, act=undo)
 
-    def _notify(self, ended: tuple[str, ...]) -> None:
+    def _notify(self, ended: Sequence[str]) -> None:
         """Show the title only: anybody near the screen can read a notification."""
         words = self._texts.window
         for conversation in self._app.conversations:
             turns = [turn for request_id in ended if (turn := conversation.turn(request_id)) is not None]
             if turns:
-                text = words.notify_answered if turns[-1].failure is None else words.notify_failed
+                text = words.notify_answered if turns[-1].record.failure is None else words.notify_failed
                 title = conversation.title or words.untitled
                 self._tray.notify(text.format(title=title), conversation.conversation_id)
 

@@ -76,7 +76,7 @@ class WelcomePage(QScrollArea):
     def show_screen(self, screen: Screen) -> None:
         """Show what this screen needs; what was typed stays as long as the screen does."""
         settings, sign_in = self._app.settings, self._app.sign_in
-        why = (self._app.connection.reason, self._app.connection.detail)
+        why = (self._app.connection.reason, self._app.connection.state.detail)
         about = (settings.server_url, settings.auth, sign_in.url, self._app.gateway.log, why, self._app.local_models)
         if (screen, about) != (self._screen, self._about):
             self._screen, self._about = screen, about
@@ -174,7 +174,7 @@ class WelcomePage(QScrollArea):
         words, connection = self._texts.status, self._app.connection
         address = words.not_connected_to.format(url=_unbroken(self._app.settings.server_url))
         column.addWidget(label(f"{address} {words.reasons[connection.reason]}", can_copy=True))
-        detail = detail_text(connection.detail, self._texts)
+        detail = detail_text(connection.state.detail, self._texts)
         if detail and self._screen is not Screen.OFFER:
             column.addWidget(label(detail, "muted", can_copy=True))
 

@@ -78,7 +78,7 @@ def test_what_a_row_says(model):
     one.draft = "and   tomorrow?"
     assert row.data(Role.NOTE) == "Draft: and tomorrow?"
     waiting = Turn(request_id="r", conversation_id="Weather", question="q", asked_at_ms=0)
-    one.note_pending([waiting])
+    one.note_pending(waiting)
     assert row.data(Role.NOTE) == "Waiting to be sent"
     model.set_online(True)
     assert row.data(Role.NOTE) == "Waiting for its turn"
@@ -88,9 +88,9 @@ def test_what_a_row_says(model):
     assert (row.data(Role.NOTE), row.data(Role.IS_STREAMING)) == ("Answering…", True)
     model.set_online(False)
     assert (row.data(Role.NOTE), row.data(Role.IS_STREAMING)) == ("Continues when connected", False)
-    one.note_pending([dataclasses.replace(waiting, status=TurnStatus.QUEUED)])
+    one.note_pending(dataclasses.replace(waiting, status=TurnStatus.QUEUED))
     assert row.data(Role.NOTE) == "Continues when connected"  # taken by the server: there is nothing to send
-    one.note_pending([dataclasses.replace(waiting, status=TurnStatus.STREAMING)])
+    one.note_pending(dataclasses.replace(waiting, status=TurnStatus.STREAMING))
     model.set_online(True)
     spoken = row.data(Qt.ItemDataRole.AccessibleTextRole)
     assert spoken.startswith("Weather, 2 new, Answering…, ")

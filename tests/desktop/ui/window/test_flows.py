@@ -79,7 +79,7 @@ def test_what_is_left_of_a_budget_and_when_it_opens(open_app, tmp_path, monkeypa
         header = person.window.header
         person.until(lambda: left in header.model_button.toolTip())
         turn = None
-        while turn is None or turn.failure is None:
+        while turn is None or turn.record.failure is None:
             gateway.end(text := "?" * (40 + len(person.titles())), "1")
             conversation = person.ask_again(text)
             turn = person.turn(conversation, text)
@@ -91,7 +91,7 @@ def test_what_is_left_of_a_budget_and_when_it_opens(open_app, tmp_path, monkeypa
         details.close()
         footer = next(view for view in person.window.chat.transcript.views if isinstance(view, FooterView))
         person.until(footer.retry_button.isVisible)
-        assert local_time(turn.failure.opens_at_ms) in footer.label.text()
+        assert local_time(turn.record.failure.opens_at_ms) in footer.label.text()
         assert footer.retry_button.text() == texts.chat.retry_in_minutes.format(minutes=math.ceil(turn.retry_in_s / 60))
 
 
