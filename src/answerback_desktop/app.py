@@ -20,8 +20,7 @@ from answerback_desktop.profile import Profile, ProfileInUse, ProfileLock
 from answerback_desktop.settings import AuthMode, Language, Preset, Settings, SettingsFile
 from answerback_desktop.texts import Texts, texts_of
 from answerback_desktop.ui.process import CrashWatch, InstanceServer, StopSignals, open_log, raise_running
-from answerback_desktop.ui.theme import apply
-from answerback_desktop.ui.theme.theme import theme_of
+from answerback_desktop.ui.theme import apply, theme_of
 from answerback_desktop.ui.tray import Tray, app_icon
 from answerback_desktop.ui.window.main_window import MainWindow
 from answerback_desktop.ui.window.toast import Toast

@@ -4,13 +4,10 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
-from PySide6.QtCore import QMimeData, QPointF, QRectF, QSize, Qt, QTimer
+from PySide6.QtCore import QMimeData, QPointF, QRectF, Qt, QTimer
 from PySide6.QtGui import (
-    QColor,
     QGuiApplication,
-    QPainter,
     QPaintEvent,
-    QPen,
     QSyntaxHighlighter,
     QTextBlockFormat,
     QTextCharFormat,
@@ -20,12 +17,13 @@ from PySide6.QtGui import (
 )
 from PySide6.QtWidgets import QFrame, QLabel, QTextEdit, QToolButton, QWidget
 
-from answerback_desktop.ui.chat.blocks import Appearance, BlockSignals, BlockView
+from answerback_desktop.ui.chat.blocks import BlockSignals, BlockView
 from answerback_desktop.ui.chat.document import indent_of, line_height_percent
 from answerback_desktop.ui.chat.footer import COPIED_MS
 from answerback_desktop.ui.highlight import Highlighter, language_name
 from answerback_desktop.ui.markdown import Segment, visible_code
-from answerback_desktop.ui.theme import Icon, Theme, icon
+from answerback_desktop.ui.parts import Appearance, painter_on, set_icon
+from answerback_desktop.ui.theme import CODE_COLOURS, Icon, Theme
 from answerback_desktop.viewmodels import TurnViewModel
 
 
@@ -69,9 +67,9 @@ class CodeView(BlockView):
         if self._highlighter is None or self._title != segment.title:
             self._title = segment.title
             self._highlighter = Highlighter(segment.title)
-            name = language_name(segment.title) or self.appearance.texts.code
+            name = language_name(segment.title) or self.appearance.texts.chat.code
             self._language.setText(name)
-            self.editor.setAccessibleName(self.appearance.texts.code_name.format(language=name))
+            self.editor.setAccessibleName(self.appearance.texts.chat.code_name.format(language=name))
         if code.startswith(self._code) and self._code:
             self.editor.put(code[len(self._code) :], at_end=True)
         elif code != self._code:
@@ -97,15 +95,10 @@ class CodeView(BlockView):
         return gap + bar + height + theme.space(4.5)
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
-        left, gap, bar = self._bar
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        painter.setPen(QPen(self.appearance.theme.colour("border"), 1))
-        painter.setBrush(self.appearance.theme.colour("code_fill"))
-        box = QRectF(
-            left + 0.5, gap + 0.5, self.width() - left - 1, self.height() - gap - 1 - self.appearance.theme.space(1)
-        )
-        radius = self.appearance.theme.space(2.5)
+        (left, gap, bar), theme = self._bar, self.appearance.theme
+        painter = painter_on(self, fill=theme.colour("code_fill"), line=theme.colour("border"))
+        box = QRectF(left + 0.5, gap + 0.5, self.width() - left - 1, self.height() - gap - 1 - theme.space(1))
+        radius = theme.space(2.5)
         painter.drawRoundedRect(box, radius, radius)
         line = gap + bar + 0.5
         painter.drawLine(QPointF(left + 1, line), QPointF(self.width() - 1, line))
@@ -114,19 +107,17 @@ class CodeView(BlockView):
 
     def _copy(self) -> None:
         QGuiApplication.clipboard().setText(self._source)
-        self._set_button(Icon.CHECK, self.appearance.texts.copied, "success")
+        self._set_button(Icon.CHECK, self.appearance.texts.chat.copied, "success")
         self._back.start()
 
     def _show_copy(self) -> None:
-        self._set_button(Icon.COPY, self.appearance.texts.copy, "text_muted")
+        self._set_button(Icon.COPY, self.appearance.texts.chat.copy, "text_muted")
 
     def _set_button(self, drawing: Icon, text: str, colour: str) -> None:
-        side = self.appearance.theme.small_px + 3
-        self.copy_button.setIconSize(QSize(side, side))
-        self.copy_button.setIcon(icon(drawing, self.appearance.theme.colour(colour), side))
+        set_icon(self.copy_button, self.appearance.theme, drawing, self.appearance.theme.small_px + 3, colour)
         self.copy_button.setText(text)
-        self.copy_button.setAccessibleName(self.appearance.texts.copy_code if drawing is Icon.COPY else text)
-        self.copy_button.setToolTip(self.appearance.texts.copy_code)
+        self.copy_button.setAccessibleName(self.appearance.texts.chat.copy_code if drawing is Icon.COPY else text)
+        self.copy_button.setToolTip(self.appearance.texts.chat.copy_code)
         size, right = self.copy_button.sizeHint(), self.copy_button.geometry().right()
         if self.copy_button.isVisible():
             self.copy_button.setGeometry(right - size.width() + 1, self.copy_button.y(), size.width(), size.height())
@@ -196,9 +187,9 @@ class _Colours(QSyntaxHighlighter):
         super().__init__(document)
         self._formats: dict[str, QTextCharFormat] = {}
         self._lines: Highlighter | None = None
-        for name in theme.colours.code.__slots__:
+        for name in CODE_COLOURS:
             self._formats[name] = QTextCharFormat()
-            self._formats[name].setForeground(QColor(getattr(theme.colours.code, name)))
+            self._formats[name].setForeground(theme.code_colour(name))
         self._formats["comment"].setFontItalic(True)
         self._sign = QTextCharFormat()
         self._sign.setForeground(theme.colour("warning"))

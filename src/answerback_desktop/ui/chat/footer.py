@@ -6,12 +6,13 @@ from typing import Final
 
 from PySide6.QtCore import QPointF, QRect, QRectF, QSize, Qt, QTimer
 from PySide6.QtGui import QAccessible, QAccessibleEvent, QGuiApplication, QPainter, QPaintEvent
-from PySide6.QtWidgets import QLabel, QPushButton, QToolButton, QWidget
+from PySide6.QtWidgets import QPushButton, QToolButton, QWidget
 
-from answerback_desktop.ui.chat.blocks import Appearance, Block, BlockSignals, BlockView
+from answerback_desktop.ui.chat.blocks import Block, BlockSignals, BlockView
 from answerback_desktop.ui.chat.state_line import StateLine, Tone, state_line
 from answerback_desktop.ui.markdown import Segment, answer_of
-from answerback_desktop.ui.theme import Icon, Theme, icon, pixmap
+from answerback_desktop.ui.parts import Appearance, label, painter_on, set_icon, set_name
+from answerback_desktop.ui.theme import Icon, Theme
 from answerback_desktop.viewmodels import TurnViewModel
 
 COPIED_MS: Final = 1_600
@@ -26,7 +27,7 @@ class FooterView(BlockView):
 
     def __init__(self, turn: TurnViewModel, appearance: Appearance, signals: BlockSignals, parent: QWidget) -> None:
         super().__init__(turn, appearance, signals, parent)
-        texts, theme = appearance.texts, appearance.theme
+        texts, theme = appearance.texts.chat, appearance.theme
         self._is_online = True
         self._is_active = False
         self._phase = 0
@@ -34,10 +35,8 @@ class FooterView(BlockView):
         self._shown: object = None
         self._alike: tuple[TurnViewModel, ...] = ()
         self._is_told_below = False
-        self.label = QLabel(self)
-        self.label.setTextFormat(Qt.TextFormat.PlainText)
-        self.cut_label = QLabel(self)
-        self.cut_label.setProperty("variant", "warning")
+        self.label = label(parent=self)
+        self.cut_label = label(variant="warning", wraps=False, parent=self)
         self.cut_label.setToolTip(texts.cut_hint)
         self.copy_button = CopyButton(lambda: answer_of(turn.answer), appearance, self)
         self.again_button = QuietButton(Icon.REGENERATE, texts.regenerate, theme, self)
@@ -45,8 +44,7 @@ class FooterView(BlockView):
         self.stop_button = QToolButton(self)
         self.stop_button.setText(texts.stop)
         self.earlier_button = QuietButton(Icon.CHEVRON_LEFT, texts.earlier, theme, self)
-        self.version_label = QLabel(self)
-        self.version_label.setProperty("variant", "muted")
+        self.version_label = label(variant="muted", wraps=False, parent=self)
         self.later_button = QuietButton(Icon.CHEVRON_RIGHT, texts.later, theme, self)
         self._pulse = self._timer(_PULSE_MS, self._beat)
         self._countdown = self._timer(_COUNTDOWN_MS, lambda: self.take(None))
@@ -84,7 +82,7 @@ class FooterView(BlockView):
         super().show_block(block)
 
     def take(self, segment: Segment | None) -> None:
-        texts, turn = self.appearance.texts, self.turn
+        texts, turn = self.appearance.texts.chat, self.turn
         line = state_line(turn, texts, is_online=self._is_online, titles=self.appearance.titles)
         if self._is_told_below and line.tone is Tone.FAILED:
             line = StateLine(tone=Tone.STOPPED, text=texts.failed_alike)
@@ -126,7 +124,7 @@ class FooterView(BlockView):
 
     def _show_versions(self, versions: tuple[int, int]) -> None:
         at, count = versions
-        texts = self.appearance.texts
+        texts = self.appearance.texts.chat
         self.version_label.setText(texts.version.format(number=at + 1, count=count))
         self.version_label.setAccessibleName(texts.version_name.format(number=at + 1, count=count))
         for part in (self.earlier_button, self.version_label, self.later_button):
@@ -222,9 +220,7 @@ class FooterView(BlockView):
         if self._line is None:
             return
         theme = self.appearance.theme
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        painter.setPen(Qt.PenStyle.NoPen)
+        painter = painter_on(self)
         if self._line.tone is Tone.FAILED:
             gap, pad, mark = theme.space(2.5), theme.space(3.5), theme.body_px + 5
             painter.setBrush(theme.colour("danger_fill"))
@@ -248,7 +244,7 @@ class FooterView(BlockView):
         return self.label.y() + self.label.height() // 2
 
     def _draw_icon(self, painter: QPainter, drawing: Icon, colour: str, area: QRect) -> None:
-        drawn = pixmap(drawing, self.appearance.theme.colour(colour), area.width(), scale=self.devicePixelRatioF())
+        drawn = self.appearance.theme.pixmap(drawing, area.width(), colour, scale=self.devicePixelRatioF())
         painter.drawPixmap(area.topLeft(), drawn)
 
     def _beat(self) -> None:
@@ -257,7 +253,7 @@ class FooterView(BlockView):
 
     def _say(self, line: StateLine) -> None:
         """Announce the new state to screen readers."""
-        self.setAccessibleName(line.text or self.appearance.texts.answer_name)
+        self.setAccessibleName(line.text or self.appearance.texts.chat.answer_name)
         QAccessible.updateAccessibility(QAccessibleEvent(self, QAccessible.Event.NameChanged))
 
     def _timer(self, interval_ms: int, slot: object) -> QTimer:
@@ -284,7 +280,6 @@ class QuietButton(QToolButton):
         self._theme = theme
         self._is_revealed = False
         self._side = theme.body_px + 2
-        self.setIconSize(QSize(self._side, self._side))
         self.setCursor(Qt.CursorShape.PointingHandCursor)
         self.draw(drawing, name)
         self.resize(self.minimumSizeHint())
@@ -295,9 +290,8 @@ class QuietButton(QToolButton):
         return QSize(side, side)
 
     def draw(self, drawing: Icon, name: str, *, colour: str = "text_muted") -> None:
-        self.setIcon(icon(drawing, self._theme.colour(colour), self._side))
-        self.setToolTip(name)
-        self.setAccessibleName(name)
+        set_icon(self, self._theme, drawing, self._side, colour)
+        set_name(self, name)
 
     def reveal(self, *, is_revealed: bool) -> None:
         if is_revealed != self._is_revealed:
@@ -313,7 +307,7 @@ class CopyButton(QuietButton):
     """Copies what `text` returns, and says so for a moment."""
 
     def __init__(self, text: Callable[[], str], appearance: Appearance, parent: QWidget) -> None:
-        words = appearance.texts
+        words = appearance.texts.chat
         super().__init__(Icon.COPY, words.copy, appearance.theme, parent)
         self._text = text
         self._copied = words.copied

@@ -5,16 +5,17 @@ from html import escape
 from typing import Final
 
 from PySide6.QtCore import QRectF, Qt
-from PySide6.QtGui import QPainter, QPaintEvent
-from PySide6.QtWidgets import QLabel, QPushButton, QToolButton, QWidget
+from PySide6.QtGui import QPaintEvent
+from PySide6.QtWidgets import QPushButton, QToolButton, QWidget
 
 from answerback_desktop.attachments import printable
-from answerback_desktop.ui.chat.blocks import Appearance, BlockSignals, BlockView
+from answerback_desktop.ui.chat.blocks import BlockSignals, BlockView
 from answerback_desktop.ui.chat.document import show_plain
 from answerback_desktop.ui.chat.footer import CopyButton, QuietButton
 from answerback_desktop.ui.chat.input_box import InputBox
 from answerback_desktop.ui.chat.text_view import TextView, wrap_mode
 from answerback_desktop.ui.markdown import Segment
+from answerback_desktop.ui.parts import Appearance, button, label, painter_on
 from answerback_desktop.ui.theme import Icon
 from answerback_desktop.viewmodels import TurnViewModel
 
@@ -33,20 +34,18 @@ class QuestionView(BlockView):
 
     def __init__(self, turn: TurnViewModel, appearance: Appearance, signals: BlockSignals, parent: QWidget) -> None:
         super().__init__(turn, appearance, signals, parent)
-        theme, texts = appearance.theme, appearance.texts
+        theme, texts = appearance.theme, appearance.texts.chat
         self._is_unfolded = False
         self._bubble = QRectF()
         self.text = TextView(theme, self)
         self.copy_button = CopyButton(lambda: turn.question, appearance, self)
         self.edit_button = QuietButton(Icon.EDIT, texts.edit, theme, self)
-        self.files_label = QLabel(self)
+        self.files_label = label(variant="muted", parent=self)
         self.files_label.setTextFormat(Qt.TextFormat.RichText)
         self.files_label.setTextInteractionFlags(Qt.TextInteractionFlag.LinksAccessibleByMouse | _BY_KEYBOARD)
         self.files_label.setToolTip(texts.save_hint)
         self.files_label.linkActivated.connect(lambda at: signals.file_wanted.emit(turn.record.attachments[int(at)]))
         self.files_label.setAlignment(Qt.AlignmentFlag.AlignRight)
-        self.files_label.setWordWrap(True)
-        self.files_label.setProperty("variant", "muted")
         self.fold_button = QToolButton(self)
         self.editor: InputBox | None = None
         self._edit_parts: list[QWidget] = []
@@ -90,7 +89,7 @@ class QuestionView(BlockView):
             question = "\n".join(question.split("\n")[:SHORT_LINES])[:SHORT_CHARACTERS].rstrip() + "…"
         self.text.setWordWrapMode(wrap_mode(question))
         show_plain(self.text.document(), question, self.appearance.theme)
-        self.text.setAccessibleName(self.appearance.texts.question_name.format(text=question))
+        self.text.setAccessibleName(self.appearance.texts.chat.question_name.format(text=question))
         names = " · ".join(printable(one.name) for one in self.turn.record.attachments)
         colour = self.appearance.theme.colour("text_muted").name()
         self.files_label.setText(
@@ -99,11 +98,11 @@ class QuestionView(BlockView):
                 for place, one in enumerate(self.turn.record.attachments)
             )
         )
-        self.files_label.setAccessibleName(self.appearance.texts.files_name.format(names=names))
+        self.files_label.setAccessibleName(self.appearance.texts.chat.files_name.format(names=names))
         self.files_label.setVisible(bool(names))
         self.fold_button.setVisible(self._is_long)
         self.fold_button.setText(
-            self.appearance.texts.show_less if self._is_unfolded else self.appearance.texts.show_all
+            self.appearance.texts.chat.show_less if self._is_unfolded else self.appearance.texts.chat.show_all
         )
 
     def arrange(self, width: int) -> int:
@@ -137,10 +136,7 @@ class QuestionView(BlockView):
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
         theme = self.appearance.theme
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(theme.colour("bubble_fill"))
+        painter = painter_on(self, fill=theme.colour("bubble_fill"))
         radius = min(theme.space(4.5), self._bubble.height() / 2)
         painter.drawRoundedRect(self._bubble, radius, radius)
 
@@ -154,7 +150,7 @@ class QuestionView(BlockView):
         self._show_mark()
 
     def _show_mark(self) -> None:
-        texts = self.appearance.texts
+        texts = self.appearance.texts.chat
         name, colour = (texts.unsent_edit, "accent") if self.kept_edit else (texts.edit, "text_muted")
         self.edit_button.draw(Icon.EDIT, name, colour=colour)
         self.edit_button.reveal(is_revealed=bool(self.kept_edit))
@@ -163,20 +159,15 @@ class QuestionView(BlockView):
         """Put an editor in the bubble's place."""
         if self.editor is not None or self.appearance.is_read_only:
             return
-        texts = self.appearance.texts
+        texts = self.appearance.texts.chat
         editor = self.editor = InputBox(self.appearance.theme, self)
         editor.setAccessibleName(texts.edit_name)
         editor.setPlainText(self.kept_edit or self.turn.question)
         editor.moveCursor(editor.textCursor().MoveOperation.End)
-        hint = QLabel(texts.edit_hint, self)
-        hint.setProperty("variant", "muted")
-        hint.setWordWrap(True)
-        cancel = QPushButton(texts.cancel, self)
-        send = QPushButton(texts.edit_send, self)
-        send.setProperty("variant", "primary")
+        hint = label(texts.edit_hint, "muted", parent=self)
+        cancel = button(texts.cancel, self._cancel, parent=self)
+        send = button(texts.edit_send, self._send, "primary", parent=self)
         self._edit_parts = [hint, cancel, send]
-        cancel.clicked.connect(self._cancel)
-        send.clicked.connect(self._send)
         editor.submitted.connect(self._send)
         editor.escaped.connect(self.end_edit)
         editor.height_changed.connect(lambda: self.signals.height_changed.emit(self))

@@ -15,7 +15,7 @@ from PySide6.QtGui import QKeyEvent, QKeySequence, QResizeEvent
 from PySide6.QtWidgets import QAbstractScrollArea, QApplication, QFrame, QWidget
 
 from answerback_desktop.records import TurnStatus
-from answerback_desktop.ui.chat.blocks import Appearance, Block, BlockKind, BlockSignals, BlockView, TurnBlocks
+from answerback_desktop.ui.chat.blocks import Block, BlockKind, BlockSignals, BlockView, TurnBlocks
 from answerback_desktop.ui.chat.code import CodeView
 from answerback_desktop.ui.chat.find import Finder
 from answerback_desktop.ui.chat.footer import FooterView
@@ -23,6 +23,7 @@ from answerback_desktop.ui.chat.prose import FoldView, ProseView, TableView
 from answerback_desktop.ui.chat.question import QuestionView
 from answerback_desktop.ui.chat.selection import Selection
 from answerback_desktop.ui.chat.state_line import state_line
+from answerback_desktop.ui.parts import Appearance
 from answerback_desktop.ui.theme import Theme
 from answerback_desktop.viewmodels import TurnViewModel
 
@@ -73,7 +74,7 @@ class Transcript(QAbstractScrollArea):
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOn)  # its width never changes the lines
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.setAccessibleName(appearance.texts.transcript_name)
+        self.setAccessibleName(appearance.texts.chat.transcript_name)
         self.verticalScrollBar().setSingleStep(appearance.theme.body_px * 3)
         self.signals.height_changed.connect(self._view_changed)
         self.signals.hovered.connect(self._hover)
@@ -134,7 +135,7 @@ class Transcript(QAbstractScrollArea):
         self.end_composition()
         self._keep_anchor()
         self._appearance = appearance
-        self.setAccessibleName(appearance.texts.transcript_name)
+        self.setAccessibleName(appearance.texts.chat.transcript_name)
         self.verticalScrollBar().setSingleStep(appearance.theme.body_px * 3)
         self._drop(self._blocks)
         self._width = 0
@@ -243,7 +244,7 @@ class Transcript(QAbstractScrollArea):
         """What the card of a failed turn says; empty: it has not failed."""
         if turn.turn.status is not TurnStatus.FAILED:
             return ""
-        return state_line(turn.turn, self._appearance.texts, is_online=True).text
+        return state_line(turn.turn, self._appearance.texts.chat, is_online=True).text
 
     def _toggle_fold(self, request_id: str, start: int) -> None:
         self._set_pinned(is_pinned=False)

@@ -1,22 +1,23 @@
 """The window: sidebar, header, chat, and what comes over them. It only joins; each part shows its own."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
-from PySide6.QtCore import QByteArray, QEvent, QSettings, Qt, Signal
+from PySide6.QtCore import QByteArray, QEvent, QPoint, QSettings, Signal
 from PySide6.QtGui import QAction, QCloseEvent, QHideEvent, QKeySequence, QResizeEvent, QShowEvent
-from PySide6.QtWidgets import QApplication, QMainWindow, QSplitter, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QApplication, QMainWindow, QSplitter, QStackedWidget, QWidget
 
 from answerback_desktop.engine.events import ConnectionReason, ConnectionStatus
 from answerback_desktop.settings import AuthMode, Settings
 from answerback_desktop.texts import Texts
-from answerback_desktop.ui.chat import Appearance, ChatPane
-from answerback_desktop.ui.dialogs import Dialogs, Exporter
+from answerback_desktop.ui.chat import ChatPane
+from answerback_desktop.ui.dialogs import ConversationDialog, Dialogs, Exporter, HelpDialog
+from answerback_desktop.ui.parts import Appearance, column, pop_up
 from answerback_desktop.ui.shortcuts import KEYS, Shortcut
 from answerback_desktop.ui.sidebar.sidebar import Sidebar
-from answerback_desktop.ui.theme import Theme, apply
-from answerback_desktop.ui.theme.theme import theme_of
+from answerback_desktop.ui.theme import Theme, apply, theme_of
 from answerback_desktop.ui.tray import Tray
 from answerback_desktop.ui.window.header import Banner, Header
 from answerback_desktop.ui.window.toast import DesktopNotifier, Toast, ToastStack, short_title
@@ -43,8 +44,7 @@ class MainWindow(QMainWindow):
     ) -> None:
         super().__init__()
         self._app = app
-        self._texts = texts
-        self._theme = theme
+        self._appearance = Appearance(theme=theme, texts=texts, titles=app.connection.titles)
         self._state = state
         self._tray = tray
         self._is_narrow = False
@@ -58,21 +58,19 @@ class MainWindow(QMainWindow):
 
     def _make(self, log_path: Path) -> None:
         self.setMinimumSize(360, 420)
-        self.sidebar = Sidebar(self._app, self._texts, self._theme)
-        self.header = Header(self._app, self._texts, self._theme)
-        self.banner = Banner(self._theme)
-        self.chat = ChatPane(self._app, self._appearance())
-        self.welcome = WelcomePage(self._app, self._texts, self._theme)
+        self.sidebar = Sidebar(self._app, self._appearance)
+        self.header = Header(self._app, self._appearance, self.show_settings)
+        self.banner = Banner(self._appearance)
+        self.chat = ChatPane(self._app, self._appearance)
+        self.welcome = WelcomePage(self._app, self._appearance, self.show_settings)
         self.pages = QStackedWidget()
         self.pages.addWidget(self.chat)
         self.pages.addWidget(self.welcome)
         self.right = QWidget()
-        column = QVBoxLayout(self.right)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(0)
-        column.addWidget(self.header)
-        column.addWidget(self.banner)
-        column.addWidget(self.pages, 1)
+        below = column(self._appearance.theme, into=self.right)
+        below.addWidget(self.header)
+        below.addWidget(self.banner)
+        below.addWidget(self.pages, 1)
         self.splitter = QSplitter()
         self.splitter.setHandleWidth(1)
         self.splitter.setChildrenCollapsible(False)
@@ -80,26 +78,27 @@ class MainWindow(QMainWindow):
         self.splitter.addWidget(self.right)
         self.splitter.setStretchFactor(1, 1)
         self.setCentralWidget(self.splitter)
-        self.toasts = ToastStack(self.right, self._theme, self._texts.window.dismiss, lift=self._toast_lift)
-        self.exporter = Exporter(self._texts, self)
-        self.notifier = DesktopNotifier(self._app, self._tray, self._texts, self)
+        self.toasts = ToastStack(self.right, self._appearance, lift=self._toast_lift)
+        self.exporter = Exporter(self._appearance, self)
+        self.notifier = DesktopNotifier(self._app, self._tray, self._appearance, self)
         self.dialogs = Dialogs(self._app, self._tray, log_path, self)
 
     def _connect(self) -> None:
-        self.sidebar.new_wanted.connect(self.new_conversation)
         self.sidebar.opened.connect(self.open_conversation)
         self.sidebar.settled.connect(self.chat.focus_composer)
         self.sidebar.details_wanted.connect(self._show_details)
-        self.sidebar.import_wanted.connect(self._import)
+        self.sidebar.import_wanted.connect(lambda: self.dialogs.choose_import(self._texts))
         self.sidebar.delete_wanted.connect(self.delete_conversation)
-        self.sidebar.settings_wanted.connect(self.show_settings)
-        self.sidebar.help_wanted.connect(self.show_help)
-        self.sidebar.hide_wanted.connect(self.toggle_sidebar)
-        self.header.sidebar_wanted.connect(self.toggle_sidebar)
-        self.header.new_wanted.connect(self.new_conversation)
-        self.header.settings_wanted.connect(self.show_settings)
-        self.header.more_wanted.connect(self._show_more)
-        self.welcome.settings_wanted.connect(self.show_settings)
+        for pressed, act in (
+            (self.sidebar.new_button, self.new_conversation),
+            (self.sidebar.settings_button, self.show_settings),
+            (self.sidebar.help_button, self.show_help),
+            (self.sidebar.hide_button, self.toggle_sidebar),
+            (self.header.sidebar_button, self.toggle_sidebar),
+            (self.header.new_button, self.new_conversation),
+            (self.header.more_button, self._show_more),
+        ):
+            pressed.clicked.connect(act)
         self.welcome.put_off.connect(self._put_off)
         self.exporter.reported.connect(self.toasts.show_toast)
         self.notifier.reported.connect(self.toasts.show_toast)
@@ -141,37 +140,40 @@ class MainWindow(QMainWindow):
 
     # --- appearance and language
 
+    @property
+    def _texts(self) -> Texts:
+        return self._appearance.texts
+
     def set_theme(self, theme: Theme) -> None:
-        if theme == self._theme:
+        if theme == self._appearance.theme:
             return
-        self._theme = theme
         application = QApplication.instance()
         assert isinstance(application, QApplication)
         apply(application, theme)
-        for part in (self.sidebar, self.header, self.banner, self.welcome, self.toasts):
-            part.set_theme(theme)
-        self.chat.set_appearance(self._appearance())
+        self._set_appearance(theme=theme)
 
     def set_texts(self, texts: Texts) -> None:
-        self._texts = texts
-        for part in (self.sidebar, self.header, self.welcome, self.exporter, self.notifier, self._tray):
-            part.set_texts(texts)
-        self.chat.set_appearance(self._appearance())
-        self.toasts.close_name = texts.window.dismiss
+        self._set_appearance(texts=texts)
+        self._tray.set_texts(texts)
         for shortcut, action in self.shortcuts.items():
             action.setText(texts.window.shortcuts[shortcut])
         self._refresh_title()
         self._refresh_screen()
 
-    def _appearance(self) -> Appearance:
-        self._titles = self._app.connection.titles
-        return Appearance(theme=self._theme, texts=self._texts.chat, titles=self._titles)
+    def _set_appearance(self, **changed: Any) -> None:
+        self._appearance = replace(self._appearance, **changed)
+        for part in (
+            *(self.sidebar, self.header, self.banner, self.chat, self.welcome),
+            *(self.toasts, self.exporter, self.notifier),
+        ):
+            part.set_appearance(self._appearance)
 
     # --- what happened
 
     def apply(self, changes: Changes) -> None:
-        if changes.connection and self._app.connection.titles != self._titles:
-            self.chat.set_appearance(self._appearance())
+        if changes.connection and self._app.connection.titles != self._appearance.titles:
+            self._appearance = replace(self._appearance, titles=self._app.connection.titles)
+            self.chat.set_appearance(self._appearance)
         if changes.everything:
             self._begin()
         self.sidebar.apply(changes)
@@ -325,10 +327,10 @@ class MainWindow(QMainWindow):
         self._arrange(show_list=not is_shown)
 
     def show_settings(self) -> None:
-        self.dialogs.show_settings(self._texts, self._theme)
+        self.dialogs.show_settings(self._appearance)
 
     def show_help(self) -> None:
-        self.dialogs.show_help(self._texts, self._theme)
+        HelpDialog(self._appearance, self).open()
 
     def bring_to_front(self) -> None:
         """Out of the tray, from behind other windows."""
@@ -372,19 +374,12 @@ class MainWindow(QMainWindow):
         self._refresh_screen()
 
     def _show_details(self, conversation: ConversationViewModel) -> None:
-        self.dialogs.show_conversation(conversation, self._texts, self._theme)
-
-    def _import(self) -> None:
-        self.dialogs.choose_import(self._texts)
+        ConversationDialog(self._app, conversation, self._appearance, self).open()
 
     def _show_more(self) -> None:
         if self._app.current is not None:
-            menu = self.sidebar.menu_for(self._app.current, self)
-            menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-            button = self.header.more_button
-            place = button.mapToGlobal(button.rect().bottomRight())
-            place.setX(place.x() - menu.sizeHint().width())
-            menu.popup(place)
+            menu, pressed = self.sidebar.menu_for(self._app.current, self), self.header.more_button
+            pop_up(menu, pressed.mapToGlobal(pressed.rect().bottomRight()) - QPoint(menu.sizeHint().width(), 0))
 
     def _put_off(self) -> None:
         self._is_put_off = True

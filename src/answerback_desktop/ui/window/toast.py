@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from PySide6.QtCore import QEvent, QObject, QSize, QTimer, Signal
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QSizePolicy, QToolButton, QVBoxLayout, QWidget
+from PySide6.QtCore import QEvent, QObject, QTimer, Signal
+from PySide6.QtWidgets import QFrame, QSizePolicy, QToolButton, QVBoxLayout, QWidget
 
 from answerback_desktop.engine.events import NoticeCode, NoticeRaised
 from answerback_desktop.signin.provider import SignInFailure
 from answerback_desktop.texts import Texts
-from answerback_desktop.ui.parts import button, label
-from answerback_desktop.ui.theme import Icon, Theme, icon
+from answerback_desktop.ui.parts import Appearance, button, label, row, set_icon, set_name
+from answerback_desktop.ui.theme import Icon
 from answerback_desktop.ui.tray import Tray
 from answerback_desktop.viewmodels import AppViewModel, Changes
 
@@ -35,11 +35,10 @@ class Toast:
 class ToastStack(QWidget):
     """The messages that are shown now, the newest last, `lift()` above the bottom of `host`. The pointer keeps one."""
 
-    def __init__(self, host: QWidget, theme: Theme, close_name: str, *, lift: Callable[[], int]) -> None:
+    def __init__(self, host: QWidget, appearance: Appearance, *, lift: Callable[[], int]) -> None:
         super().__init__(host)
         self._host = host
-        self._theme = theme
-        self.close_name = close_name
+        self._appearance = appearance
         self._column = QVBoxLayout(self)
         self._column.setContentsMargins(0, 0, 0, 0)
         self._bars: list[_Bar] = []
@@ -51,8 +50,8 @@ class ToastStack(QWidget):
     def toasts(self) -> list[Toast]:
         return [bar.toast for bar in self._bars]
 
-    def set_theme(self, theme: Theme) -> None:
-        self._theme = theme
+    def set_appearance(self, appearance: Appearance) -> None:
+        self._appearance = appearance
         self.place()
 
     def show_toast(self, toast: Toast) -> None:
@@ -63,7 +62,7 @@ class ToastStack(QWidget):
                 break
         while len(self._bars) >= _MOST:
             self._bars[0].close_bar()
-        bar = _Bar(toast, self._theme, self.close_name, self._forget)
+        bar = _Bar(toast, self._appearance, self._forget)
         self._bars.append(bar)
         self._column.addWidget(bar)
         bar.show()
@@ -84,12 +83,13 @@ class ToastStack(QWidget):
         """Move the toasts to where `lift` puts them."""
         if not self._bars:
             return
-        width = min(self._theme.space(140), self._host.width() - self._theme.space(8))
-        self._column.setSpacing(self._theme.space(2))
+        space = self._appearance.theme.space
+        width = min(space(140), self._host.width() - space(8))
+        self._column.setSpacing(space(2))
         self.setFixedWidth(max(width, 160))
         gaps = self._column.spacing() * (len(self._bars) - 1)
         self.resize(self.width(), sum(bar.heightForWidth(self.width()) for bar in self._bars) + gaps)
-        bottom = self._host.height() - self._theme.space(4) - self._lift()
+        bottom = self._host.height() - space(4) - self._lift()
         self.move((self._host.width() - self.width()) // 2, max(0, bottom - self.height()))
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
@@ -101,26 +101,23 @@ class ToastStack(QWidget):
 class _Bar(QFrame):
     """One message."""
 
-    def __init__(self, toast: Toast, theme: Theme, close_name: str, forget: Callable[["_Bar"], None]) -> None:
+    def __init__(self, toast: Toast, appearance: Appearance, forget: Callable[["_Bar"], None]) -> None:
         super().__init__()
+        theme = appearance.theme
         self.toast = toast
         self._forget = forget
         self.setProperty("variant", "card")
         self.setAccessibleName(toast.text)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
-        row = QHBoxLayout(self)
-        row.setContentsMargins(theme.space(4), theme.space(2), theme.space(2), theme.space(2))
-        row.setSpacing(theme.space(2))
-        row.addWidget(label(toast.text), 1)
-        if toast.action and toast.act is not None:
-            row.addWidget(button(toast.action, self._act, "quiet"))
         dismiss = QToolButton()
-        dismiss.setIcon(icon(Icon.CLOSE, theme.colours.text_muted, theme.space(4)))
-        dismiss.setIconSize(QSize(theme.space(4), theme.space(4)))
-        dismiss.setAccessibleName(close_name)
-        dismiss.setToolTip(close_name)
+        set_icon(dismiss, theme, Icon.CLOSE, theme.space(4))
+        set_name(dismiss, appearance.texts.window.dismiss)
         dismiss.clicked.connect(self.close_bar)
-        row.addWidget(dismiss)
+        act = [button(toast.action, self._act, "quiet")] if toast.action and toast.act is not None else []
+        line = row(label(toast.text), *act, dismiss, into=self)
+        line.setStretch(0, 1)
+        line.setContentsMargins(theme.space(4), theme.space(2), theme.space(2), theme.space(2))
+        line.setSpacing(theme.space(2))
         self._timer = QTimer(self, singleShot=True, interval=SHOWN_MS)
         self._timer.timeout.connect(self.close_bar)
         if not toast.lasts:
@@ -148,15 +145,15 @@ class DesktopNotifier(QObject):
 
     reported = Signal(object)
 
-    def __init__(self, app: AppViewModel, tray: Tray, texts: Texts, window: QWidget) -> None:
+    def __init__(self, app: AppViewModel, tray: Tray, appearance: Appearance, window: QWidget) -> None:
         super().__init__(window)
         self._app = app
         self._tray = tray
-        self._texts = texts
         self._window = window
+        self.set_appearance(appearance)
 
-    def set_texts(self, texts: Texts) -> None:
-        self._texts = texts
+    def set_appearance(self, appearance: Appearance) -> None:
+        self._texts = appearance.texts
 
     def apply(self, changes: Changes) -> None:
         while self._app.notices:

@@ -47,7 +47,8 @@ from answerback_desktop.signin.provider import SignInFailure
 from answerback_desktop.texts import texts_of
 from answerback_desktop.ui.chat.prose import ProseView
 from answerback_desktop.ui.chat.question import QuestionView
-from answerback_desktop.ui.dialogs.conversation_dialog import ConversationDialog
+from answerback_desktop.ui.dialogs import ConversationDialog
+from answerback_desktop.ui.parts import Appearance
 from answerback_desktop.ui.shortcuts import GROUPS, KEYS, Shortcut
 from answerback_desktop.ui.theme import Theme
 from answerback_desktop.ui.tray import Tray
@@ -554,7 +555,9 @@ def test_what_the_server_lost_is_asked_about(session_controller):
 
 def test_what_a_conversation_has_of_its_own(session_controller):
     one = session_controller("a", settings=Settings(language=Language.ENGLISH, system="Of the settings."))
-    dialog = ConversationDialog(one.model, one.model.conversation("a"), TEXTS, Theme(), one.window)
+    dialog = ConversationDialog(
+        one.model, one.model.conversation("a"), Appearance(theme=Theme(), texts=TEXTS), one.window
+    )
     assert dialog.system.toPlainText() == "Of the settings."
     dialog.tags.setText("#work, 여행 , ,work")
     dialog.save_button.click()

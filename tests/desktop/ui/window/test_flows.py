@@ -19,7 +19,7 @@ from answerback_desktop.settings import Language, Theme
 from answerback_desktop.texts import texts_of
 from answerback_desktop.ui.chat.footer import FooterView
 from answerback_desktop.ui.sidebar.conversation_model import Role
-from answerback_desktop.ui.theme.tokens import Scheme
+from answerback_desktop.ui.theme import Scheme
 from answerback_desktop.ui.window.connection import ConnectionDetails
 from answerback_desktop.ui.window.welcome import Screen
 from answerback_desktop.viewmodels.connection import local_time
@@ -228,7 +228,7 @@ def test_settings_are_checked_beside_the_field_then_hold(open_app, gateway):
     assert dialog.save_button.isEnabled()
     dialog.answers.system.setPlainText("Be brief.")
     dialog.appearance.theme.setCurrentIndex(list(Theme).index(Theme.DARK))
-    assert person.window._theme.scheme is Scheme.DARK
+    assert person.window._appearance.theme.scheme is Scheme.DARK
     dialog.save_button.click()
     person.until(lambda: person.model.settings.system == "Be brief.")
     person.ask_again("hello")
@@ -242,9 +242,9 @@ def test_a_cancelled_dialog_leaves_the_theme_as_it_was(open_app, gateway):
     person.window.show_settings()
     dialog = person.window.dialogs.settings
     dialog.appearance.theme.setCurrentIndex(list(Theme).index(Theme.DARK))
-    assert person.window._theme.scheme is Scheme.DARK
+    assert person.window._appearance.theme.scheme is Scheme.DARK
     dialog.reject()
-    assert person.window._theme.scheme is Scheme.LIGHT
+    assert person.window._appearance.theme.scheme is Scheme.LIGHT
     assert person.window.dialogs.settings is None
 
 
