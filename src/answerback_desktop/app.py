@@ -2,8 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Final
@@ -17,7 +16,7 @@ from answerback import __version__
 from answerback_desktop.engine import Engine, Environment
 from answerback_desktop.engine.events import Event
 from answerback_desktop.profile import Profile, ProfileInUse, ProfileLock
-from answerback_desktop.settings import AuthMode, Language, Preset, Settings, SettingsFile
+from answerback_desktop.settings import Preset, Settings, SettingsFile
 from answerback_desktop.texts import Texts, texts_of
 from answerback_desktop.ui.process import CrashWatch, InstanceServer, StopSignals, open_log, raise_running
 from answerback_desktop.ui.theme import apply, theme_of
@@ -35,17 +34,6 @@ _IDLE_MS: Final = 100
 _HIDDEN_MS: Final = 250
 _IDLE_AFTER: Final = 60
 """Empty polls before the timer slows down: two seconds."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """The command line's options; None leaves the profile's settings as they are. `root`: where profiles are kept."""
-
-    profile: Profile
-    preset: Preset = field(default_factory=Preset)
-    url: str | None = None
-    user: str | None = None
-    language: Language | None = None
 
 
 class Outcome(IntEnum):
@@ -228,12 +216,12 @@ class DesktopApp(QObject):
             self._application.quit()
 
 
-def run(options: Options) -> Outcome:
-    """Run the app until the person ends it. Raises: OSError: the profile's folder cannot be used; ProfileInUse: it is
-    open in an app that does not answer.
+def run(profile: Profile, preset: Preset, given: Mapping[str, object]) -> Outcome:
+    """Run the app until the person ends it. `given`: settings from the command line, which are kept in the profile.
+
+    Raises: OSError: the profile's folder cannot be used; ProfileInUse: it is open in an app that does not answer.
     """
-    application = _application()
-    profile, lock = options.profile, ProfileLock(options.profile)
+    application, lock = _application(), ProfileLock(profile)
     try:
         lock.acquire()
     except ProfileInUse:
@@ -245,7 +233,10 @@ def run(options: Options) -> Outcome:
         watch = CrashWatch(profile.folder / "crash.log")
         watch.install()
         try:
-            _run_in(application, options, watch)
+            if given:
+                file = SettingsFile(profile.settings_path, preset)
+                file.save(msgspec.structs.replace(file.load(), **given))
+            _run_in(application, profile, watch)
         finally:
             watch.remove()
             logging.getLogger("answerback").removeHandler(handler)
@@ -255,10 +246,9 @@ def run(options: Options) -> Outcome:
     return Outcome.ENDED
 
 
-def _run_in(application: QApplication, options: Options, watch: CrashWatch) -> None:
-    keep_options(options)
-    app = DesktopApp(application, options.profile)
-    instance_server, signals = InstanceServer(options.profile.folder), StopSignals()
+def _run_in(application: QApplication, profile: Profile, watch: CrashWatch) -> None:
+    app = DesktopApp(application, profile)
+    instance_server, signals = InstanceServer(profile.folder), StopSignals()
     watch.happened.connect(app.something_went_wrong)
     signals.came.connect(app.finish)
     instance_server.listen()
@@ -276,21 +266,6 @@ def _run_in(application: QApplication, options: Options, watch: CrashWatch) -> N
 def _own_command() -> tuple[str, ...]:
     """How to run the `answerback` command: a packaged app is that command itself."""
     return (sys.executable,) if getattr(sys, "frozen", False) else (sys.executable, "-m", "answerback")
-
-
-def keep_options(options: Options) -> None:
-    """Store the command line's options as settings of the profile, as if they had been typed into the dialog."""
-    if options.url is None and options.user is None and options.language is None:
-        return
-    file = SettingsFile(options.profile.settings_path, options.preset)
-    settings = file.load()
-    if options.url is not None:
-        settings = msgspec.structs.replace(settings, server_url=options.url)
-    if options.user is not None:
-        settings = msgspec.structs.replace(settings, user=options.user, auth=AuthMode.NONE)
-    if options.language is not None:
-        settings = msgspec.structs.replace(settings, language=options.language)
-    file.save(settings)
 
 
 def _application() -> QApplication:

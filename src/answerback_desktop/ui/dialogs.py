@@ -24,7 +24,7 @@ from answerback_desktop.engine.events import Exported, FileFetched
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.parts import Appearance, CheckBox, Choice, Dialog, button, column, file_dialog, label, row
 from answerback_desktop.ui.settings_dialog import SettingsDialog
-from answerback_desktop.ui.shortcuts import GROUPS, Shortcut, shown
+from answerback_desktop.ui.shortcuts import GROUPS, shown
 from answerback_desktop.ui.theme import Icon
 from answerback_desktop.ui.tray import Tray
 from answerback_desktop.ui.window.toast import Toast
@@ -172,7 +172,7 @@ class HelpDialog(Dialog):
         right.addStretch(1)
         self.column.addLayout(groups)
         bottom = QHBoxLayout()
-        bottom.addWidget(label(words.help_hint.format(key=shown(Shortcut.HELP)), "muted"), 1)
+        bottom.addWidget(label(words.help_hint.format(key=shown("help")), "muted"), 1)
         buttons = QDialogButtonBox()
         buttons.addButton(words.close, QDialogButtonBox.ButtonRole.RejectRole)
         buttons.rejected.connect(self.reject)
@@ -180,7 +180,7 @@ class HelpDialog(Dialog):
         self.column.addLayout(bottom)
 
 
-def _group(title: str, shortcuts: Iterable[Shortcut], appearance: Appearance) -> QGridLayout:
+def _group(title: str, shortcuts: Iterable[str], appearance: Appearance) -> QGridLayout:
     grid, theme = QGridLayout(), appearance.theme
     grid.setHorizontalSpacing(theme.space(8))
     grid.setVerticalSpacing(theme.space(2))

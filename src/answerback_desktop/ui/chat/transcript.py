@@ -18,11 +18,10 @@ from answerback_desktop.records import TurnStatus
 from answerback_desktop.ui.chat.blocks import Block, BlockKind, BlockSignals, BlockView, TurnBlocks
 from answerback_desktop.ui.chat.code import CodeView
 from answerback_desktop.ui.chat.find import Finder
-from answerback_desktop.ui.chat.footer import FooterView
+from answerback_desktop.ui.chat.footer import FooterView, state_line
 from answerback_desktop.ui.chat.prose import FoldView, ProseView, TableView
 from answerback_desktop.ui.chat.question import QuestionView
 from answerback_desktop.ui.chat.selection import Selection
-from answerback_desktop.ui.chat.state_line import state_line
 from answerback_desktop.ui.parts import Appearance
 from answerback_desktop.ui.theme import Theme
 from answerback_desktop.viewmodels import TurnViewModel

@@ -15,7 +15,7 @@ from answerback_desktop.texts import Texts
 from answerback_desktop.ui.chat import ChatPane
 from answerback_desktop.ui.dialogs import ConversationDialog, Dialogs, Exporter, HelpDialog
 from answerback_desktop.ui.parts import Appearance, column, pop_up
-from answerback_desktop.ui.shortcuts import KEYS, Shortcut
+from answerback_desktop.ui.shortcuts import KEYS
 from answerback_desktop.ui.sidebar.sidebar import Sidebar
 from answerback_desktop.ui.theme import Theme, apply, theme_of
 from answerback_desktop.ui.tray import Tray
@@ -111,26 +111,26 @@ class MainWindow(QMainWindow):
 
     def _make_actions(self) -> None:
         acts = {
-            Shortcut.NEW: self.new_conversation,
-            Shortcut.SEARCH: self.search,
-            Shortcut.FIND: self.chat.open_find,
-            Shortcut.NEXT: lambda: self._step(1),
-            Shortcut.PREVIOUS: lambda: self._step(-1),
-            Shortcut.COMPOSER: self._write,
-            Shortcut.ATTACH: self.chat.pick_files,
-            Shortcut.COPY_ANSWER: self._copy_answer,
-            Shortcut.QUESTION_BEFORE: lambda: self.chat.step_question(-1),
-            Shortcut.QUESTION_AFTER: lambda: self.chat.step_question(1),
-            Shortcut.SIDEBAR: self.toggle_sidebar,
-            Shortcut.SETTINGS: self.show_settings,
-            Shortcut.LARGER: lambda: self._zoom(1),
-            Shortcut.SMALLER: lambda: self._zoom(-1),
-            Shortcut.USUAL_SIZE: lambda: self._zoom(0),
-            Shortcut.HELP: self.show_help,
-            Shortcut.CLOSE: self.close,
-            Shortcut.QUIT: self.quit_wanted.emit,
+            "new": self.new_conversation,
+            "search": self.search,
+            "find": self.chat.open_find,
+            "next": lambda: self._step(1),
+            "previous": lambda: self._step(-1),
+            "composer": self._write,
+            "attach": self.chat.pick_files,
+            "copy_answer": self._copy_answer,
+            "question_before": lambda: self.chat.step_question(-1),
+            "question_after": lambda: self.chat.step_question(1),
+            "sidebar": self.toggle_sidebar,
+            "settings": self.show_settings,
+            "larger": lambda: self._zoom(1),
+            "smaller": lambda: self._zoom(-1),
+            "usual_size": lambda: self._zoom(0),
+            "help": self.show_help,
+            "close": self.close,
+            "quit": self.quit_wanted.emit,
         }
-        self.shortcuts: dict[Shortcut, QAction] = {}
+        self.shortcuts: dict[str, QAction] = {}
         for shortcut, act in acts.items():
             action = QAction(self)
             action.setShortcuts([QKeySequence(key) for key in KEYS[shortcut]])

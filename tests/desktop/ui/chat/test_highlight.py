@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from answerback_desktop.ui.highlight import MAX_CHARACTERS, Highlighter, Span, language_name
+from answerback_desktop.ui.chat.code import MAX_CHARACTERS, Highlighter, Span, language_name
 from answerback_desktop.ui.theme import CODE_COLOURS
 
 PYTHON = '''import os
