@@ -20,9 +20,8 @@ from answerback_desktop.settings import Preset, Settings, SettingsFile
 from answerback_desktop.texts import Texts, texts_of
 from answerback_desktop.ui.process import CrashWatch, InstanceServer, StopSignals, open_log, raise_running
 from answerback_desktop.ui.theme import apply, theme_of
-from answerback_desktop.ui.tray import Tray, app_icon
 from answerback_desktop.ui.window.main_window import MainWindow
-from answerback_desktop.ui.window.toast import Toast
+from answerback_desktop.ui.window.notifications import Toast, Tray, app_icon
 from answerback_desktop.viewmodels import AppViewModel, Changes
 
 log = logging.getLogger("answerback.desktop")

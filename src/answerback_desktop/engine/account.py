@@ -51,8 +51,7 @@ from answerback_desktop.engine.status import ConnectionTracker
 from answerback_desktop.engine.sync import Sync
 from answerback_desktop.records import Account, Conversation, Traits, Turn
 from answerback_desktop.signin.session import TokenSource
-from answerback_desktop.store.accounts import AccountFiles, keep_copy
-from answerback_desktop.store.copies import FileCopies, FileGone
+from answerback_desktop.store.files import AccountFiles, FileCopies, FileGone, keep_copy
 from answerback_desktop.store.history import HistoryStore, TurnMerge
 from answerback_desktop.store.schema import Database, StoreError
 from answerback_desktop.store.store import AccountStore
@@ -93,7 +92,7 @@ class _Unwritten:
 class AccountEngine:
     """The open account: its store, client, answers and sync, in the engine's loop.
 
-    Call `open`, then commands (they do what `Engine` says), then `close`. What its parts share of it is public.
+    Call `open`, then commands, then `close`. What its parts share of it is public.
     """
 
     def __init__(self, controller: "SessionController", login: Login, database: Database, files: AccountFiles) -> None:
@@ -166,7 +165,7 @@ class AccountEngine:
             self._connect()
 
     def refresh(self) -> None:
-        """Poll the server."""
+        """Poll for changes of other devices: the window has got the focus."""
         if self._sync is not None:
             self._sync.request()
 
@@ -327,10 +326,12 @@ class AccountEngine:
         )
 
     def stop(self, request_id: str) -> None:
+        """Stop a question; its ending follows."""
         if self._devices is None or not self._devices.stop(request_id):
             self._answers.stop(self._client, request_id)
 
     def forget_turn(self, request_id: str) -> None:
+        """Remove a turn that failed and that the server never took."""
         self._answers.forget_turn(request_id)
 
     def begun(self, conversation_id: str) -> None:
@@ -349,6 +350,7 @@ class AccountEngine:
     # --- conversations --------------------------------------------------------------------------------------
 
     def open_conversation(self, conversation_id: str) -> None:
+        """`TurnsLoaded` with the newest page follows; a poll of the server's history too."""
         self._pages.open(conversation_id)
         if self._devices is not None:
             self._devices.show(conversation_id)
@@ -356,9 +358,13 @@ class AccountEngine:
             self._sync.request(conversation_id)
 
     def load_more(self, conversation_id: str, before_request_id: str) -> None:
+        """`TurnsLoaded` with the page before this turn follows."""
         self._pages.more(conversation_id, before_request_id)
 
     def show(self, conversation_id: str | None, *, is_seen: bool) -> None:
+        """The conversation that is open in the window: what other devices ask there follows. None: none, or the window
+        is hidden. `is_seen`: the person looks at it, so its answers are read.
+        """
         self._open = conversation_id
         self._shown = conversation_id if is_seen else None
         if self._shown is not None and self.store.mark_read(self._shown):
@@ -372,19 +378,23 @@ class AccountEngine:
             self._devices.open(self._open if is_there else None)
 
     def save_draft(self, conversation_id: str, text: str) -> None:
+        """Keep what is typed; empty: nothing."""
         self._unwritten.drafts[conversation_id] = clean(text)
         self.write_soon()
 
     def save_edit(self, conversation_id: str, request_id: str, text: str) -> None:
+        """Keep a question that was changed and not asked again; empty: nothing."""
         self._unwritten.edits[conversation_id, request_id] = clean(text)
         self.write_soon()
 
     def set_traits(self, conversation_id: str, traits: Traits) -> None:
+        """Pin, archive, tag; give it a model and a system prompt. `TraitsChanged` follows."""
         self.store.save_traits(conversation_id, traits)
         self._traits[conversation_id] = traits
         self.emit(TraitsChanged(conversation_id=conversation_id, traits=traits))
 
     def settle_missing(self, *, keep: bool) -> None:
+        """What the server has lost stays here for good, or goes."""
         if not keep:
             keep_copy(self.database, self.history.missing_turns())
         settled = self.history.settle_missing(keep=keep)
@@ -394,11 +404,13 @@ class AccountEngine:
             self.emit(ConversationsChanged(removed=settled))
 
     def rename(self, conversation_id: str, title: str) -> None:
+        """Give a conversation a title (cut to 200 characters); sent to the server when there is a connection."""
         self.store.rename(conversation_id, clean(title), now_ms=self.clock())
         self.conversations_changed([conversation_id])
         self.refresh()
 
     def delete(self, conversation_id: str) -> None:
+        """Remove it from the list. The server deletes it when the time for an undo is over (`UNDO_S`)."""
         self._unwritten.drafts.pop(conversation_id, None)
         if not self.store.delete(conversation_id, now_ms=self.clock()):
             self.store.save_draft(conversation_id, "")
@@ -407,6 +419,7 @@ class AccountEngine:
         self.refresh()
 
     def undo_delete(self, conversation_id: str) -> None:
+        """Bring it back, here and at the server."""
         if self.store.undelete(conversation_id):
             self.conversations_changed([conversation_id])
             for turn in self.store.pending():
@@ -423,10 +436,11 @@ class AccountEngine:
         self.refresh()
 
     def search(self, query: str) -> None:
+        """`SearchFound` follows."""
         self.emit(SearchFound(query=query, hits=self.store.search(clean(query), limit=HITS)))
 
     def export(self, conversation_id: str | None, form: ExportFormat) -> None:
-        """One conversation as it is shown, or all with the earlier versions of their turns."""
+        """`Exported` follows. None: all conversations, with the earlier versions of their turns."""
         is_all = conversation_id is None
         found = self.store.conversations() if is_all else [self.store.conversation(conversation_id or "")]
         kept = []
@@ -445,7 +459,7 @@ class AccountEngine:
             self.emit(Exported(conversation_id=conversation_id, text=text, file_name=file_name(title, form)))
 
     def fetch_file(self, named: Attachment) -> None:
-        """A file of an earlier question: the copy here, or the server's, of which a copy is kept."""
+        """`FileFetched` follows, from this computer or from the server; a notice says why not."""
         try:
             (file,) = self.copies.keep([named])
         except FileGone:

@@ -46,7 +46,7 @@ from answerback_desktop.engine.export import instant_ms
 from answerback_desktop.engine.parts import WANTED, Writer, written
 from answerback_desktop.records import Failure, FailureCode, Times, Turn, TurnStatus
 from answerback_desktop.settings import Settings
-from answerback_desktop.store.copies import FileGone
+from answerback_desktop.store.files import FileGone
 
 if TYPE_CHECKING:
     from answerback_desktop.engine.account import AccountEngine
@@ -65,7 +65,7 @@ _SOON_MS: Final = 60_000
 class Answers:
     """The questions and running answers of one account, and its client's outbox (`answerback.client.Outbox`).
 
-    Every method may raise StoreError. `stop` and `forget_turn` do what `Engine` says.
+    Every method may raise StoreError.
     """
 
     def __init__(self, account: "AccountEngine") -> None:

@@ -33,7 +33,7 @@ from answerback_desktop.engine.identity import Logins, is_same_login
 from answerback_desktop.gateway import GatewayFailed, LocalGateway, address_of, can_start
 from answerback_desktop.settings import AuthMode, Preset, PresetError, Settings, SettingsFile, problems
 from answerback_desktop.signin.provider import SignInError
-from answerback_desktop.store.accounts import AccountFiles
+from answerback_desktop.store.files import AccountFiles
 from answerback_desktop.store.schema import Database, StoreError, trouble_of
 
 log = logging.getLogger("answerback.desktop")
@@ -178,20 +178,26 @@ class SessionController:
         request_id: str,
         text: str,
         *,
-        replaces: str | None,
-        files: Sequence[File | Attachment],
+        replaces: str | None = None,
+        files: Sequence[File | Attachment] = (),
     ) -> None:
-        """Ask a question; when nobody is signed in, its text goes back into the draft."""
+        """Ask a question, with the model, system prompt and limit of the settings. `TurnChanged` follows at once.
+
+        `request_id`: a new uuid4. `replaces`: the turn whose place it takes (regenerate, edit); that turn and all
+        after it become earlier versions, and come back if the new one does not complete. `files` go with it; an
+        `Attachment` is one of an earlier question, of which the account has a copy.
+        """
         if self._account is None:
             self.emit(DraftReturned(conversation_id=conversation_id, text=text, files=own_files(files)))
             return
         self.on_account(lambda account: account.ask(conversation_id, request_id, text, replaces=replaces, files=files))
 
     def open_kept(self, name: str | None) -> None:
-        """Show conversations that are kept beside those of the server; None: those of the server again."""
+        """Show what is kept of another server (`AccountOpened.kept`), to read and export; None: the server again."""
         self._tasks.start(self._switch() if name is None else self._open_kept(name), name="account")
 
     def import_file(self, path: Path) -> None:
+        """Add what an export has and this account has not. A notice says what became of it."""
         self._tasks.start(self._import(path), name="import")
 
     async def _import(self, path: Path) -> None:
@@ -205,12 +211,13 @@ class SessionController:
         self.on_account(lambda account: account.import_text(text, path.name))
 
     def reconnect(self) -> None:
+        """Try at once; also after the client was stopped."""
         if self._account is None and self._signing_in is None:
             self._tasks.start(self._switch(), name="account")
         self.on_account(lambda account: account.reconnect())
 
     def change_settings(self, settings: Settings) -> None:
-        """Store valid settings and apply them; the dialog checked them before."""
+        """Store them, and let them hold. Another server or user: `AccountOpened` follows."""
         if problems(settings):
             return
         settings = self._preset.enforced(settings)
@@ -241,14 +248,17 @@ class SessionController:
     # --- sign-in
 
     def sign_in(self) -> None:
+        """Open the system browser (OIDC). `SignInChanged` follows."""
         if self.settings.auth is AuthMode.OIDC and self._signing_in is None:
             self._signing_in = self._tasks.start(self._sign_in(self.settings), name="sign-in")
 
     def cancel_sign_in(self) -> None:
+        """Do not wait for the browser any more."""
         if self._signing_in is not None:
             self._signing_in.cancel()
 
     def sign_out(self) -> None:
+        """Forget the tokens; the local data stays and is shown again after the next sign-in of that user."""
         self.cancel_sign_in()
         self._tasks.start(self._sign_out(), name="sign-out")
 
@@ -302,6 +312,7 @@ class SessionController:
         return self._gateway_status in (GatewayStatus.STARTING, GatewayStatus.RUNNING)
 
     def start_gateway(self) -> None:
+        """Start a gateway with the embedded model on this machine. `GatewayChanged` follows."""
         if self._gateway is None or not self._gateway.is_running:
             self._tasks.start(self._start_gateway(), name="gateway")
 
@@ -345,7 +356,7 @@ class SessionController:
         await self._start_gateway()
 
     def find_local_models(self) -> None:
-        """Look for an Ollama on this machine."""
+        """Look for an Ollama on this machine. `LocalModelsFound` follows."""
         self._tasks.start(self._find_local_models(), name="ollama")
 
     async def _find_local_models(self, *, and_offer: bool = False) -> None:

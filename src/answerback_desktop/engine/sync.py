@@ -22,7 +22,7 @@ from answerback_desktop.engine.answers import code_of
 from answerback_desktop.engine.export import instant_ms
 from answerback_desktop.engine.parts import written
 from answerback_desktop.records import Failure, Turn, TurnStatus
-from answerback_desktop.store.accounts import keep_copy
+from answerback_desktop.store.files import keep_copy
 from answerback_desktop.store.history import Listed, TurnMerge
 from answerback_desktop.store.schema import StoreError
 from answerback_desktop.store.store import Unsent

@@ -26,8 +26,7 @@ from answerback_desktop.ui.parts import Appearance, CheckBox, Choice, Dialog, bu
 from answerback_desktop.ui.settings_dialog import SettingsDialog
 from answerback_desktop.ui.shortcuts import GROUPS, shown
 from answerback_desktop.ui.theme import Icon
-from answerback_desktop.ui.tray import Tray
-from answerback_desktop.ui.window.toast import Toast
+from answerback_desktop.ui.window.notifications import Toast, Tray
 from answerback_desktop.viewmodels import AppViewModel, Changes, ConversationViewModel
 
 QT_SOURCE_URL = "https://code.qt.io/"

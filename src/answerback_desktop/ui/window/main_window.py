@@ -16,11 +16,10 @@ from answerback_desktop.ui.chat import ChatPane
 from answerback_desktop.ui.dialogs import ConversationDialog, Dialogs, Exporter, HelpDialog
 from answerback_desktop.ui.parts import Appearance, column, pop_up
 from answerback_desktop.ui.shortcuts import KEYS
-from answerback_desktop.ui.sidebar.sidebar import Sidebar
 from answerback_desktop.ui.theme import Theme, apply, theme_of
-from answerback_desktop.ui.tray import Tray
 from answerback_desktop.ui.window.header import Banner, Header
-from answerback_desktop.ui.window.toast import DesktopNotifier, Toast, ToastStack, short_title
+from answerback_desktop.ui.window.notifications import DesktopNotifier, Toast, ToastStack, Tray, short_title
+from answerback_desktop.ui.window.sidebar import Sidebar
 from answerback_desktop.ui.window.welcome import Screen, WelcomePage, screen_of
 from answerback_desktop.viewmodels import AppViewModel, Changes, ConversationViewModel
 

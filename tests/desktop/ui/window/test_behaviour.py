@@ -51,9 +51,8 @@ from answerback_desktop.ui.dialogs import ConversationDialog
 from answerback_desktop.ui.parts import Appearance
 from answerback_desktop.ui.shortcuts import GROUPS, KEYS
 from answerback_desktop.ui.theme import Theme
-from answerback_desktop.ui.tray import Tray
 from answerback_desktop.ui.window.main_window import MainWindow
-from answerback_desktop.ui.window.toast import Toast, notice_text
+from answerback_desktop.ui.window.notifications import Toast, Tray, notice_text
 from answerback_desktop.viewmodels import AppViewModel
 from commands import NotedCommands
 

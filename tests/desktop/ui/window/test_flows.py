@@ -18,9 +18,9 @@ from answerback_desktop.records import TurnStatus
 from answerback_desktop.settings import Language, Theme
 from answerback_desktop.texts import texts_of
 from answerback_desktop.ui.chat.footer import FooterView
-from answerback_desktop.ui.sidebar.conversation_model import Role
 from answerback_desktop.ui.theme import Scheme
 from answerback_desktop.ui.window.connection import ConnectionDetails
+from answerback_desktop.ui.window.conversation_model import Role
 from answerback_desktop.ui.window.welcome import Screen
 from answerback_desktop.viewmodels.connection import local_time
 from budgeted import give

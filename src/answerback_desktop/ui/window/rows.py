@@ -11,7 +11,7 @@ from PySide6.QtWidgets import QLineEdit, QListView, QStyle, QStyledItemDelegate,
 from answerback_desktop.records import SearchHit
 from answerback_desktop.ui.chat.document import units
 from answerback_desktop.ui.parts import Appearance
-from answerback_desktop.ui.sidebar.conversation_model import Index, Role
+from answerback_desktop.ui.window.conversation_model import Index, Role
 
 _TITLE_LENGTH: Final = 200
 """Of a conversation's title (PROTOCOL.md, updateConversation)."""

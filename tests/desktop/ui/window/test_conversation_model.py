@@ -12,9 +12,9 @@ from answerback_desktop.records import Conversation, Traits, Turn, TurnStatus
 from answerback_desktop.settings import Language
 from answerback_desktop.texts import texts_of
 from answerback_desktop.ui.parts import Appearance
-from answerback_desktop.ui.sidebar.conversation_model import ConversationListModel, Role
-from answerback_desktop.ui.sidebar.rows import ConversationDelegate
-from answerback_desktop.ui.sidebar.sidebar import list_view
+from answerback_desktop.ui.window.conversation_model import ConversationListModel, Role
+from answerback_desktop.ui.window.rows import ConversationDelegate
+from answerback_desktop.ui.window.sidebar import list_view
 from answerback_desktop.viewmodels import ConversationViewModel
 from commands import NotedCommands
 

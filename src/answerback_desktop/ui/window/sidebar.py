@@ -22,9 +22,9 @@ from PySide6.QtWidgets import (
 from answerback_desktop.engine.export import ExportFormat
 from answerback_desktop.records import SearchHit
 from answerback_desktop.ui.parts import Appearance, button, label, pop_up, row, set_icon, set_name
-from answerback_desktop.ui.sidebar.conversation_model import ConversationListModel, Index
-from answerback_desktop.ui.sidebar.rows import ConversationDelegate, HitRole, SearchResultDelegate
 from answerback_desktop.ui.theme import Icon, Theme
+from answerback_desktop.ui.window.conversation_model import ConversationListModel, Index
+from answerback_desktop.ui.window.rows import ConversationDelegate, HitRole, SearchResultDelegate
 from answerback_desktop.viewmodels import AppViewModel, Changes, ConversationViewModel
 
 
