@@ -6,7 +6,7 @@ from typing import Final, TypeAlias
 
 from PySide6.QtCore import QSize, Qt
 from PySide6.QtGui import QActionGroup, QFont, QFontMetrics, QPainter, QPaintEvent, QResizeEvent
-from PySide6.QtWidgets import QFrame, QMenu, QSizePolicy, QToolButton, QWidget
+from PySide6.QtWidgets import QFrame, QLabel, QMenu, QSizePolicy, QToolButton
 
 from answerback_desktop.ui.chat import column_in
 from answerback_desktop.ui.parts import Appearance, button, label, row, set_icon, set_name
@@ -158,35 +158,26 @@ class Header(QFrame):
             self._app.current.set_traits(model=model)
 
 
-class ElidedLabel(QWidget):
+class ElidedLabel(QLabel):
     """One line of text that gives up its end where there is no room, and says the whole as a tool tip."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._text = ""
+    def __init__(self) -> None:
+        super().__init__()
+        self.setTextFormat(Qt.TextFormat.PlainText)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
 
-    def setText(self, text: str) -> None:  # noqa: N802 - as QLabel
+    def setText(self, text: str) -> None:  # noqa: N802
         """What to show; line breaks become spaces."""
-        self._text = " ".join(text.split())
-        self.setToolTip(self._text)
-        self.setAccessibleName(self._text)
-        self.update()
-
-    def text(self) -> str:
-        return self._text
-
-    def sizeHint(self) -> QSize:  # noqa: N802
-        metrics = QFontMetrics(self.font())
-        return QSize(metrics.horizontalAdvance(self._text) + 4, metrics.height() + 2)
+        super().setText(" ".join(text.split()))
+        self.setToolTip(self.text())
+        self.setAccessibleName(self.text())
 
     def minimumSizeHint(self) -> QSize:  # noqa: N802
-        return QSize(24, QFontMetrics(self.font()).height() + 2)
+        return QSize(24, self.fontMetrics().height() + 2)
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802
         painter = QPainter(self)
-        painter.setPen(self.palette().color(self.foregroundRole()))
-        shown = QFontMetrics(self.font()).elidedText(self._text, Qt.TextElideMode.ElideRight, self.width())
+        shown = self.fontMetrics().elidedText(self.text(), Qt.TextElideMode.ElideRight, self.width())
         painter.drawText(self.rect(), int(Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft), shown)
 
 
