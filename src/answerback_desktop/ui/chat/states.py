@@ -1,5 +1,7 @@
 """What stands in the transcript's place while there is nothing to show, and the banner above the composer."""
 
+from collections.abc import Sequence
+
 from PySide6.QtCore import QRect, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import QPaintEvent, QPen, QResizeEvent
 from PySide6.QtWidgets import QAbstractButton, QFrame, QHBoxLayout, QLabel, QScrollArea, QSizePolicy, QWidget
@@ -13,7 +15,7 @@ class EmptyState(QScrollArea):
 
     chosen = Signal(str)
 
-    def __init__(self, appearance: Appearance, title: str, text: str, *, examples: tuple[str, ...] = ()) -> None:
+    def __init__(self, appearance: Appearance, title: str, text: str, *, examples: Sequence[str] = ()) -> None:
         super().__init__()
         theme = appearance.theme
         self.setWidgetResizable(True)
