@@ -2,7 +2,7 @@
 
 import uuid
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, assert_never
 
 import msgspec
@@ -51,15 +51,16 @@ class AppViewModel:
 
     What needs nothing of what is shown, a widget tells `commands` itself.
 
-    Feed it: `changes = app.apply(engine.drain())`, about 30 times a second. `notices` is taken from the left by
-    the widgets. `current` None: the empty state (no conversation at all is chosen). `other_store`: the notice that
-    another server answers than before, until the person has chosen to go on.
+    Feed it: `changes = app.apply(engine.drain())`, about 30 times a second. `notices` is taken from the left by the
+    widgets. `conversations`: the list, pinned ones first, then last used first, begun ones before all; those in the
+    archive are shown alone, by `show_archive`. `current` None: the empty state (no conversation at all is chosen).
+    `other_store`: the notice that another server answers than before, until the person has chosen to go on.
     """
 
     def __init__(self, commands: "Engine") -> None:
         self.commands = commands
         self._by_id: dict[str, ConversationViewModel] = {}
-        self._ordered: list[ConversationViewModel] = []
+        self.conversations: list[ConversationViewModel] = []
         self._is_shown = True
         self._is_visible = True
         self.connection = ConnectionViewModel()
@@ -80,14 +81,6 @@ class AppViewModel:
         self.exported: Exported | FileFetched | None = None
 
     # --- conversations
-
-    @property
-    def conversations(self) -> Sequence[ConversationViewModel]:
-        """The list: pinned ones first, then last used first; begun ones come before all. Not a copy.
-
-        Those in the archive are shown alone, by `show_archive`.
-        """
-        return self._ordered
 
     @property
     def missing(self) -> int:
@@ -138,7 +131,7 @@ class AppViewModel:
     @property
     def unsent(self) -> int:
         """Questions that the server has not taken yet, in all conversations."""
-        return sum(conversation.unsent for conversation in self._ordered)
+        return sum(conversation.unsent for conversation in self.conversations)
 
     def conversation(self, conversation_id: str) -> ConversationViewModel | None:
         return self._by_id.get(conversation_id)
@@ -299,7 +292,7 @@ class AppViewModel:
         self.other_store = None
         self.shows_archive = False
         self._by_id.clear()
-        self._ordered = []
+        self.conversations = []
         self.current = None
         self.search_query = ""
         self.search_result = None
@@ -353,9 +346,9 @@ class AppViewModel:
         self.commands.show(conversation_id, is_seen=is_open and self._is_shown)
 
     def _sort_if_needed(self, changes: Changes) -> None:
-        before = [conversation.conversation_id for conversation in self._ordered]
+        before = [conversation.conversation_id for conversation in self.conversations]
         self._sort()
-        if before != [conversation.conversation_id for conversation in self._ordered]:
+        if before != [conversation.conversation_id for conversation in self.conversations]:
             changes.list = True
 
     def _sort(self) -> None:
@@ -365,4 +358,4 @@ class AppViewModel:
             return (record is not None, not is_pinned, at_ms, conversation.conversation_id)
 
         listed = (one for one in self._by_id.values() if one.traits.is_archived is self.shows_archive)
-        self._ordered = sorted(listed, key=key)
+        self.conversations = sorted(listed, key=key)

@@ -116,9 +116,10 @@ def _countdown_of(turn: Turn) -> Countdown | None:
 class ConversationViewModel:
     """Read its attributes; what a person does are its methods.
 
-    `record` None: begun here, nothing asked yet (its title is ""). `messages` is empty until `open` was called and
-    the first page came (`is_loading` until then). `files` go with the next question. `edits`: by request id,
-    questions that were changed and not asked again; `open_edits` are those whose editor is open.
+    `record` None: begun here, nothing asked yet (its title is ""). `messages`: the loaded turns, oldest first, in the
+    versions chosen; none until `open` was called and the first page came (`is_loading` until then). `files` go with the
+    next question. `edits`: by request id, questions that were changed and not asked again; `open_edits` are those whose
+    editor is open.
     """
 
     def __init__(self, conversation_id: str, record: Conversation | None, commands: "Engine") -> None:
@@ -134,7 +135,7 @@ class ConversationViewModel:
         self.has_more = False
         self._commands = commands
         self._turns: dict[str, TurnViewModel] = {}
-        self._ordered: list[TurnViewModel] = []
+        self.messages: list[TurnViewModel] = []
         self._pending: dict[str, TurnStatus] = {}
         self._chosen: dict[str, str] = {}
 
@@ -180,13 +181,6 @@ class ConversationViewModel:
         """Whether something was typed and not sent."""
         return bool(self.draft.strip())
 
-    # --- its turns
-
-    @property
-    def messages(self) -> Sequence[TurnViewModel]:
-        """The loaded turns, oldest first, in the versions chosen. Not a copy: do not change it."""
-        return self._ordered
-
     def turn(self, request_id: str) -> TurnViewModel | None:
         return self._turns.get(request_id)
 
@@ -200,9 +194,9 @@ class ConversationViewModel:
 
     def load_more(self) -> None:
         """Load the page before the oldest turn."""
-        if self.has_more and not self.is_loading and self._ordered:
+        if self.has_more and not self.is_loading and self.messages:
             self.is_loading = True
-            self._commands.load_more(self.conversation_id, self._ordered[0].request_id)
+            self._commands.load_more(self.conversation_id, self.messages[0].request_id)
 
     def ask(self, text: str) -> str | None:
         """Ask a question, with `files`; empty text asks nothing. The draft is cleared. Returns the request id."""
@@ -254,7 +248,7 @@ class ConversationViewModel:
         turns = [turn for turn in found if turn is not None and turn.can_retry]
         if not turns:
             return None
-        is_end = turns == self._ordered[-len(turns) :]
+        is_end = turns == self.messages[-len(turns) :]
         asked, replaces = None, turns[0].request_id if is_end else None
         for question, files in dict.fromkeys((turn.question, turn.record.attachments) for turn in turns):
             asked, replaces = self._ask(question, replaces, files), None
@@ -325,9 +319,9 @@ class ConversationViewModel:
         before = None if known is None else (known.record.order, known.record.superseded_by)
         self._merge(turn, changes)
         if before != (turn.order, turn.superseded_by):
-            shown = list(self._ordered)
+            shown = list(self.messages)
             changes.turns.update(self._arrange())
-            if shown != self._ordered:
+            if shown != self.messages:
                 changes.messages.add(self.conversation_id)
 
     def take_text(self, event: TextAppended, changes: Changes) -> None:
@@ -366,9 +360,9 @@ class ConversationViewModel:
         later: dict[str | None, list[TurnViewModel]] = {}
         for turn in turns:
             later.setdefault(turn.record.superseded_by, []).append(turn)
-        before = {turn.request_id: turn.versions for turn in self._ordered}
-        self._ordered = list(self._shown(later.get(None, []), later))
-        return [one.request_id for one in self._ordered if before.get(one.request_id, one.versions) != one.versions]
+        before = {turn.request_id: turn.versions for turn in self.messages}
+        self.messages = list(self._shown(later.get(None, []), later))
+        return [one.request_id for one in self.messages if before.get(one.request_id, one.versions) != one.versions]
 
     def _shown(
         self, turns: list[TurnViewModel], later: dict[str | None, list[TurnViewModel]], *, is_old: bool = False

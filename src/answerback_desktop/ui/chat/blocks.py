@@ -69,8 +69,9 @@ class BlockSignals(QObject):
 
 
 class BlockView(QWidget):
-    """A view of one block. `signals` is the transcript's."""
+    """A view of one block. `signals` is the transcript's. `edit`: its text, if it has one that can be selected."""
 
+    edit: QTextEdit | None = None
     path = ""  # the containers of an answer that it is in
     is_open = False  # of a fold
     joins = ""  # the containers that it shares with the view before it
@@ -80,11 +81,6 @@ class BlockView(QWidget):
         self.turn = turn
         self.appearance = appearance
         self.signals = signals
-
-    @property
-    def edit(self) -> QTextEdit | None:
-        """Its text, if it has one that can be selected."""
-        return None
 
     @property
     def is_busy(self) -> bool:

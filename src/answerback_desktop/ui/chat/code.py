@@ -150,15 +150,11 @@ class CodeView(BlockView):
         self.copy_button = QToolButton(self)
         self.copy_button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self.copy_button.clicked.connect(self._copy)
-        self.editor = _CodeText(theme, self)
+        self.edit = self.editor = _CodeText(theme, self)
         self._painted = _Colours(self.editor.document(), theme)
         self._back = QTimer(self, singleShot=True, interval=COPIED_MS)
         self._back.timeout.connect(self._show_copy)
         self._show_copy()
-
-    @property
-    def edit(self) -> QTextEdit:
-        return self.editor
 
     @property
     def tab_stops(self) -> Sequence[QWidget]:

@@ -22,7 +22,7 @@ class ProseView(BlockView):
 
     def __init__(self, turn: TurnViewModel, appearance: Appearance, signals: BlockSignals, parent: QWidget) -> None:
         super().__init__(turn, appearance, signals, parent)
-        self.text = TextView(appearance.theme, self)
+        self.edit = self.text = TextView(appearance.theme, self)
         self.text.setAccessibleName(appearance.texts.chat.answer_name)
         self.text.link.connect(signals.link)
         self._parts: Sequence[Part] = ()
@@ -31,10 +31,6 @@ class ProseView(BlockView):
     def tab_stops(self) -> Sequence[QWidget]:
         """The text, if there are links in it."""
         return [self.text] if any(span.href for part in self._parts for span in part.spans) else []
-
-    @property
-    def edit(self) -> TextView:
-        return self.text
 
     def take(self, segment: Segment | None) -> None:
         """Show the prose; a selection that is still there is kept."""
@@ -63,16 +59,12 @@ class TableView(BlockView):
 
     def __init__(self, turn: TurnViewModel, appearance: Appearance, signals: BlockSignals, parent: QWidget) -> None:
         super().__init__(turn, appearance, signals, parent)
-        self.text = _TableText(appearance.theme, self)
+        self.edit = self.text = _TableText(appearance.theme, self)
         self.text.setAccessibleName(appearance.texts.chat.table_name)
         self.text.link.connect(signals.link)
         self._table: Segment | None = None
         self._widest: list[float] = []  # letters of a cell, by column
         self._natural_width: int | None = None  # None: to be measured
-
-    @property
-    def edit(self) -> TextView:
-        return self.text
 
     @property
     def tab_stops(self) -> Sequence[QWidget]:

@@ -37,7 +37,7 @@ class QuestionView(BlockView):
         theme, texts = appearance.theme, appearance.texts.chat
         self._is_unfolded = False
         self._bubble = QRectF()
-        self.text = TextView(theme, self)
+        self.edit = self.text = TextView(theme, self)
         self.copy_button = CopyButton(lambda: turn.question, appearance, self)
         self.edit_button = QuietButton(Icon.EDIT, texts.edit, theme, self)
         self.files_label = label(variant="muted", parent=self)
@@ -58,10 +58,6 @@ class QuestionView(BlockView):
     def is_busy(self) -> bool:
         """Also while it is edited."""
         return self.editor is not None or super().is_busy
-
-    @property
-    def edit(self) -> TextView:
-        return self.text
 
     @property
     def tab_stops(self) -> Sequence[QWidget]:

@@ -51,17 +51,13 @@ class WelcomePage(QScrollArea):
         self._app = app
         self._appearance = appearance
         self._show_settings = show_settings
-        self._screen = Screen.CHAT
+        self.shown = Screen.CHAT
         self._about: tuple[object, ...] = ()
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self._typed_url = ""
         self._typed_user = ""
-
-    @property
-    def shown(self) -> Screen:
-        return self._screen
 
     def set_appearance(self, appearance: Appearance) -> None:
         self._appearance = appearance
@@ -72,8 +68,8 @@ class WelcomePage(QScrollArea):
         settings, sign_in = self._app.settings, self._app.sign_in
         why = (self._app.connection.reason, self._app.connection.state.detail)
         about = (settings.server_url, settings.auth, sign_in.url, self._app.gateway.log, why, self._app.local_models)
-        if (screen, about) != (self._screen, self._about):
-            self._screen, self._about = screen, about
+        if (screen, about) != (self.shown, self._about):
+            self.shown, self._about = screen, about
             self._build()
 
     # --- the pages
@@ -93,7 +89,7 @@ class WelcomePage(QScrollArea):
         mark = QLabel()
         mark.setPixmap(theme.pixmap(Icon.CHAT, theme.space(10), "accent", scale=self.devicePixelRatioF()))
         self._page.addWidget(mark)
-        match self._screen:
+        match self.shown:
             case Screen.OFFER | Screen.UNREACHABLE:
                 self._offer()
             case Screen.STARTING:
@@ -114,7 +110,7 @@ class WelcomePage(QScrollArea):
         self._page.addWidget(label(words.welcome_title, "title"))
         self._page.addWidget(label(words.welcome_text))
         self._obstacle()
-        if self._screen is Screen.OFFER:
+        if self.shown is Screen.OFFER:
             start = self._card(words.start_title, words.start_text)
             start.addLayout(row(button(words.start, self._app.commands.start_gateway, "primary"), None))
             if self._app.local_models:
@@ -134,7 +130,7 @@ class WelcomePage(QScrollArea):
         form = QFormLayout()
         form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
         form.setHorizontalSpacing(self._appearance.theme.space(3))
-        self.url_box = QLineEdit(self._typed_url or ("" if self._screen is Screen.OFFER else settings.server_url))
+        self.url_box = QLineEdit(self._typed_url or ("" if self.shown is Screen.OFFER else settings.server_url))
         self.url_box.setPlaceholderText("wss://chat.example.com")
         self.url_box.setAccessibleName(words.server_url)
         self.user_box = QLineEdit(self._typed_user or settings.user)
@@ -146,7 +142,7 @@ class WelcomePage(QScrollArea):
         form.addRow(words.user_name, self.user_box)
         connect.addLayout(form)
         connect.addWidget(self._problem)
-        variant = "" if self._screen is Screen.OFFER else "primary"
+        variant = "" if self.shown is Screen.OFFER else "primary"
         connect.addLayout(row(button(words.connect, self.connect_to_server, variant), None))
         self.url_box.textEdited.connect(self._typed)
         self.user_box.textEdited.connect(self._typed)
@@ -163,7 +159,7 @@ class WelcomePage(QScrollArea):
         address = words.not_connected_to.format(url=_unbroken(self._app.settings.server_url))
         self._page.addWidget(label(f"{address} {words.reasons[connection.reason]}", can_copy=True))
         detail = detail_text(connection.state.detail, self._appearance.texts)
-        if detail and self._screen is not Screen.OFFER:
+        if detail and self.shown is not Screen.OFFER:
             self._page.addWidget(label(detail, "muted", can_copy=True))
 
     def _starting(self) -> None:
