@@ -175,7 +175,7 @@ class DesktopApp(QObject):
             return
         words, path = self._texts.window, str(self._profile.log_path)
         show = lambda: QDesktopServices.openUrl(QUrl.fromLocalFile(path))  # noqa: E731
-        self.window.say(Toast(text=words.something_wrong, action=words.show_log, act=show, lasts=True))
+        self.window.toasts.show_toast(Toast(text=words.something_wrong, action=words.show_log, act=show, lasts=True))
 
     def _changed(self, changes: Changes) -> None:
         if self.window is not None:

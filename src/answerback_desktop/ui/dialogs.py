@@ -84,17 +84,13 @@ class Exporter(QObject):
 
     reported = Signal(object)
 
-    def __init__(self, appearance: Appearance, parent: QWidget) -> None:
+    def __init__(self, parent: QWidget) -> None:
         super().__init__(parent)
         self._window = parent
-        self.set_appearance(appearance)
         self.dialog: QFileDialog | None = None
 
-    def set_appearance(self, appearance: Appearance) -> None:
-        self._texts = appearance.texts
-
-    def save(self, exported: Exported | FileFetched) -> None:
-        words = self._texts.window
+    def save(self, exported: Exported | FileFetched, texts: Texts) -> None:
+        words = texts.window
         match exported:
             case Exported(file_name=name, text=text):
                 title, told, data = words.export_title, words.exported, text.encode()
@@ -106,12 +102,12 @@ class Exporter(QObject):
             is_json = name.endswith(".json")
             dialog.setNameFilter(words.json_files if is_json else words.markdown_files)
             dialog.setDefaultSuffix("json" if is_json else "md")
-        dialog.fileSelected.connect(lambda path: self.write(Path(path), data, told))
+        dialog.fileSelected.connect(lambda path: self.write(Path(path), data, told, texts))
         self.dialog = dialog
         dialog.open()
 
-    def write(self, path: Path, data: bytes, told: str) -> None:
-        words = self._texts.window
+    def write(self, path: Path, data: bytes, told: str, texts: Texts) -> None:
+        words = texts.window
         try:
             path.write_bytes(data)
         except OSError:

@@ -258,44 +258,37 @@ class FooterView(BlockView):
 
     def arrange(self, width: int) -> int:
         """One row; a failure is a card of its own."""
-        theme = self.appearance.theme
-        if self._line is not None and self._line.tone is Tone.FAILED:
+        theme, line = self.appearance.theme, self._line
+        assert line is not None  # it is shown before it is laid out
+        if line.tone is Tone.FAILED:
             return self._arrange_card(width)
+        is_coming = line.tone in (Tone.RUNNING, Tone.WAITING)
         gap = theme.space(1.5)
         row = max(self.copy_button.height(), self.stop_button.sizeHint().height())
         left = 0
-        if self._line is not None and self._line.cut:
+        if line.cut:
             wanted = self.cut_label.sizeHint().width()
             self.cut_label.setGeometry(0, gap, wanted, row)
             left = wanted + theme.space(3)
-        if self._line is not None and self._line.tone not in (Tone.RUNNING, Tone.WAITING):
-            left = self._arrange_versions(left - theme.space(1.5), gap, row) + theme.space(1.5)
-        left -= theme.space(1.5)
+        if not is_coming:
+            left = self._arrange_versions(left - gap, gap, row) + gap
+        left -= gap
         for button in (self.copy_button, self.again_button):
             if button.isVisibleTo(self):
                 button.move(left, gap + (row - button.height()) // 2)
                 left += button.width()
-        left += theme.space(1.5)
-        if self._line is not None and self._line.tone is Tone.RUNNING:
-            left += theme.space(8)
-        if self._line is not None and self._line.tone is Tone.WAITING:
-            left += theme.space(6)
-        right = width
-        for wide in (self.stop_button, self.retry_button):
-            if wide.isVisibleTo(self):
-                size = wide.sizeHint()
-                row = max(row, size.height())
-        taken = max(0, min(self.label.sizeHint().width() if self.label.text() else 0, right - left))
+        left += gap + {Tone.RUNNING: theme.space(8), Tone.WAITING: theme.space(6)}.get(line.tone, 0)
+        wide = [one for one in (self.stop_button, self.retry_button) if one.isVisibleTo(self)]
+        row = max(row, *(one.sizeHint().height() for one in wide), 0)
+        taken = max(0, min(self.label.sizeHint().width() if self.label.text() else 0, width - left))
         self.label.setGeometry(left, gap, taken, row)
         left += taken + theme.space(2)
-        for wide in (self.stop_button, self.retry_button):
-            if wide.isVisibleTo(self):
-                size = wide.sizeHint()
-                wide.setGeometry(
-                    min(left, width - size.width()), gap + (row - size.height()) // 2, size.width(), size.height()
-                )
-                left += size.width() + theme.space(2)
-        if self._line is not None and self._line.tone in (Tone.RUNNING, Tone.WAITING):
+        for one in wide:
+            size = one.sizeHint()
+            top = gap + (row - size.height()) // 2
+            one.setGeometry(min(left, width - size.width()), top, size.width(), size.height())
+            left += size.width() + theme.space(2)
+        if is_coming:
             self._arrange_versions(left, gap, row)
         return gap + row + theme.space(0.5)
 

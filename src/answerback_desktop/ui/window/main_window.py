@@ -78,8 +78,8 @@ class MainWindow(QMainWindow):
         self.splitter.setStretchFactor(1, 1)
         self.setCentralWidget(self.splitter)
         self.toasts = ToastStack(self.right, self._appearance, lift=self._toast_lift)
-        self.exporter = Exporter(self._appearance, self)
-        self.notifier = DesktopNotifier(self._app, self._tray, self._appearance, self)
+        self.exporter = Exporter(self)
+        self.notifier = DesktopNotifier(self._app, self._tray, self)
         self.dialogs = Dialogs(self._app, self._tray, log_path, self)
 
     def _connect(self) -> None:
@@ -161,10 +161,7 @@ class MainWindow(QMainWindow):
 
     def _set_appearance(self, **changed: Any) -> None:
         self._appearance = replace(self._appearance, **changed)
-        for part in (
-            *(self.sidebar, self.header, self.banner, self.chat, self.welcome),
-            *(self.toasts, self.exporter, self.notifier),
-        ):
+        for part in (self.sidebar, self.header, self.banner, self.chat, self.welcome, self.toasts):
             part.set_appearance(self._appearance)
 
     # --- what happened
@@ -193,12 +190,9 @@ class MainWindow(QMainWindow):
         if changes.conversations or changes.list or changes.everything:
             self._refresh_title()
         if changes.exported and self._app.exported is not None:
-            self.exporter.save(self._app.exported)
-        self.notifier.apply(changes)
+            self.exporter.save(self._app.exported, self._texts)
+        self.notifier.apply(changes, self._texts)
         self.dialogs.apply(changes)
-
-    def say(self, toast: Toast) -> None:
-        self.toasts.show_toast(toast)
 
     def _begin(self) -> None:
         """Another account, or the current conversation is gone: show the one used last here, or a new one."""
@@ -301,7 +295,7 @@ class MainWindow(QMainWindow):
             self.open_conversation(neighbour.conversation_id)
         text = words.deleted.format(title=short_title(conversation.title, self._texts))
         undo = lambda: self._app.commands.undo_delete(conversation.conversation_id)  # noqa: E731
-        self.say(Toast(text=text, action=words.undo, act=undo))
+        self.toasts.show_toast(Toast(text=text, action=words.undo, act=undo))
 
     def search(self) -> None:
         """The cursor into the search box, the sidebar in sight."""
@@ -317,7 +311,7 @@ class MainWindow(QMainWindow):
 
     def _copy_answer(self) -> None:
         if self.chat.copy_last_answer():
-            self.say(Toast(text=self._texts.window.copied))
+            self.toasts.show_toast(Toast(text=self._texts.window.copied))
 
     def toggle_sidebar(self) -> None:
         is_shown = self.sidebar.isVisibleTo(self)

@@ -242,33 +242,29 @@ class DesktopNotifier(QObject):
 
     reported = Signal(object)
 
-    def __init__(self, app: AppViewModel, tray: Tray, appearance: Appearance, window: QWidget) -> None:
+    def __init__(self, app: AppViewModel, tray: Tray, window: QWidget) -> None:
         super().__init__(window)
         self._app = app
         self._tray = tray
         self._window = window
-        self.set_appearance(appearance)
 
-    def set_appearance(self, appearance: Appearance) -> None:
-        self._texts = appearance.texts
-
-    def apply(self, changes: Changes) -> None:
+    def apply(self, changes: Changes, texts: Texts) -> None:
         while self._app.notices:
-            self.reported.emit(self._toast(self._app.notices.popleft()))
+            self.reported.emit(self._toast(self._app.notices.popleft(), texts))
         if changes.ended and self._app.settings.notifications and not self._window.isActiveWindow():
-            self._notify(changes.ended)
+            self._notify(changes.ended, texts)
 
-    def _toast(self, notice: NoticeRaised) -> Toast:
-        text, lasts = notice_text(notice, self._texts), notice.code in _LASTING
+    def _toast(self, notice: NoticeRaised, texts: Texts) -> Toast:
+        text, lasts = notice_text(notice, texts), notice.code in _LASTING
         if notice.code is not NoticeCode.DELETED_ELSEWHERE:
             return Toast(text=text, lasts=lasts)
         conversation_id = str(notice.facts["conversation_id"])
         undo = lambda: self._app.commands.undo_delete(conversation_id)  # noqa: E731
-        return Toast(text=text, lasts=lasts, action=self._texts.window.undo, act=undo)
+        return Toast(text=text, lasts=lasts, action=texts.window.undo, act=undo)
 
-    def _notify(self, ended: Sequence[str]) -> None:
+    def _notify(self, ended: Sequence[str], texts: Texts) -> None:
         """Show the title only: anybody near the screen can read a notification."""
-        words = self._texts.window
+        words = texts.window
         for conversation in self._app.conversations:
             turns = [turn for request_id in ended if (turn := conversation.turn(request_id)) is not None]
             if turns:

@@ -450,7 +450,7 @@ def test_place_size_and_the_open_conversation_are_kept(session_controller):
 def test_every_control_has_a_name_for_a_screen_reader(session_controller):
     one = session_controller("a")
     one.window.show_settings()
-    one.window.say(Toast(text="Something", action="Undo", act=lambda: None))
+    one.window.toasts.show_toast(Toast(text="Something", action="Undo", act=lambda: None))
     nameless = [
         type(widget).__name__
         for kind in (QAbstractButton, QLineEdit, QComboBox, QAbstractItemView)
@@ -469,7 +469,7 @@ def test_toasts_are_few_and_shown_once(session_controller, qtbot):
     one = session_controller("a")
     done = []
     for text in ("1", "2", "2", "3", "4"):
-        one.window.say(Toast(text=text, action="Undo", act=lambda text=text: done.append(text)))
+        one.window.toasts.show_toast(Toast(text=text, action="Undo", act=lambda text=text: done.append(text)))
     assert [toast.text for toast in one.window.toasts.toasts] == ["2", "3", "4"]
     button = next(b for b in one.window.toasts.findChildren(QAbstractButton) if b.isVisible() and b.text() == "Undo")
     button.click()

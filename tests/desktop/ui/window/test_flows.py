@@ -203,15 +203,16 @@ def test_export_writes_what_was_said(open_app, gateway, tmp_path: Path):
     conversation = person.ask_again("Say **hi**")
     gateway.end("Say **hi**", "hi, 안녕")
     person.until(lambda: conversation.pending == 0)
+    texts = person.window._appearance.texts
     for form, name in ((ExportFormat.MARKDOWN, "chat.md"), (ExportFormat.JSON, "chat.json")):
         person.window.exporter.dialog = None
         conversation.export(form)
         person.until(lambda: person.window.exporter.dialog is not None)
         person.window.exporter.dialog.reject()
-        person.window.exporter.write(tmp_path / name, person.model.exported.text.encode(), "{file}")
+        person.window.exporter.write(tmp_path / name, person.model.exported.text.encode(), "{file}", texts)
     assert "hi, 안녕" in (tmp_path / "chat.md").read_text(encoding="utf-8")
     assert "hi, 안녕" in json.dumps(json.loads((tmp_path / "chat.json").read_text("utf-8")), ensure_ascii=False)
-    person.window.exporter.write(tmp_path / "no such folder" / "x.md", b"x", "{file}")
+    person.window.exporter.write(tmp_path / "no such folder" / "x.md", b"x", "{file}", texts)
     assert person.toasts()[-1].startswith("The file could not be written.")
 
 
