@@ -3,7 +3,6 @@
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
@@ -33,14 +32,6 @@ _IDLE_MS: Final = 100
 _HIDDEN_MS: Final = 250
 _IDLE_AFTER: Final = 60
 """Empty polls before the timer slows down: two seconds."""
-
-
-class Outcome(IntEnum):
-    """The outcome of a start."""
-
-    ENDED = 0
-    RAISED = 1
-    """The profile is open: its window was brought to the front."""
 
 
 class Bridge(QObject):
@@ -215,9 +206,10 @@ class DesktopApp(QObject):
             self._application.quit()
 
 
-def run(profile: Profile, preset: Preset, given: Mapping[str, object]) -> Outcome:
+def run(profile: Profile, preset: Preset, given: Mapping[str, object]) -> bool:
     """Run the app until the person ends it. `given`: settings from the command line, which are kept in the profile.
 
+    Returns: false: the profile was open already, and its window was brought to the front.
     Raises: OSError: the profile's folder cannot be used; ProfileInUse: it is open in an app that does not answer.
     """
     application, lock = _application(), ProfileLock(profile)
@@ -225,7 +217,7 @@ def run(profile: Profile, preset: Preset, given: Mapping[str, object]) -> Outcom
         lock.acquire()
     except ProfileInUse:
         if raise_running(profile.folder):
-            return Outcome.RAISED
+            return False
         raise
     try:
         handler = open_log(profile.log_path)
@@ -242,7 +234,7 @@ def run(profile: Profile, preset: Preset, given: Mapping[str, object]) -> Outcom
             handler.close()
     finally:
         lock.release()
-    return Outcome.ENDED
+    return True
 
 
 def _run_in(application: QApplication, profile: Profile, watch: CrashWatch) -> None:

@@ -79,11 +79,11 @@ def desktop(
     _check_qt()
     try:
         with extra_needed("the desktop app", "desktop"):
-            from answerback_desktop.app import Outcome, run  # noqa: PLC0415 - Qt is an extra, slow to import
+            from answerback_desktop.app import run  # noqa: PLC0415 - Qt is an extra, slow to import
     except ImportError as exc:
         raise _missing_library(str(exc)) from exc
     try:
-        outcome = run(chosen, preset, given)
+        has_run = run(chosen, preset, given)
     except ProfileInUse as exc:
         raise CliError(
             f"the profile {exc.name!r} is open in an app that does not answer", "end that one first"
@@ -91,7 +91,7 @@ def desktop(
     except OSError as exc:
         why = exc.strerror or type(exc).__name__
         raise CliError(f"{chosen.folder} cannot be used ({why})", "give another folder: --data-dir") from exc
-    if outcome is Outcome.RAISED:
+    if not has_run:
         note(f"answerback: the profile {profile!r} is open already; its window is in front now")
     return ExitCode.OK
 

@@ -2,7 +2,7 @@
 
 import pytest
 from PySide6.QtCore import QUrl
-from PySide6.QtGui import QDesktopServices, QGuiApplication, QTextDocument
+from PySide6.QtGui import QColor, QDesktopServices, QGuiApplication, QPalette, QTextDocument
 from PySide6.QtWidgets import QLabel, QPushButton
 from pytestqt.qtbot import QtBot
 
@@ -121,3 +121,14 @@ def test_escape_and_copy_open_nothing(qtbot: QtBot, appearance: Appearance, open
     assert QGuiApplication.clipboard().text() == "https://a.example/\u202ex"
     dialog.reject()
     assert opened_urls == []
+
+
+def test_a_link_with_something_odd_is_opened_by_a_button_that_warns(qtbot: QtBot, appearance: Appearance) -> None:
+    def colour(target: str) -> QColor:
+        dialog = LinkDialog(target, appearance)
+        qtbot.addWidget(dialog)
+        dialog.show()
+        return dialog.open_button.palette().color(QPalette.ColorRole.ButtonText)
+
+    assert colour("https://a.example/\u202ex") == appearance.theme.colour("danger")
+    assert colour("https://a.example/x") == appearance.theme.colour("on_accent")
