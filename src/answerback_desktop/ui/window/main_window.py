@@ -85,7 +85,9 @@ class MainWindow(QMainWindow):
     def _connect(self) -> None:
         self.sidebar.opened.connect(self.open_conversation)
         self.sidebar.settled.connect(self.chat.focus_composer)
-        self.sidebar.details_wanted.connect(self._show_details)
+        self.sidebar.details_wanted.connect(
+            lambda conversation: ConversationDialog(self._app, conversation, self._appearance, self).open()
+        )
         self.sidebar.import_wanted.connect(lambda: self.dialogs.choose_import(self._texts))
         self.sidebar.delete_wanted.connect(self.delete_conversation)
         for pressed, act in (
@@ -102,7 +104,7 @@ class MainWindow(QMainWindow):
         self.exporter.reported.connect(self.toasts.show_toast)
         self.notifier.reported.connect(self.toasts.show_toast)
         self.dialogs.previewed.connect(self._preview)
-        self.chat.composer.changed.connect(self._draft_typed)
+        self.chat.composer.changed.connect(self.sidebar.touch_current)
         self.chat.composer.sent.connect(lambda _text: self.acted.emit())
         self._tray.open_wanted.connect(self._open_from_tray)
         self._tray.new_wanted.connect(self._new_from_tray)
@@ -343,10 +345,6 @@ class MainWindow(QMainWindow):
         if self._is_narrow:
             self._arrange(show_list=False)
 
-    def _draft_typed(self, _text: str) -> None:
-        if self._app.current is not None:
-            self.sidebar.touch_row(self._app.current.conversation_id)
-
     def _toast_lift(self) -> int:
         """Toasts stand over the input box and the offline line, not on them."""
         return self.chat.foot_height() if self.pages.currentWidget() is self.chat else 0
@@ -365,9 +363,6 @@ class MainWindow(QMainWindow):
     def _go_on(self) -> None:
         self._app.other_store = None
         self._refresh_screen()
-
-    def _show_details(self, conversation: ConversationViewModel) -> None:
-        ConversationDialog(self._app, conversation, self._appearance, self).open()
 
     def _show_more(self) -> None:
         if self._app.current is not None:

@@ -180,9 +180,10 @@ class Sidebar(QFrame):
         self.mark_current()
         self._show_page()
 
-    def touch_row(self, conversation_id: str) -> None:
-        """Its draft was typed in."""
-        self._model.update_rows((conversation_id,))
+    def touch_current(self) -> None:
+        """The draft of the current conversation was typed in."""
+        if self._app.current is not None:
+            self._model.update_rows((self._app.current.conversation_id,))
 
     def mark_current(self) -> None:
         current = self._app.current
