@@ -189,7 +189,7 @@ class Node(Gateway):
         queue = cast("CountingFleetQueue", fleet.queue(slots=SLOTS, clock=clock, kind=CountingFleetQueue))
         sender = cast("WatchedFleetSender", fleet.sender(sockets, kind=WatchedFleetSender))
         clocks = Clocks(front=clock)
-        parts = self.compose(queue, sender, store=store, connections=fleet.connections(), clocks=clocks)
+        parts = self.compose(queue, sender, store=store, connections=fleet.connections, clocks=clocks)
         await queue.recover(store)
 
         async def close_user(_: str) -> None:
