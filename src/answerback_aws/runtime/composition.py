@@ -421,7 +421,7 @@ class Composition:
     def dead_letters(self) -> "DeadLetters":
         from answerback.service.dead_letters import DeadLetters  # noqa: PLC0415
 
-        _ = self.watchers  # whoever ends a request tells them
+        _ = self.watchers  # the one that ends a request tells them
         return DeadLetters(requests=self.requests, delivery_sender=self.delivery_sender, clock=epoch_ms)
 
     @cached_property
@@ -429,7 +429,7 @@ class Composition:
         from answerback.service.janitor import Janitor, JanitorSettings  # noqa: PLC0415
 
         settings = self.settings
-        _ = self.watchers  # whoever ends a request tells them
+        _ = self.watchers  # the one that ends a request tells them
         return Janitor(
             settings=JanitorSettings(
                 policy=settings.policy,

@@ -178,7 +178,7 @@ class S3Files:
 
         front    object copied onto itself, young again ──► completed, if the upload has this name ──► closed
                                                          ▲                                          ▲
-                 dies here: whoever finds it full does it again        dies here: it counts as open for a day
+                 dies here: the one that finds it full repeats it      dies here: it counts as open for a day
         """
         known = await self.upload(key)
         if known is None or known.name != name:

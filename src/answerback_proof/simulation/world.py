@@ -208,7 +208,7 @@ class World:
     async def _ask_before_watchers(self) -> None:
         """Everybody looks on, and each app asks what watchers have tried to stop before it was asked.
 
-        No connection is opened anew: that would show what the server forgot to.
+        No connection is opened again: that would show what the server forgot to.
         """
         for app in self._apps:
             for ids in "qr":

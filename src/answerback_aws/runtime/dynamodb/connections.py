@@ -47,7 +47,7 @@ class DynamoConnections:
     """ports.Connections and ports.Watching in two DynamoDB tables.
 
     Those who watch a conversation are one item, which is written if it still is as it was read. It names connections
-    that are closed, too: whoever posts to one finds it gone.
+    that are closed, too: a post to one finds it gone.
     """
 
     watched: Final[Container[str]] = _Everyone()
