@@ -133,9 +133,9 @@ class DeliverySender:
             waiting.append(stream)
 
     def _tick(self, tick: int, stream: Stream | None = None) -> None:
-        streams = self._ticks.pop(tick) if stream is None else [stream]
-        if stream is not None and stream.is_closed:
-            return  # the answer has ended, and perhaps the event loop is about to
+        streams = [one for one in (self._ticks.pop(tick) if stream is None else (stream,)) if not one.is_closed]
+        if not streams:
+            return  # the answers have ended, and perhaps the event loop is about to
         task = asyncio.create_task(self._send(streams), name="send the text")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
