@@ -93,6 +93,7 @@ class Emulator:
         self._temporary: Path | None = None
         self._secret = secrets.token_hex(16)  # what only its own process answers to
         self._session: Any = None
+        self._clients: dict[str, Any] = {}
         self._making_client = threading.Lock()
         self._wanted_port = port
         self.port = 0
@@ -117,7 +118,9 @@ class Emulator:
         return f"ws://127.0.0.1:{self.port}/_aws/execute-api/{api_id}/{stage}"
 
     def client(self, service: str, **options: Any) -> Any:
-        """A boto3 client of the account's owner; `options` are boto3's and win."""
+        """A boto3 client of the account's owner; `options` are boto3's and win. Without them all callers share one."""
+        if not options and service in self._clients:
+            return self._clients[service]
         direct = import_module("botocore.config").Config(proxies={})  # it is on this machine
         config = direct.merge(options.pop("config")) if "config" in options else direct
         client_options = {
@@ -130,7 +133,10 @@ class Emulator:
         with self._making_client:
             if self._session is None:  # kept: it has read what describes the services, which takes 100 ms
                 self._session = import_module("boto3.session").Session()
-            return self._session.client(service, **client_options)
+            client = self._session.client(service, **client_options)
+        if not options:
+            self._clients[service] = client
+        return client
 
     def start(self) -> None:
         """Start it and wait until it answers. Raises: EmulatorFailed."""
@@ -163,6 +169,7 @@ class Emulator:
     def stop(self) -> None:
         """Stop it and every process that it started; doing it again does nothing."""
         process, self._process = self._process, None
+        self._clients.clear()
         if process is not None:
             try:
                 os.killpg(process.pid, signal.SIGKILL)  # the functions' processes with it; all that it holds is memory
