@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import msgspec
 
@@ -405,6 +406,7 @@ class Texts:
     chat: ChatTexts
 
 
+@cache
 def texts_of(language: Language, *, system_locale: str) -> Texts:
     """The words of a language; `system` means that of `system_locale`, English if there is no such translation."""
     is_korean = system_locale.lower().startswith("ko") if language is Language.SYSTEM else language is Language.KOREAN

@@ -8,7 +8,7 @@ from string import Template
 from typing import Final
 
 from PySide6.QtCore import QByteArray, QRectF, Qt
-from PySide6.QtGui import QColor, QFont, QIcon, QPainter, QPalette, QPixmap
+from PySide6.QtGui import QColor, QFont, QIcon, QPainter, QPalette, QPixmap, QPixmapCache
 from PySide6.QtSvg import QSvgRenderer
 from PySide6.QtWidgets import QApplication
 
@@ -107,11 +107,14 @@ def apply(application: QApplication, theme: Theme) -> None:
 
     The palette is set outright: the scheme request of Qt 6.8 does nothing on a bare X11 session.
     """
+    sheet = stylesheet(theme)
+    if application.styleSheet() == sheet:
+        return  # Qt would style every widget again
     if application.style().name() != "fusion":
         application.setStyle("Fusion")
     application.setPalette(theme.palette)
     application.setFont(theme.font())
-    application.setStyleSheet(stylesheet(theme))
+    application.setStyleSheet(sheet)
 
 
 def system_scheme(application: QApplication) -> Scheme:
@@ -202,6 +205,10 @@ class Icon(StrEnum):
 def pixmap(drawing: Icon, colour: QColor | str, size_px: int, *, scale: float = 1.0) -> QPixmap:
     """One drawing of `size_px` logical pixels at a device pixel ratio of `scale`."""
     name = QColor(colour).name()
+    key = f"{drawing.name} {name} {size_px} {scale}"
+    drawn = QPixmap()
+    if QPixmapCache.find(key, drawn):
+        return drawn
     body = drawing.value.replace("currentColor", name)
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24" fill="none" stroke="{name}" '
@@ -213,6 +220,7 @@ def pixmap(drawing: Icon, colour: QColor | str, size_px: int, *, scale: float = 
     QSvgRenderer(QByteArray(svg.encode())).render(painter, QRectF(0, 0, drawn.width(), drawn.height()))
     painter.end()
     drawn.setDevicePixelRatio(scale)
+    QPixmapCache.insert(key, drawn)
     return drawn
 
 
