@@ -1,6 +1,7 @@
 """A real PostgreSQL server for the tests that need one, and Qt where it can be loaded."""
 
 import gc
+import logging
 import os
 import signal
 import socket
@@ -62,6 +63,17 @@ def pytest_collection() -> Generator[None, object, object]:
     gc.freeze()
     gc.enable()
     return collected
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """A command that a test runs in this process sends all logs to a standard error that ends with the test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    result = yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    return result
 
 
 @pytest.hookimpl(trylast=True)
