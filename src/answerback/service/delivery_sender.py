@@ -133,8 +133,11 @@ class DeliverySender:
             waiting.append(stream)
 
     def _tick(self, tick: int, stream: Stream | None = None) -> None:
-        streams = [one for one in (self._ticks.pop(tick) if stream is None else (stream,)) if not one.is_closed]
-        if not streams:
+        streams = self._ticks.pop(tick) if stream is None else [stream]
+        for one in streams:
+            if not one.is_closed:
+                break
+        else:
             return  # the answers have ended, and perhaps the event loop is about to
         task = asyncio.create_task(self._send(streams), name="send the text")
         self._tasks.add(task)
