@@ -3,6 +3,7 @@
 import asyncio
 import glob
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -50,10 +51,18 @@ def test_the_environment_is_made_once(tmp_path: Path) -> None:
     assert len(steps.said) == 1
 
 
-def test_an_installation_that_failed_says_why_and_does_not_count(tmp_path: Path) -> None:
-    pins, cache = tmp_path / "pins.txt", tmp_path / "cache"
-    pins.write_text(f"{tmp_path}/absent-1.0-py3-none-any.whl\n")
-    with pytest.raises(LocalFailed, match="cannot install the emulator"):
+PYTHON_WITHOUT_NETWORK = """#!/bin/sh
+if [ "$2" = venv ]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; else echo "no such wheel"; exit 1; fi
+"""
+
+
+def test_an_installation_that_failed_says_why_and_does_not_count(tmp_path: Path, monkeypatch) -> None:
+    pins, cache, python = tmp_path / "pins.txt", tmp_path / "cache", tmp_path / "python"
+    pins.write_text("")
+    python.write_text(PYTHON_WITHOUT_NETWORK)
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(LocalFailed, match="cannot install the emulator:\nno such wheel"):
         made_python(cache, lambda _text: None, pins=pins)
     assert list(cache.rglob("installed")) == []
 
