@@ -96,7 +96,7 @@ class LocalStack:
             progress,
             python=python,
             cache=settings.cache / "wheels",
-            model=f"{model.name}=bedrock:{MODEL_ID}",
+            model=f"{model.name}=bedrock:{MODEL_ID}?price=0/0",
             parameters=settings.parameters,
         )
         return LocalRun(
