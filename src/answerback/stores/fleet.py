@@ -19,11 +19,7 @@ from msgspec.structs import replace as with_fields
 from answerback.clock import epoch_ms
 from answerback.core import request as changes
 from answerback.core.admission import admit_again, is_locked
-from answerback.core.budget import (
-    Budget,
-    BudgetState,
-    encode_budgets,
-)
+from answerback.core.budget import Budget, BudgetState, encode_budgets
 from answerback.core.request import SCHEMA, Busy, Change, Question, Record, RequestKey, Unknown
 from answerback.core.transitions import State
 from answerback.core.watching import MOST_WATCHED, placed
@@ -424,9 +420,9 @@ def _accept(transaction: Transaction, *, record: Record, question: Question, quo
         if admission.hold is not None:
             record = with_fields(record, hold=admission.hold)
         record = record.lowered(transaction.writes_schema)
-        admission = replace(admission, hold=record.hold)
+        admission = with_fields(admission, hold=record.hold)
         if record.attempt and transaction.is_behind(record.ordering_key):
-            record, admission = changes.not_begun(record), replace(admission, is_behind=True)
+            record, admission = changes.not_begun(record), with_fields(admission, is_behind=True)
         transaction.accept(record, question, now_ms)
     return admission
 
@@ -509,11 +505,7 @@ def _watch(
 
 
 def _take_over(
-    transaction: Transaction,
-    *,
-    nodes: Set[str],
-    beats: Mapping[str, int],
-    is_alive: Callable[[str], bool],
+    transaction: Transaction, *, nodes: Set[str], beats: Mapping[str, int], is_alive: Callable[[str], bool]
 ) -> list[tuple[int, Record]]:
     state, keys = transaction.state, set()
     if beats:

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from answerback.client import AnswerbackError
-from answerback.client.events import Answer, PartText, Queued, Restarted, Started, Text
+from answerback.client import Answer, AnswerbackError, PartText, Queued, Restarted, Started, Text
 from answerback.core.parts import KINDS
 from answerback.texts import spoken
 from answerback_proof.history import RunHistory
@@ -64,7 +63,6 @@ class OpenQuestion:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has its ending."""
         return self.phase in {Phase.DONE, Phase.FAILED}
 
     @property
@@ -78,7 +76,6 @@ class OpenQuestion:
         return None if self.ended_at is None else self.ended_at - self.asked_at
 
     def take(self, event: object) -> None:
-        """Something happened to it."""
         match event:
             case Queued(position=position):
                 self.phase, self.position = Phase.QUEUED, position
