@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from answerback.cli.main import run as cli
 from answerback.client import Client
 from answerback_aws.deploy.stack import StackEvent
 from answerback_aws.emulator.emulator import LocalFailed
@@ -95,8 +96,10 @@ def test_a_model_that_cannot_be_used_is_refused(model: str, tmp_path: Path, temp
 @pytest.mark.emulator
 @pytest.mark.postgres
 @pytest.mark.timeout(180)
-def test_it_answers_and_leaves_nothing(temporary: Path) -> None:
-    """With IAM enforced, through the deployment's own code."""
+def test_it_answers_and_leaves_nothing(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With IAM enforced, through the deployment's own code, and for a user with a budget in money."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
 
     async def ask(url: str) -> str:
         async with Client(url, user="somebody") as client:
@@ -105,6 +108,8 @@ def test_it_answers_and_leaves_nothing(temporary: Path) -> None:
     steps = Steps()
     settings = LocalSettings(model="echo", cache=ENVIRONMENT.parent, python=emulator_python())
     with local_stack(settings, steps) as run:
+        place = ("--stack", "answerback", "--region", "us-east-1", "--endpoint-url", run.endpoint)
+        assert cli(["users", "set-budget", "somebody", "1usd/day", *place]) == 0
         assert asyncio.run(ask(run.url)) == "is anybody there"
         assert run.outputs["WebSocketUrl"] == run.url
         assert not [value for value in run.outputs.values() if "amazonaws.com" in value], "nothing of this is AWS"
