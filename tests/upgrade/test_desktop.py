@@ -105,16 +105,16 @@ async def shown(app: DesktopApp) -> dict[str, Any]:
                         "question": turn.question,
                         "answer": turn.answer,
                         "status": turn.status.value,
-                        "failure": None if turn.failure is None else turn.failure.code.value,
+                        "failure": None if turn.record.failure is None else turn.record.failure.code.value,
                         "canRetry": turn.can_retry,
-                        "canStop": turn.can_stop,
-                        "replaces": turn.replaces,
-                        "model": turn.model,
+                        "canStop": not turn.status.is_over,
+                        "replaces": turn.record.replaces,
+                        "model": turn.record.model,
                         "tokens": None
-                        if turn.tokens is None
-                        else [turn.tokens.input_tokens, turn.tokens.output_tokens],
-                        "askedAt": turn.asked_at_ms,
-                        "answeredAt": turn.answered_at_ms,
+                        if turn.record.tokens is None
+                        else [turn.record.tokens.input_tokens, turn.record.tokens.output_tokens],
+                        "askedAt": turn.record.asked_at_ms,
+                        "answeredAt": turn.record.answered_at_ms,
                     }
                     for turn in talk.messages
                 ],
