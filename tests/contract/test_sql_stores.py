@@ -63,6 +63,10 @@ async def test_a_text_that_the_database_refuses_fails_alone(store, actor):
     assert [type(o) for o in outcomes] == [Accepted] * 5 + [UnicodeEncodeError] + [Accepted] * 5
     assert await store.read(RequestKey("ann", "bad")) is None
     assert len(await store.unfinished()) == 10
+    await actor.claim("a0")
+    asked = (actor.accept("c1"), actor.finish("a0", "\ud800"), actor.accept("c2"))
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(o) for o in outcomes] == [Accepted, UnicodeEncodeError, Accepted]
 
 
 async def test_a_block_of_numbers_is_never_given_out_twice(actor, backend):

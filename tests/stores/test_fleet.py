@@ -211,6 +211,8 @@ async def test_what_waits_behind_another_may_be_cancelled_and_expire(actors, by)
     freed = Freed("a", a.record("r1").ordering_key)  # r1 is at home there, and may be next
     ended = [told for name in ("r2", "r3") for told in (Changed("a", RequestKey("ann", name)), freed)]
     assert told == ([] if by is a else ended)
+    changed = await a.store.changed([RequestKey("ann", name) for name in ("r1", "r2", "r3")])
+    assert {record.request_id for record in changed} == (set() if by is a else {"r2", "r3"})
 
 
 async def test_a_gateway_that_starts_again_takes_up_what_it_left(actors, postgres_server, schema):
