@@ -555,8 +555,9 @@ async def test_too_many_waiting_operations_are_unavailable_at_once(postgres_serv
     assert [one.position for one in await asyncio.gather(*asked[:20])] == list(range(20))
     assert not store.last_write_failed
     await store.close()
-    with pytest.raises(Unavailable, match="not open"):
-        await store._fleet.alone(bool)
+    for late in (store._fleet.alone(bool), Actor(store).accept("late")):
+        with pytest.raises(Unavailable, match="not open"):
+            await asyncio.wait_for(late, 10)
 
 
 async def test_why_a_transaction_failed_is_said(actors, monkeypatch):
