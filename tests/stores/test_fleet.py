@@ -40,7 +40,7 @@ from answerback.ports import (
 from answerback.protocol.errors import ErrorCode
 from answerback.stores import StoreError, StoreInUse
 from answerback.stores.fleet import FleetStore
-from answerback.stores.fleet_commit import Changed, Freed, Transaction
+from answerback.stores.fleet_commit import MAX_USERS, Changed, Freed, Transaction
 from answerback.stores.migrations import Migration, lock_key, shipped
 from answerback.stores.nodes import FORGET_MS, Nodes, connect_nodes
 from answerback.stores.notices import Notices
@@ -536,6 +536,13 @@ async def test_calls_of_one_transaction_see_what_those_before_them_did(actors):
     key = RequestKey("ann", "r1")
     await asyncio.gather(a.store.change(key, move), a.store.change(key, move))
     assert (await a.store.read(key)).session_id == "s1++"
+
+
+async def test_a_transaction_is_about_so_many_users_and_no_more(stores):
+    names = [f"u{n}" for n in range(MAX_USERS + 1)]
+    asked = (tuple(names[:-1]), (names[0],), (names[-1],))
+    full, known, new = await asyncio.gather(*(stores[0]._fleet.do(lambda one: one, users=users) for users in asked))
+    assert full is known is not new
 
 
 async def test_too_many_waiting_operations_are_unavailable_at_once(postgres_server, schema):
