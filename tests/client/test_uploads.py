@@ -50,7 +50,13 @@ from answerback.protocol.frames import (
     UploadState,
     Welcome,
 )
-from answerback.protocol.limits import MAX_ATTACHMENT_BYTES, MAX_ATTACHMENTS, PIECE_BYTES, RETURNED_BYTES
+from answerback.protocol.limits import (
+    MAX_ATTACHED_BYTES,
+    MAX_ATTACHMENT_BYTES,
+    MAX_ATTACHMENTS,
+    PIECE_BYTES,
+    RETURNED_BYTES,
+)
 from answerback.service.front_settings import FrontSettings
 from answerback.testing import run_virtual
 
@@ -410,7 +416,7 @@ def test_a_file_is_saved_under_a_name_that_does_no_harm_and_over_no_other(
     assert file.save(tmp_path) == tmp_path / saved
     (tmp_path / saved).write_bytes(b"old")
     again = file.save(tmp_path)
-    assert again.parent == tmp_path
+    assert again == tmp_path / f"{Path(saved).stem} (2){Path(saved).suffix}"
     assert (again.read_bytes(), (tmp_path / saved).read_bytes()) == (b"new", b"old")
 
 
@@ -427,6 +433,8 @@ def test_files_that_cannot_be_sent_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         File.read(tmp_path / "none")
     assert len(files_of([File(name="a", data=b"a")] * MAX_ATTACHMENTS)) == MAX_ATTACHMENTS
+    largest = [File(name="a", data=bytes(MAX_ATTACHMENT_BYTES))] * (MAX_ATTACHED_BYTES // MAX_ATTACHMENT_BYTES)
+    assert sum(len(one.data) for one in files_of(largest)) == MAX_ATTACHED_BYTES
     with pytest.raises(IsADirectoryError):
         File.read(tmp_path)
 
@@ -445,7 +453,9 @@ def test_files_that_cannot_be_sent_are_told_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_file_is_is_seen_from_its_bytes(name: str, data: bytes, media_type: str) -> None:
-    assert File(name=name, data=data).media_type == media_type
+    file = File(name=name, data=data)
+    assert file.media_type == media_type
+    assert (file.kind is None) is (media_type == "application/octet-stream")
 
 
 def test_the_blocking_client_sends_files_too(tmp_path: Path) -> None:
