@@ -159,6 +159,7 @@ async def test_a_question_of_an_earlier_run_brings_its_files_again(start, tmp_pa
     outbox = KeptOutbox()
     async with Client("ws://127.0.0.1:9", session="s", offline_start=True, outbox=outbox) as app:
         app.stream("What is it?", attachments=[picture])
+        assert [one.paths for one in app.pending()] == [(str(picture),)]
     assert [one.paths for one in outbox.kept.values()] == [(str(picture),)]
     async with Client(gateway.url, session="s", outbox=outbox) as app:
         (stream,) = app.restored
@@ -243,9 +244,11 @@ async def test_cancelling_stops_an_upload(start, monkeypatch):
         assert ended.is_set()
 
 
-async def test_pieces_are_as_large_as_the_server_says(gateway) -> None:
+async def test_pieces_are_as_large_as_the_server_says_and_signs_of_life(gateway, monkeypatch) -> None:
     gateway.features, gateway.greets = ("attachments",), False
+    signs = list[float]()
     async with Client(gateway.url, offline_start=True) as app:
+        monkeypatch.setattr(app._session, "bringing", lambda *, now: signs.append(now) or [])
         peer = await gateway.peer()
         await peer.welcome(await peer.get("hello"), model_info={"echo": {"attachments": ["text"]}}, pieceBytes=7)
         stream = app.stream("?", attachments=[File(name="a", data=b"x" * 10)])
@@ -257,6 +260,7 @@ async def test_pieces_are_as_large_as_the_server_says(gateway) -> None:
             (0, 7),
             (7, 3),
         ]
+        assert signs
         stream.cancel()
 
 
