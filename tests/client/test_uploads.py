@@ -114,16 +114,16 @@ async def test_files_go_with_a_question_and_stand_in_the_history(start, tmp_path
 async def test_every_piece_is_cut_and_the_bytes_are_exact(start):
     gateway = await start()
     async with Client(gateway.url, timing=QUICK) as app:
-        stream = app.stream("What is it?", attachments=[File(name="a.png", data=PNG)])
+        stream = app.stream("What is it?", attachments=[File(name="a.png", data=PNG), File(name="b.txt", data=b"x")])
         sent = []
         async for event in stream.events():
             if isinstance(event, Uploading):
                 sent.append(event.sent_bytes)
                 for link in list(app._driver._links.values()):
                     link.abort()
-        assert (await stream.answer).text == told(("a.png", "image/png", PNG))
+        assert (await stream.answer).text == told(("a.png", "image/png", PNG), ("b.txt", "text/plain", b"x"))
         assert sent == sorted(sent)
-        assert sent[-1] == len(PNG)
+        assert sent[-1] == len(PNG) + 1
 
 
 async def test_a_file_that_the_server_has_is_not_sent_again(start, monkeypatch):
