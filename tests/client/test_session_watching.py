@@ -94,6 +94,7 @@ def test_it_waits_for_a_connection_and_for_the_greeting():
     assert sent(watch(script)) == []
     (hello,) = hellos(script.connect())
     assert sent(script.welcome(hello, features=FEATURES)) == ["watch c 1"]
+    assert sent(script.welcome(hello, features=FEATURES)) == [], "a greeting that comes twice"
 
 
 def test_a_watch_without_an_answer_is_repeated_with_growing_pauses():
@@ -125,8 +126,10 @@ def test_each_connection_is_told_what_is_watched_and_what_is_held():
     script = begun()
     script.hear(asked("a"), delta("a", 0, "one "))
     script.lose()
+    script.wait(2_000)
     (hello,) = hellos(script.connect())
     assert sent(script.welcome(hello, features=FEATURES)) == ["watch c 2 a@1:4"]
+    assert watched(script.wait(2_001)) == [], "it may have been silent for as long as there was no connection"
     script.hear(watching(2))
     page(script)
     assert kinds(script.hear(delta("a", 4, "two"), end("a", 7))) == ["Text a", "Done a"]

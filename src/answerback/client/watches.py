@@ -133,7 +133,6 @@ class Watches:
 
     def opened(self, welcome: Welcome, *, now: float) -> None:
         """The server has greeted on a new connection: it is told again what is watched."""
-        self.lost()
         if FEATURE not in welcome.features:
             self.stop(unsupported())
             return
