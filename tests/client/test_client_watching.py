@@ -34,6 +34,7 @@ def watched(gateway):
 async def entered(app, gateway, *, number=1):
     """Begin to watch; the connection and the watch."""
     watch = app.watch("c")
+    assert not watch.is_live
     entering = asyncio.create_task(watch.__aenter__())
     peer = await gateway.peer()
     await peer.hold(number)
@@ -248,6 +249,7 @@ async def test_one_whose_beginning_is_cancelled_is_not_watched(watched):
         await peer.get("watch")
         entering.cancel()
         await asyncio.gather(entering, return_exceptions=True)
+        assert entering.cancelled()
         assert (await peer.get("watch"))["off"]
         assert app._watches._watches == {}
 
