@@ -11,6 +11,9 @@ log = logging.getLogger("answerback.clock")
 LEAP_MS: Final = 2_000
 """How much further than time itself the wall clock must have gone to have leapt. Corrections are far smaller."""
 
+LOOK_MS: Final = 100
+"""How long one look at the monotonic clock holds: what leaps farther than that is looked at again."""
+
 
 def epoch_ms() -> int:
     """Milliseconds since the epoch, now."""
@@ -30,11 +33,15 @@ class LeapingClock:
         self._wall_ns = wall_ns
         self._monotonic = monotonic
         self._ahead_ms = wall_ns() // 1_000_000 - int(monotonic() * 1000)
+        self._looked_ms = 0
         self._leaps: deque[tuple[int, int]] = deque(maxlen=100)
         """Where each leap landed, and how far it went."""
 
     def __call__(self) -> int:
         now_ms = self._wall_ns() // 1_000_000
+        if 0 <= now_ms - self._looked_ms < LOOK_MS:
+            return now_ms
+        self._looked_ms = now_ms
         leap_ms = now_ms - int(self._monotonic() * 1000) - self._ahead_ms
         if abs(leap_ms) > LEAP_MS:
             self._ahead_ms += leap_ms

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 MAX_RETRY_AFTER_MS: Final = 86_400_000
 _MAX_HEARD: Final = 1_000_000
-"""Code points of an answer that are known again in an error; no answer is longer, but thoughts may be."""
+"""Code points of thoughts that are known again in an error. Of text, `take` says when it is enough."""
 _CODES: Final = frozenset({ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_THROTTLED, ErrorCode.MODEL_FAILED})
 _END: Final = object()
 
@@ -38,7 +38,8 @@ async def ask(model: Model, prompt: Prompt, take: Take) -> None:
     of the conversation. How long its code after its Finish may take is the caller's affair. Raises: ModelError.
     """
     task = asyncio.current_task()
-    heard = _Heard()
+    heard: list[str] = []  # what an error may repeat
+    room = _MAX_HEARD
     source: AsyncIterator[object] | None = None
     is_over = False
     is_enough: bool | None = False
@@ -47,9 +48,14 @@ async def ask(model: Model, prompt: Prompt, take: Take) -> None:
             try:
                 source = source or aiter(model.stream(prompt))
                 piece = await anext(source, _END)
-                if isinstance(piece, Part):
+                if isinstance(piece, str):
+                    heard.append(piece)
+                elif isinstance(piece, Part):
                     piece = _part(piece)
-                elif not isinstance(piece, str):
+                    if room > 0:
+                        heard.append(text := piece if isinstance(piece, str) else piece.text)
+                        room -= len(text)
+                else:
                     is_over = piece is _END or isinstance(piece, Finish)
                     piece = _finish(piece, prompt)
             except BaseException as exc:
@@ -59,33 +65,21 @@ async def ask(model: Model, prompt: Prompt, take: Take) -> None:
             if task is not None and task.cancelling():  # the model has swallowed it
                 raise asyncio.CancelledError
             if piece:
-                heard.add(piece)
                 is_enough = take(piece)
     finally:
         try:
-            if is_over and source is not None:
-                await anext(source, _END)  # the code after its last yield; what more it says is not heard
-            if (aclose := getattr(source, "aclose", None)) is not None:
-                await aclose()
+            await _leave(source, is_over=is_over)
         except BaseException as exc:
             # Its end is known: only our own cancellation counts now.
             if isinstance(error := _error(exc, prompt, heard, model.name), asyncio.CancelledError | GeneratorExit):
                 raise error from None
 
 
-class _Heard:
-    """What the model has said, which an error may repeat as well."""
-
-    __slots__ = ("_length", "texts")
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self._length = 0
-
-    def add(self, piece: Piece) -> None:
-        if self._length < _MAX_HEARD and (text := piece if isinstance(piece, str) else getattr(piece, "text", "")):
-            self.texts.append(text)
-            self._length += len(text)
+async def _leave(source: AsyncIterator[object] | None, *, is_over: bool) -> None:
+    if is_over and source is not None:
+        await anext(source, _END)  # the code after its last yield; what more it says is not heard
+    if (aclose := getattr(source, "aclose", None)) is not None:
+        await aclose()
 
 
 def _finish(given: object, prompt: Prompt) -> Finish:
@@ -131,13 +125,13 @@ def checked_finish(finish: Finish, prompt: Prompt) -> Finish:
     )
 
 
-def _error(exc: BaseException, prompt: Prompt, heard: _Heard, name: str) -> BaseException:
+def _error(exc: BaseException, prompt: Prompt, heard: list[str], name: str) -> BaseException:
     """What to raise for an exception of a model."""
     if isinstance(exc, GeneratorExit) and _loop_is_gone():
         return exc
     if _is_cancelled():
         return asyncio.CancelledError()
-    said = (*texts_of(prompt), "".join(heard.texts))
+    said = (*texts_of(prompt), "".join(heard))
     if not isinstance(exc, ModelError):
         copy = masked_error(exc, said)
         logger.error("model %s: its code raised an exception", name, exc_info=(type(copy), copy, copy.__traceback__))

@@ -2,9 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from enum import IntEnum
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,14 +15,12 @@ from answerback import __version__
 from answerback_desktop.engine import Engine, Environment
 from answerback_desktop.engine.events import Event
 from answerback_desktop.profile import Profile, ProfileInUse, ProfileLock
-from answerback_desktop.settings import AuthMode, Language, Preset, Settings, SettingsFile
+from answerback_desktop.settings import Preset, Settings, SettingsFile
 from answerback_desktop.texts import Texts, texts_of
 from answerback_desktop.ui.process import CrashWatch, InstanceServer, StopSignals, open_log, raise_running
-from answerback_desktop.ui.theme import apply
-from answerback_desktop.ui.theme.theme import theme_of
-from answerback_desktop.ui.tray import Tray, app_icon
+from answerback_desktop.ui.theme import apply, theme_of
 from answerback_desktop.ui.window.main_window import MainWindow
-from answerback_desktop.ui.window.toast import Toast
+from answerback_desktop.ui.window.notifications import Toast, Tray, app_icon
 from answerback_desktop.viewmodels import AppViewModel, Changes
 
 log = logging.getLogger("answerback.desktop")
@@ -36,25 +32,6 @@ _IDLE_MS: Final = 100
 _HIDDEN_MS: Final = 250
 _IDLE_AFTER: Final = 60
 """Empty polls before the timer slows down: two seconds."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """The command line's options; None leaves the profile's settings as they are. `root`: where profiles are kept."""
-
-    profile: Profile
-    preset: Preset = field(default_factory=Preset)
-    url: str | None = None
-    user: str | None = None
-    language: Language | None = None
-
-
-class Outcome(IntEnum):
-    """The outcome of a start."""
-
-    ENDED = 0
-    RAISED = 1
-    """The profile is open: its window was brought to the front."""
 
 
 class Bridge(QObject):
@@ -189,7 +166,7 @@ class DesktopApp(QObject):
             return
         words, path = self._texts.window, str(self._profile.log_path)
         show = lambda: QDesktopServices.openUrl(QUrl.fromLocalFile(path))  # noqa: E731
-        self.window.say(Toast(text=words.something_wrong, action=words.show_log, act=show, lasts=True))
+        self.window.toasts.show_toast(Toast(text=words.something_wrong, action=words.show_log, act=show, lasts=True))
 
     def _changed(self, changes: Changes) -> None:
         if self.window is not None:
@@ -229,37 +206,40 @@ class DesktopApp(QObject):
             self._application.quit()
 
 
-def run(options: Options) -> Outcome:
-    """Run the app until the person ends it. Raises: OSError: the profile's folder cannot be used; ProfileInUse: it is
-    open in an app that does not answer.
+def run(profile: Profile, preset: Preset, given: Mapping[str, object]) -> bool:
+    """Run the app until the person ends it. `given`: settings from the command line, which are kept in the profile.
+
+    Returns: false: the profile was open already, and its window was brought to the front.
+    Raises: OSError: the profile's folder cannot be used; ProfileInUse: it is open in an app that does not answer.
     """
-    application = _application()
-    profile, lock = options.profile, ProfileLock(options.profile)
+    application, lock = _application(), ProfileLock(profile)
     try:
         lock.acquire()
     except ProfileInUse:
         if raise_running(profile.folder):
-            return Outcome.RAISED
+            return False
         raise
     try:
         handler = open_log(profile.log_path)
         watch = CrashWatch(profile.folder / "crash.log")
         watch.install()
         try:
-            _run_in(application, options, watch)
+            if given:
+                file = SettingsFile(profile.settings_path, preset)
+                file.save(msgspec.structs.replace(file.load(), **given))
+            _run_in(application, profile, watch)
         finally:
             watch.remove()
             logging.getLogger("answerback").removeHandler(handler)
             handler.close()
     finally:
         lock.release()
-    return Outcome.ENDED
+    return True
 
 
-def _run_in(application: QApplication, options: Options, watch: CrashWatch) -> None:
-    keep_options(options)
-    app = DesktopApp(application, options.profile)
-    instance_server, signals = InstanceServer(options.profile.folder), StopSignals()
+def _run_in(application: QApplication, profile: Profile, watch: CrashWatch) -> None:
+    app = DesktopApp(application, profile)
+    instance_server, signals = InstanceServer(profile.folder), StopSignals()
     watch.happened.connect(app.something_went_wrong)
     signals.came.connect(app.finish)
     instance_server.listen()
@@ -277,21 +257,6 @@ def _run_in(application: QApplication, options: Options, watch: CrashWatch) -> N
 def _own_command() -> tuple[str, ...]:
     """How to run the `answerback` command: a packaged app is that command itself."""
     return (sys.executable,) if getattr(sys, "frozen", False) else (sys.executable, "-m", "answerback")
-
-
-def keep_options(options: Options) -> None:
-    """Store the command line's options as settings of the profile, as if they had been typed into the dialog."""
-    if options.url is None and options.user is None and options.language is None:
-        return
-    file = SettingsFile(options.profile.settings_path, options.preset)
-    settings = file.load()
-    if options.url is not None:
-        settings = msgspec.structs.replace(settings, server_url=options.url)
-    if options.user is not None:
-        settings = msgspec.structs.replace(settings, user=options.user, auth=AuthMode.NONE)
-    if options.language is not None:
-        settings = msgspec.structs.replace(settings, language=options.language)
-    file.save(settings)
 
 
 def _application() -> QApplication:

@@ -4,7 +4,7 @@ import ctypes
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -58,15 +58,20 @@ def desktop(
     """
     from answerback.client import is_id  # noqa: PLC0415
     from answerback_desktop.profile import Profile, ProfileInUse  # noqa: PLC0415
-    from answerback_desktop.settings import Language, is_server_url, server_url_of  # noqa: PLC0415
+    from answerback_desktop.settings import AuthMode, Language, is_server_url, server_url_of  # noqa: PLC0415
 
     trust(ca_file)
     url = None if url is None else server_url_of(url)
     if url is not None and not is_server_url(url):
         raise usage_error(f"{url!r} is not a gateway's address", "for example wss://chat.example.com")
-    preset = _preset({"server_url": url, "user": user, "language": language})
+    chosen_language = None if language is None else Language(language)
+    all_given = {"server_url": url, "user": user, "language": chosen_language}
+    given = {name: value for name, value in all_given.items() if value is not None}
+    preset = _preset(given)
     if user is not None and not is_id(user):
         raise usage_error(f"{user!r} cannot be a user's name", "use 1 to 128 characters, no spaces")
+    if user is not None:
+        given["auth"] = AuthMode.NONE
     try:
         chosen = Profile.named(profile, root=data_dir)
     except ValueError as exc:
@@ -74,19 +79,11 @@ def desktop(
     _check_qt()
     try:
         with extra_needed("the desktop app", "desktop"):
-            from answerback_desktop.app import Options, Outcome, run  # noqa: PLC0415 - Qt is an extra, slow to import
+            from answerback_desktop.app import run  # noqa: PLC0415 - Qt is an extra, slow to import
     except ImportError as exc:
         raise _missing_library(str(exc)) from exc
     try:
-        outcome = run(
-            Options(
-                profile=chosen,
-                preset=preset,
-                url=url,
-                user=user,
-                language=None if language is None else Language(language),
-            )
-        )
+        has_run = run(chosen, preset, given)
     except ProfileInUse as exc:
         raise CliError(
             f"the profile {exc.name!r} is open in an app that does not answer", "end that one first"
@@ -94,12 +91,12 @@ def desktop(
     except OSError as exc:
         why = exc.strerror or type(exc).__name__
         raise CliError(f"{chosen.folder} cannot be used ({why})", "give another folder: --data-dir") from exc
-    if outcome is Outcome.RAISED:
+    if not has_run:
         note(f"answerback: the profile {profile!r} is open already; its window is in front now")
     return ExitCode.OK
 
 
-def _preset(given: Mapping[str, object]) -> "Preset":
+def _preset(given: Iterable[str]) -> "Preset":
     """The administrator's preset, as far as it can be used. Raises: CliError: it decides what was given, too."""
     from answerback_desktop.profile import preset_path  # noqa: PLC0415
     from answerback_desktop.settings import Preset, PresetError  # noqa: PLC0415
@@ -108,8 +105,8 @@ def _preset(given: Mapping[str, object]) -> "Preset":
         preset = Preset.load(preset_path())
     except PresetError:
         return Preset()  # the window tells
-    for name, value in given.items():
-        if value is not None and name in preset.locked:
+    for name in given:
+        if name in preset.locked:
             option = "--url" if name == "server_url" else f"--{name}"
             raise usage_error(f"{option} is decided by the preset {preset_path()}", "leave it out")
     return preset

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,28 +53,20 @@ def can_start() -> bool:
     return all(find_spec(name) is not None for name in ("aiohttp", "xllamacpp"))
 
 
+@dataclass(kw_only=True)
 class LocalGateway:
     """One child process. It ends with the app: whatever it had accepted goes on at the next start.
 
     `command` runs the `answerback` program; `arguments` are added to `serve`.
     """
 
-    def __init__(
-        self,
-        *,
-        data_dir: Path,
-        log_path: Path,
-        command: Sequence[str] = (sys.executable, "-m", "answerback"),
-        arguments: Sequence[str] = (),
-        on_end: Callable[[], None],
-    ) -> None:
-        self._data_dir = data_dir
-        self._log_path = log_path
-        self._command = tuple(command)
-        self._arguments = tuple(arguments)
-        self._on_end = on_end
-        self._process: asyncio.subprocess.Process | None = None
-        self._watching = Tasks()
+    data_dir: Path
+    log_path: Path
+    command: Sequence[str] = (sys.executable, "-m", "answerback")
+    arguments: Sequence[str] = ()
+    on_end: Callable[[], None]
+    _process: asyncio.subprocess.Process | None = None
+    _watching: Tasks = field(default_factory=Tasks)
 
     @property
     def is_running(self) -> bool:
@@ -85,18 +78,18 @@ class LocalGateway:
 
         Raises: GatewayFailed.
         """
-        self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        serve = ("serve", "--host", host, "--port", str(port), "--admin-port", "0", "--data-dir", str(self._data_dir))
-        descriptor = os.open(self._log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        serve = ("serve", "--host", host, "--port", str(port), "--admin-port", "0", "--data-dir", str(self.data_dir))
+        descriptor = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *self._command,
+                *self.command,
                 *serve,
                 "--rate-limit",
                 "0",
                 "--grace",
                 f"{_GRACE_S}s",
-                *self._arguments,
+                *self.arguments,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=descriptor,
                 stderr=descriptor,
@@ -139,11 +132,11 @@ class LocalGateway:
         while True:
             if process.returncode is not None:
                 raise GatewayFailed
-            if announced in self._log_path.read_text(encoding="utf-8", errors="replace"):
+            if announced in self.log_path.read_text(encoding="utf-8", errors="replace"):
                 return
             await asyncio.sleep(_POLL_S)
 
     async def _wait(self, process: asyncio.subprocess.Process) -> None:
         code = await process.wait()
         log.warning("the local gateway ended with code %d", code)
-        self._on_end()
+        self.on_end()

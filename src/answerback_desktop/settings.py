@@ -98,27 +98,19 @@ class Field(StrEnum):
 
 def problems(settings: Settings) -> tuple[Field, ...]:
     """The fields that cannot be used as they are."""
-    found = []
-    if not is_server_url(settings.server_url):
-        found.append(Field.SERVER_URL)
-    if settings.proxy and not is_proxy_choice(settings.proxy):
-        found.append(Field.PROXY)
-    if settings.auth is AuthMode.NONE and settings.user and not is_id(settings.user):
-        found.append(Field.USER)
-    if settings.token and not is_visible(settings.token):
-        found.append(Field.TOKEN)
-    if settings.auth is AuthMode.OIDC:
-        if not is_issuer(settings.oidc_issuer):
-            found.append(Field.OIDC_ISSUER)
-        if not settings.oidc_client_id.strip():
-            found.append(Field.OIDC_CLIENT_ID)
-    if settings.system is not None and "\x00" in settings.system:
-        found.append(Field.SYSTEM)
-    if settings.max_tokens is not None and not 1 <= settings.max_tokens <= MAX_TOKENS:
-        found.append(Field.MAX_TOKENS)
-    if not 8 <= settings.font_size <= 32:
-        found.append(Field.FONT_SIZE)
-    return tuple(found)
+    is_anonymous, is_oidc = settings.auth is AuthMode.NONE, settings.auth is AuthMode.OIDC
+    wrong = {
+        Field.SERVER_URL: not is_server_url(settings.server_url),
+        Field.PROXY: settings.proxy and not is_proxy_choice(settings.proxy),
+        Field.USER: is_anonymous and settings.user and not is_id(settings.user),
+        Field.TOKEN: settings.token and not is_visible(settings.token),
+        Field.OIDC_ISSUER: is_oidc and not is_issuer(settings.oidc_issuer),
+        Field.OIDC_CLIENT_ID: is_oidc and not settings.oidc_client_id.strip(),
+        Field.SYSTEM: "\x00" in (settings.system or ""),
+        Field.MAX_TOKENS: settings.max_tokens is not None and not 1 <= settings.max_tokens <= MAX_TOKENS,
+        Field.FONT_SIZE: not 8 <= settings.font_size <= 32,
+    }
+    return tuple(field for field, is_wrong in wrong.items() if is_wrong)
 
 
 def is_server_url(url: str) -> bool:

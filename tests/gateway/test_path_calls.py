@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-MOST_CALLS = 130
+MOST_CALLS = 128
 MOST_FILES = 29
 """What it takes today. Lower them when it takes less; raise them for a good reason only."""
 

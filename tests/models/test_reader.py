@@ -1,13 +1,16 @@
 """The reader of model servers' answers: what is after the end, and what nobody reads, changes nothing."""
 
+import itertools
 import json
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from answerback.ports import Finish
+from answerback.models import reader
+from answerback.ports import Finish, ModelError
 from harness.model_reader import answer_to
 
 TEXT = "One 둘 😀."
@@ -53,6 +56,28 @@ def test_any_json_in_a_member_that_nobody_reads_changes_nothing(value: Any, name
     holder = {"document": document, "choice": said, "delta": said["delta"], "usage": document["usage"]}[place]
     holder.setdefault(f"x-{name}", value)
     assert answer_to(event(document)) == [TEXT, Finish(input_tokens=1, output_tokens=2)]
+
+
+@pytest.mark.parametrize("place", ["document", "choice", "delta"])
+def test_a_chunk_of_text_alone_is_told_from_one_that_says_more(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("error", "type", "object", "usage", "message", "finish_reason", "index", "refusal", "reasoning", "content")
+    values = (None, 0, 1, "", "x", "error", [], ["y"], {"error": {"code": 429}}, {"content": "y"}, {"prompt_tokens": 1})
+    chunks = []
+    for name, value in itertools.product((*names, "role", "tool_calls", "annotations"), values):
+        said = choice("a")
+        document = {"choices": [said], "object": "chat.completion.chunk", "usage": None}
+        {"document": document, "choice": said, "delta": said["delta"]}[place][name] = value
+        chunks.append(document)
+    told = [_told(document) for document in chunks]
+    monkeypatch.setattr(reader, "_plain", lambda _: "")
+    assert told == [_told(document) for document in chunks]
+
+
+def _told(document: dict[str, Any]) -> object:
+    try:
+        return reader.chat_completion(document)
+    except ModelError as error:
+        return str(error), error.code
 
 
 @given(st.lists(json_values, max_size=4))

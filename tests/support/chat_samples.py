@@ -32,14 +32,16 @@ from answerback_desktop.records import (
     TurnStatus,
 )
 from answerback_desktop.settings import Language
-from answerback_desktop.texts import ChatTexts, texts_of
-from answerback_desktop.ui.chat import Appearance, ChatPane
+from answerback_desktop.texts import Texts, texts_of
+from answerback_desktop.ui.chat import ChatPane
 from answerback_desktop.ui.chat.prose import FoldView
+from answerback_desktop.ui.parts import Appearance
 from answerback_desktop.ui.theme import Scheme, Theme, apply
 from answerback_desktop.viewmodels.app import AppViewModel
 
-CHAT_EN = texts_of(Language.ENGLISH, system_locale="en-GB").chat
-CHAT_KO = texts_of(Language.KOREAN, system_locale="ko-KR").chat
+ENGLISH = texts_of(Language.ENGLISH, system_locale="en-GB")
+KOREAN_TEXTS = texts_of(Language.KOREAN, system_locale="ko-KR")
+CHAT_EN, CHAT_KO = ENGLISH.chat, KOREAN_TEXTS.chat
 HOME = "c1"
 
 MARKDOWN = """\
@@ -251,7 +253,7 @@ class Scene:
 
     turns: tuple[Turn, ...] = ()
     scheme: Scheme = Scheme.LIGHT
-    texts: ChatTexts = CHAT_EN
+    texts: Texts = ENGLISH
     width: int = 860
     height: int = 900
     body_px: int = 15
@@ -333,20 +335,20 @@ def scenes() -> dict[str, Scene]:
     return {
         "rich": Scene(turns=rich, height=1_700, after=_unfold),
         "rich-dark": Scene(turns=rich, height=1_700, scheme=Scheme.DARK),
-        "rich-korean": Scene(turns=korean_rich, texts=CHAT_KO),
+        "rich-korean": Scene(turns=korean_rich, texts=KOREAN_TEXTS),
         "find": Scene(turns=(hello,), height=1_000, after=lambda pane: _find(pane, "search")),
         "selected": Scene(turns=(hello,), height=1_000, after=lambda pane: pane.transcript.selection.select_all()),
         "light": Scene(turns=(hello,), height=1_250),
         "dark": Scene(turns=(hello,), scheme=Scheme.DARK, height=1_250),
-        "korean": Scene(turns=korean, texts=CHAT_KO),
-        "korean-dark": Scene(turns=korean, texts=CHAT_KO, scheme=Scheme.DARK),
+        "korean": Scene(turns=korean, texts=KOREAN_TEXTS),
+        "korean-dark": Scene(turns=korean, texts=KOREAN_TEXTS, scheme=Scheme.DARK),
         "states": Scene(turns=states, height=1_050),
         "states-dark": Scene(turns=states, scheme=Scheme.DARK, height=1_050),
-        "states-narrow": Scene(turns=states, width=420, texts=CHAT_KO, height=1_150),
+        "states-narrow": Scene(turns=states, width=420, texts=KOREAN_TEXTS, height=1_150),
         "streaming": Scene(turns=streaming),
         "scrolled": Scene(turns=(hello, *streaming), height=600, after=_scroll_up),
         "empty": Scene(height=700),
-        "empty-dark-narrow": Scene(scheme=Scheme.DARK, width=420, height=640, texts=CHAT_KO),
+        "empty-dark-narrow": Scene(scheme=Scheme.DARK, width=420, height=640, texts=KOREAN_TEXTS),
         "offline": Scene(turns=(hello, states[7]), connection=OFFLINE, height=700),
         "offline-narrow": Scene(turns=(states[7],), connection=OFFLINE, height=560, width=420, scheme=Scheme.DARK),
         "hostile": Scene(turns=hostile, height=1_100),

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+from msgspec import Struct
+
 from answerback.core import budget
 from answerback.core.budget import Budget, Counters, Hold, OverBudget, Tariff, bound
 from answerback.core.context import told_schema
@@ -32,8 +34,7 @@ class Quota:
         return self.per_minute if own_limit is None else own_limit
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(Struct, frozen=True):
     """Stored and counted. `position`: unfinished requests of the same ordering key accepted before it. `is_behind`: one
     of those is another gateway's, so this one was stored without its claim. `hold`: what it holds of budgets.
     """
@@ -43,28 +44,24 @@ class Accepted:
     hold: Hold | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Existing:
+class Existing(Struct, frozen=True):
     """The request id is taken; nothing was counted. `position` as in `Accepted` (0 if ended)."""
 
     record: Record
     position: int
 
 
-@dataclass(frozen=True, slots=True)
-class Limited:
+class Limited(Struct, frozen=True):
     """Over the rate limit; nothing was stored."""
 
     retry_after_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Full:
+class Full(Struct, frozen=True):
     """The user has `max_pending` unfinished requests; nothing was stored."""
 
 
-@dataclass(frozen=True, slots=True)
-class Blocked:
+class Blocked(Struct, frozen=True):
     """The operator has locked the user out; nothing was stored."""
 
 

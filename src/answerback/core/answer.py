@@ -117,15 +117,16 @@ class Answer:
         self._label_waits = False
         self._other_room = max_bytes // 2
 
-    def gather(self, piece: str) -> None:
+    def gather(self, piece: str) -> bool:
         """Add a piece of a text that nobody reads before it is whole: pieces are cleaned and measured together.
 
-        `settle` adds what is left. Until then `length` and `text` lack it.
+        `settle` adds what is left. Until then `length` and `text` lack it. Returns whether no more fits.
         """
         self._gathered.append(piece)
         self._gathered_length += len(piece)
         if self._gathered_length > _GATHER:
             self.settle()
+        return self.is_full
 
     def settle(self) -> None:
         """Append what was gathered."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 LeaptSince: TypeAlias = Callable[[int], int]
@@ -21,9 +22,15 @@ def iso(epoch_ms: int, timespec: str = "milliseconds") -> str:
 
     Beyond the year 9999, for a token that never expires, it is the last instant that can be written.
     """
-    return (
-        datetime.fromtimestamp(min(epoch_ms, LAST_MS) / 1000, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
-    )
+    second, milliseconds = divmod(min(epoch_ms, LAST_MS), 1000)
+    if timespec == "milliseconds":
+        return f"{_second(second, 'seconds')}.{milliseconds:03}Z"
+    return _second(second, timespec) + "Z"
+
+
+@lru_cache(maxsize=64)
+def _second(epoch_s: int, timespec: str) -> str:
+    return datetime.fromtimestamp(epoch_s, UTC).replace(tzinfo=None).isoformat(timespec=timespec)
 
 
 def day_of(epoch_ms: int) -> str:

@@ -71,7 +71,8 @@ def set_level(level: int) -> None:
 
 
 def _facts(record: logging.LogRecord) -> dict[str, Any]:
-    return {name: value for name in FIELDS if (value := getattr(record, name, None)) is not None}
+    given = record.__dict__
+    return {name: given[name] for name in FIELDS if given.get(name) is not None}
 
 
 def _time(record: logging.LogRecord) -> str:

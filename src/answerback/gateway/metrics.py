@@ -92,7 +92,7 @@ class Counts(Observer):
         if ending.output_tokens is not None:
             self.tokens[record.model, "output"] += ending.output_tokens
         if log.isEnabledFor(logging.INFO):
-            log.info("%s", _summary(record, ending), extra=_about(record))
+            log.info(_summary(record, ending), extra=_about(record))
         self.total.add(ending.total_ms / 1000)
         if ending.first_text_ms is not None:
             self.first_text.add(ending.first_text_ms / 1000)
@@ -110,19 +110,17 @@ class Counts(Observer):
 
 def _summary(record: Record, ending: Ending) -> str:
     """How a request ended, without a word of it: `completed model=echo length=11 queuedMs=0 totalMs=3`."""
-    facts = {
-        "code": ending.error_code,
-        "model": record.model or None,
-        "length": ending.length,
-        "inputTokens": ending.input_tokens,
-        "outputTokens": ending.output_tokens,
-        "queuedMs": ending.queued_ms,
-        "firstTextMs": ending.first_text_ms,
-        "totalMs": ending.total_ms,
-    }
-    return " ".join(
-        [ending.status.value, *(f"{name}={quoted(value)}" for name, value in facts.items() if value is not None)]
+    facts = (
+        ("code", ending.error_code),
+        ("model", record.model or None),
+        ("length", ending.length),
+        ("inputTokens", ending.input_tokens),
+        ("outputTokens", ending.output_tokens),
+        ("queuedMs", ending.queued_ms),
+        ("firstTextMs", ending.first_text_ms),
+        ("totalMs", ending.total_ms),
     )
+    return ending.status.value + "".join([f" {name}={quoted(value)}" for name, value in facts if value is not None])
 
 
 def _about(record: Record) -> dict[str, str | int]:

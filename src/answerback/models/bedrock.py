@@ -38,7 +38,7 @@ from answerback.core.uploads import IMAGE
 from answerback.model_guard import texts_of
 from answerback.models.errors import NO_SYSTEM, TOO_LONG, allowed_below, retry_after_ms_of
 from answerback.models.prompts import pictures_of, system_of, turns_of
-from answerback.models.reader import Found, call_piece, read_answer, source, total
+from answerback.models.reader import Found, call_piece, known, read_answer, source, total
 from answerback.models.threads import DaemonThreads, Emit, from_thread
 from answerback.outbound import Proxy, explain_certificate, proxy_for, tls_context
 from answerback.ports import File, FinalModelError, ModelError, ModelFault, ModelLimits, Piece, Prompt
@@ -257,9 +257,11 @@ def _found(event: Mapping[str, Any]) -> Found:
         calls=[call_piece(which, call.get("name"), call.get("input")) for call in uses if call],
         citations=[_source(one) for one in (delta.get("citation"), *cited.get("citations", ())) if one],
         reason=str(stop.get("stopReason") or STOP) if "messageStop" in event else None,
-        input_tokens=total(usage, "inputTokens", "cacheReadInputTokens", "cacheWriteInputTokens"),
-        output_tokens=total(usage, "outputTokens"),
-        cached_tokens=total(usage, "cacheReadInputTokens"),
+        counts=known(
+            input_tokens=total(usage, "inputTokens", "cacheReadInputTokens", "cacheWriteInputTokens"),
+            output_tokens=total(usage, "outputTokens"),
+            cached_tokens=total(usage, "cacheReadInputTokens"),
+        ),
     )
 
 

@@ -56,29 +56,29 @@ class SseDecoder:
             buffer = buffer.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         lines = buffer.split(b"\n")
         self._rest = lines.pop()
-        events = [data for line in lines if (data := self._line(line)) is not None]
+        events = self._read(lines)
         if self._size + len(self._rest) > self._max_event_bytes:
             raise SseError(f"an event has more than {self._max_event_bytes} bytes")
         return events
 
     def close(self) -> list[bytes]:
         """The data of the event that has begun, if it has any."""
-        if self._rest:
-            self._line(self._rest)
-        event = self._line(b"")
-        return [] if event is None else [event]
+        return self._read([self._rest, b""] if self._rest else [b""])
 
-    def _line(self, line: bytes) -> bytes | None:
-        """Take one line; the data, if it ends an event that has any."""
-        if not line:
-            data, self._data, self._size = self._data, [], 0
-            return b"\n".join(data) if data else None
-        field, _, value = line.partition(b":")
-        if field == b"data":
-            value = value.removeprefix(b" ")
-            self._data.append(value)
-            self._size += len(value) + 1
-        return None
+    def _read(self, lines: list[bytes]) -> list[bytes]:
+        """Take lines; the data of the events that they end, if these have any."""
+        events = []
+        for line in lines:
+            if line:
+                field, _, value = line.partition(b":")
+                if field == b"data":
+                    value = value.removeprefix(b" ")
+                    self._data.append(value)
+                    self._size += len(value) + 1
+            elif self._data:
+                events.append(b"\n".join(self._data))
+                self._data, self._size = [], 0
+        return events
 
 
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024

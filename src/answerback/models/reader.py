@@ -10,8 +10,8 @@ import codecs
 import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from dataclasses import replace
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
@@ -40,13 +40,10 @@ class CallPiece(NamedTuple):
     arguments: str
 
 
-COUNTS: Final = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
-
-
-@dataclass(slots=True, kw_only=True)
-class Found:
-    """What one document says. `is_whole`: that is all up to now, of a server that does not stream. `is_odd`: in part
-    unread. `aside`: a document with no part of an answer; as the last one it says why there is no end.
+class Found(msgspec.Struct, kw_only=True):
+    """What one document says. `is_whole`: that is all up to now, of a server that does not stream. `counts`: those of
+    Finish that can be read. `is_odd`: in part unread. `aside`: a document with no part of an answer; as the last one
+    it says why there is no end.
     """
 
     text: str = ""
@@ -55,19 +52,14 @@ class Found:
     citations: Sequence[dict[str, str]] = ()
     is_whole: bool = False
     reason: str | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
+    counts: dict[str, int] = {}
     is_odd: bool = False
     aside: Any = None
 
     def learn(self, later: "Found") -> None:
         """Keep the first reason and the last counts."""
         self.reason = self.reason or later.reason
-        for name in COUNTS:
-            if (count := getattr(later, name)) is not None:
-                setattr(self, name, count)
+        self.counts.update(later.counts)
 
 
 async def read_answer(
@@ -107,10 +99,10 @@ async def read_answer(
                     so_far.learn(later := find(document))
                     if later.text:
                         note_odd()
-                    if so_far.input_tokens is not None and so_far.output_tokens is not None:
+                    if so_far.counts.keys() >= {"input_tokens", "output_tokens"}:
                         drained_at = asyncio.get_running_loop().time() + DRAIN_TIMEOUT_S
                         limit.reschedule(min(drained_at, limit.when() or drained_at))
-    yield replace(finish, **{name: getattr(so_far, name) for name in COUNTS})
+    yield replace(finish, **cast("dict[str, Any]", so_far.counts))
 
 
 def chat_completion(document: Any) -> Found:
@@ -119,6 +111,8 @@ def chat_completion(document: Any) -> Found:
     Text for the person is the content of the message, its parts of type `text`, and what the model says when it
     refuses. Raises: ModelError: it is an error.
     """
+    if text := _plain(document):
+        return Found(text=text)
     choices = document.get("choices") if isinstance(document, dict) else None
     choice = _first(choices)
     if (error := error_in(document, choice, choice.get("delta"), choice.get("message"))) is not None:
@@ -135,12 +129,40 @@ def chat_completion(document: Any) -> Found:
     found.reason = _reason(choice.get("finish_reason"))
     usage = document.get("usage") or choice.get("usage")
     if isinstance(usage, dict):
-        found.input_tokens, found.output_tokens = total(usage, "prompt_tokens"), total(usage, "completion_tokens")
-        found.cached_tokens = total(usage.get("prompt_tokens_details"), "cached_tokens")
-        found.reasoning_tokens = total(usage.get("completion_tokens_details"), "reasoning_tokens")
+        found.counts = known(
+            input_tokens=total(usage, "prompt_tokens"),
+            output_tokens=total(usage, "completion_tokens"),
+            cached_tokens=total(usage.get("prompt_tokens_details"), "cached_tokens"),
+            reasoning_tokens=total(usage.get("completion_tokens_details"), "reasoning_tokens"),
+        )
     found.is_odd = bool(choices) and not choice
     found.aside = None if "choices" in document or usage else document
     return found
+
+
+def _plain(document: Any) -> str:
+    """The text of a chunk that says nothing else, as nearly all do. Empty: it has to be read member by member."""
+    try:
+        (choice,) = document["choices"]
+        delta = choice["delta"]
+        text = delta["content"]
+        says_more = (
+            choice.get("finish_reason") is not None
+            or bool(choice.get("index"))
+            or not delta.keys() <= {"content", "role"}
+            or not choice.keys().isdisjoint(("error", "message", "usage"))
+            or not document.keys().isdisjoint(("error", "type"))
+            or bool(document.get("usage"))
+            or document.get("object") == "error"
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return ""
+    return text if isinstance(text, str) and not says_more else ""
+
+
+def known(**counts: int | None) -> dict[str, int]:
+    """The counts that there are."""
+    return {name: count for name, count in counts.items() if count is not None}
 
 
 def total(usage: object, *names: str) -> int | None:
@@ -167,8 +189,8 @@ def _said(message: Any) -> Found:
     return Found(
         text=_text(content) or _text(message.get("refusal")),
         thoughts=thoughts if isinstance(thoughts, str) else _thoughts(content),
-        calls=[_call(number, call) for number, call in enumerate(_objects(message.get("tool_calls")))],
-        citations=[*filter(None, map(_citation, _objects(message.get("annotations"))))],
+        calls=tuple(_call(number, call) for number, call in enumerate(_objects(message.get("tool_calls")))),
+        citations=tuple(filter(None, map(_citation, _objects(message.get("annotations"))))),
     )
 
 
@@ -237,16 +259,16 @@ class _Pieces:
     def found(self, found: Found) -> Iterator[Piece]:
         is_end = found.reason is not None
         # Of what is whole, that does not come again which has come in pieces.
-        if not (found.is_whole and self._thoughts.has_joined):
+        if (found.thoughts or is_end) and not (found.is_whole and self._thoughts.has_joined):
             thoughts, _ = self._thoughts.add(found.thoughts, is_end=is_end)
             if thoughts:
                 yield Part("reasoning", thoughts)
-        if not (found.is_whole and self._text.has_joined):
+        if (found.text or is_end) and not (found.is_whole and self._text.has_joined):
             text, is_damaged = self._text.add(found.text, is_end=is_end)
             found.is_odd = found.is_odd or is_damaged
             if text:
                 yield text
-        if not (found.is_whole and self._calls.has_begun):
+        if found.calls and not (found.is_whole and self._calls.has_begun):
             yield from self._calls.add(found.calls)
         if not (found.is_whole and self._has_sources):
             for citation in found.citations:

@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from msgspec import Struct
+
 from answerback.core import context
 from answerback.core.answer import Answer
 from answerback.core.budget import NOTHING, Counted, bound
@@ -24,7 +26,6 @@ from answerback.ports import (
     ModelError,
     ModelFault,
     ModelLimits,
-    Part,
     Piece,
     Prompt,
     RecentTurns,
@@ -63,20 +64,17 @@ DOCUMENT_BYTES_A_TOKEN: Final = 20
 """Bytes of a PDF for a token of what is read out of it: a page of text has some 50 KB and 3,000 tokens."""
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(Struct, frozen=True):
     """The queue may forget the request."""
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(Struct, frozen=True):
     """The queue dispatches the request again, not before `at_ms` (epoch)."""
 
     at_ms: int
 
 
-@dataclass(slots=True, eq=False)
-class Turn:
+class Turn(Struct, eq=False):
     """A request's turn to run: it has its ordering key and a slot of its model until `end` is called.
 
     `ended` gets the outcome, once. None: the run failed for a reason of ours, and is tried again after a pause.
@@ -139,8 +137,7 @@ class RunTools:
     watchers: Watchers | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(Struct, frozen=True, kw_only=True):
     """Why the text stopped."""
 
     status: Status
@@ -183,6 +180,7 @@ class Run:
             self.stream = tools.delivery_sender.stream(record, self.answer)
         self.audience: Audience | None = None
         """Who else is shown it, if anybody is."""
+        self._is_shown_whole = self.stream is None or not record.stream
         self._kinds = KINDS.intersection((record.parts if record.stream else None) or ())
         self.is_abandoned = False
         self._question = question
@@ -262,23 +260,21 @@ class Run:
 
     def _take(self, piece: Piece) -> bool:
         """Take what the model says next. Returns whether that is enough: its Finish, or the most that fits."""
-        answer, stream = self.answer, self.stream
-        if isinstance(piece, Finish):
+        answer, grown = self.answer, 0
+        if isinstance(piece, str):
+            if self._first_text_ms is None:
+                self._first_text_ms = self._tools.clock()
+            if not self._is_shown_whole:
+                grown = answer.append(piece)
+            elif not answer.gather(piece) and self.stream is None:
+                return False
+        elif isinstance(piece, Finish):
             answer.settle()
             self._finished(Finish(reason="length") if answer.is_full else piece)
             return True
-        if isinstance(piece, Part):
-            kind, name, text = piece.kind, piece.name, piece.text
-            grown = answer.append_part(kind, name, text, is_new=piece.new) if kind in self._kinds else 0
-        else:
-            grown = 0
-            if self._first_text_ms is None:
-                self._first_text_ms = self._tools.clock()
-            if stream is None or not self.record.stream:
-                answer.gather(piece)
-            else:
-                grown = answer.append(piece)
-        if stream is not None:
+        elif piece.kind in self._kinds:
+            grown = answer.append_part(piece.kind, piece.name, piece.text, is_new=piece.new)
+        if (stream := self.stream) is not None:
             if grown and not stream.is_waiting:
                 self._tools.delivery_sender.wake(stream)
             if self.record.parts is not None:

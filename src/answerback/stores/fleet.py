@@ -424,9 +424,9 @@ def _accept(transaction: Transaction, *, record: Record, question: Question, quo
         if admission.hold is not None:
             record = with_fields(record, hold=admission.hold)
         record = record.lowered(transaction.writes_schema)
-        admission = replace(admission, hold=record.hold)
+        admission = with_fields(admission, hold=record.hold)
         if record.attempt and transaction.is_behind(record.ordering_key):
-            record, admission = changes.not_begun(record), replace(admission, is_behind=True)
+            record, admission = changes.not_begun(record), with_fields(admission, is_behind=True)
         transaction.accept(record, question, now_ms)
     return admission
 

@@ -7,8 +7,9 @@ thrown away and read again.
 
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from answerback.core.admission import WINDOW_MS, Admission, Quota, admit, is_locked, locked, unlocked, window_of
 from answerback.core.budget import Entry
@@ -26,8 +27,7 @@ _MAX_CHARACTERS: Final = 8_000_000
 _PAGE: Final = 1_000
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class Tracked:
+class Tracked(Struct, eq=False, kw_only=True):
     """A request in memory: unfinished, or with an ending that is being written.
 
     `n`: its row. `question`: None, and it is read when it is asked for. `characters`: of its question. `title`: of a

@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -22,7 +22,6 @@ from answerback.client import (
     File,
     Stopped,
     StoreChanged,
-    Timing,
     Token,
     clean,
 )
@@ -37,7 +36,6 @@ from answerback_desktop.engine.events import (
     ConnectionStatus,
     ConversationsChanged,
     DraftReturned,
-    Event,
     Exported,
     FileFetched,
     NoticeCode,
@@ -52,12 +50,14 @@ from answerback_desktop.engine.pages import Pages
 from answerback_desktop.engine.status import ConnectionTracker
 from answerback_desktop.engine.sync import Sync
 from answerback_desktop.records import Account, Conversation, Traits, Turn
-from answerback_desktop.settings import Settings
-from answerback_desktop.store.accounts import AccountFiles, keep_copy
-from answerback_desktop.store.copies import FileCopies, FileGone
+from answerback_desktop.signin.session import TokenSource
+from answerback_desktop.store.files import AccountFiles, FileCopies, FileGone, keep_copy
 from answerback_desktop.store.history import HistoryStore, TurnMerge
 from answerback_desktop.store.schema import Database, StoreError
 from answerback_desktop.store.store import AccountStore
+
+if TYPE_CHECKING:
+    from answerback_desktop.engine.session_controller import SessionController
 
 log = logging.getLogger("answerback.desktop")
 
@@ -67,11 +67,17 @@ HITS: Final = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Credentials:
-    """How the client shows who it is."""
+class Login:
+    """An account, and how the client shows who it is."""
 
+    account: Account
     user: str | None = None
     token: Token | None = None
+
+    @property
+    def token_source(self) -> TokenSource | None:
+        """Of a person who is signed in."""
+        return self.token if isinstance(self.token, TokenSource) else None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,38 +92,22 @@ class _Unwritten:
 class AccountEngine:
     """The open account: its store, client, answers and sync, in the engine's loop.
 
-    Call `open`, then commands (they do what `Engine` says), then `close`. `on_other_store` is called with the id of
-    the server's store when that is not the one of this data. `is_own_gateway`: the app runs the server itself.
+    Call `open`, then commands, then `close`. What its parts share of it is public.
     """
 
-    def __init__(
-        self,
-        account: Account,
-        database: Database,
-        credentials: Credentials,
-        *,
-        files: AccountFiles,
-        on_other_store: Callable[[str], None],
-        is_own_gateway: Callable[[], bool],
-        emit: Callable[[Event], None],
-        clock: Callable[[], int],
-        settings: Callable[[], Settings],
-        timing: Timing,
-    ) -> None:
-        self.account = account
-        self._database = database
-        self._credentials = credentials
+    def __init__(self, controller: "SessionController", login: Login, database: Database, files: AccountFiles) -> None:
+        self._controller = controller
+        self._login = login
         self._files = files
-        self._on_other_store = on_other_store
-        self._is_own_gateway = is_own_gateway
-        self._emit = emit
-        self._clock = clock
-        self._settings = settings
-        self._timing = timing
-        self._store = AccountStore(database)
-        self._history = HistoryStore(database)
+        self.account = login.account
+        self.database = database
+        self.store = AccountStore(database)
+        self.history = HistoryStore(database)
+        self.copies = FileCopies(database.path)
+        self.emit = controller.emit
+        self.clock = controller.environment.clock
+        self.tracker = ConnectionTracker(self.clock)
         self._traits: dict[str, Traits] = {}
-        self.tracker = ConnectionTracker(clock)
         self._client: Client | None = None
         self._sync: Sync | None = None
         self._devices: Devices | None = None
@@ -129,37 +119,27 @@ class AccountEngine:
         self._has_budget = False
         self._logged = ""
         self._least_told = ""
-        self._copies = FileCopies(database.path)
-        self._answers = Answers(
-            self._store,
-            self._copies,
-            emit=emit,
-            clock=clock,
-            is_seen=self.is_seen,
-            on_asked=self._begun,
-            on_ended=self._ended,
-            on_text=self._write_soon,
-        )
-        self._pages = Pages(self._store, emit, self._answers.so_far)
+        self._answers = Answers(self)
+        self._pages = Pages(self.store, self.emit, self._answers.so_far)
 
     # --- life -----------------------------------------------------------------------------------------------
 
     def open(self) -> None:
         """Emit what is stored, and begin to connect. Raises: StoreError."""
-        self._traits = self._store.traits()
-        self._emit(
+        self._traits = self.store.traits()
+        self.emit(
             AccountOpened(
                 account=self.account,
-                conversations=self._store.conversations(),
-                pending=self._store.pending(),
-                drafts=self._store.drafts(),
-                edits=self._store.edits(),
+                conversations=self.store.conversations(),
+                pending=self.store.pending(),
+                drafts=self.store.drafts(),
+                edits=self.store.edits(),
                 traits=dict(self._traits),
-                kept=self._files.kept(self._database.path),
+                kept=self._files.kept(self.database.path),
             )
         )
-        if self._database.moved_aside is not None:
-            self._notice(NoticeCode.STORE_MOVED_ASIDE, path=str(self._database.moved_aside))
+        if self.database.moved_aside is not None:
+            self._notice(NoticeCode.STORE_MOVED_ASIDE, path=str(self.database.moved_aside))
         self._sweep_copies()
         self._connect()
 
@@ -168,12 +148,12 @@ class AccountEngine:
         await self._disconnect()
         self.write_down()
         self._sweep_copies()
-        self._database.close()
+        self.database.close()
 
     def _sweep_copies(self) -> None:
         """Files of conversations that were deleted go with them; nothing is lost if that fails once."""
         try:
-            self._copies.sweep(self._store.attached())
+            self.copies.sweep(self.store.attached())
         except StoreError:
             log.warning("copies of files that no question names could not be deleted", exc_info=True)
 
@@ -185,56 +165,47 @@ class AccountEngine:
             self._connect()
 
     def refresh(self) -> None:
-        """Poll the server."""
+        """Poll for changes of other devices: the window has got the focus."""
         if self._sync is not None:
             self._sync.request()
 
     async def sign_out(self) -> None:
         """Stop the client: there is no token any more."""
         await self._disconnect()
-        self._emit(ConnectionChanged(status=ConnectionStatus.SIGNED_OUT, reason=ConnectionReason.SIGN_IN_NEEDED))
+        self.emit(ConnectionChanged(status=ConnectionStatus.SIGNED_OUT, reason=ConnectionReason.SIGN_IN_NEEDED))
 
     @property
     def conversations(self) -> int:
         """How many there are."""
-        return len(self._store.conversations())
+        return len(self.store.conversations())
 
     @property
     def may_start_gateway(self) -> bool:
         """Whether the app's own gateway may serve these conversations: another server's are not there."""
-        return not self.account.is_kept and self._store.is_of_own_gateway()
+        return not self.account.is_kept and self.store.is_of_own_gateway()
 
     def _connect(self) -> None:
         if self.account.is_kept:
-            self._emit(ConnectionChanged(status=ConnectionStatus.STOPPED, reason=ConnectionReason.KEPT))
+            self.emit(ConnectionChanged(status=ConnectionStatus.STOPPED, reason=ConnectionReason.KEPT))
             return
         try:
             client = Client(
                 self.account.server_url,
-                token=self._credentials.token,
-                user=self._credentials.user,
-                session=self._store.session_id(),
+                token=self._login.token,
+                user=self._login.user,
+                session=self.store.session_id(),
                 offline_start=True,
-                store=self._store.store_id(),
-                outbox=self._answers.outbox,
+                store=self.store.store_id(),
+                outbox=self._answers,
                 on_state=self._state_changed,
-                timing=self._timing,
+                timing=self._controller.environment.timing,
             )
         except ValueError:
-            self._emit(ConnectionChanged(status=ConnectionStatus.STOPPED, reason=ConnectionReason.BAD_URL))
+            self.emit(ConnectionChanged(status=ConnectionStatus.STOPPED, reason=ConnectionReason.BAD_URL))
             return
         self._client = client
-        self._sync = Sync(
-            client,
-            database=self._database,
-            watcher=self,
-            clock=self._clock,
-            is_online=lambda: self._client is client and isinstance(client.state, Connected),
-            is_watched=lambda: self._shown is not None,
-        )
-        self._devices = Devices(
-            client, sync=self._sync, database=self._database, account=self, emit=self._emit, clock=self._clock
-        )
+        self._sync = Sync(client, self)
+        self._devices = Devices(client, self._sync, self)
         self._watch_open()
         self._tasks.start(self._run(client, self._sync), name="account")
 
@@ -266,7 +237,7 @@ class AccountEngine:
                 await self._read_budget(client)
             while isinstance(state, Connected) and client.state is state:
                 try:
-                    self._emit(RoundTripMeasured(await client.ping() * 1000))
+                    self.emit(RoundTripMeasured(await client.ping() * 1000))
                 except AnswerbackError:
                     break
                 await asyncio.sleep(PING_S)
@@ -278,14 +249,14 @@ class AccountEngine:
         except AnswerbackError:
             return
         self._has_budget = budget is not None
-        self._emit(BudgetRead(budget))
+        self.emit(BudgetRead(budget))
 
     def _state_changed(self, state: ConnectionState) -> None:
         if self._client is None:
             return
         if (other := self._other_store(state, self._client)) is not None:
             self._tasks.start(self._disconnect(), name="disconnect")
-            self._on_other_store(other)
+            self._controller.store_changed(self._login, self._files, other)
             return
         changed = self.tracker.changed(state, self._client.limits, self._client.model_info)
         if isinstance(state, Connected) and not self._is_ours(state.user_id):
@@ -301,7 +272,7 @@ class AccountEngine:
         if changed.detail and changed.detail != self._logged:
             log.warning("not connected to %s: %s", urlsplit(self.account.server_url).hostname, changed.detail)
         self._logged = changed.detail
-        self._emit(changed)
+        self.emit(changed)
 
     def _other_store(self, state: ConnectionState, client: Client) -> str | None:
         """The server's store, if this data is not of it; if it is, that is recorded."""
@@ -311,9 +282,9 @@ class AccountEngine:
         if not isinstance(state, Connected) or not store_id:
             return None
         try:
-            if not self._store.store_id() and self._files.is_elsewhere(store_id, self._database.path):
+            if not self.store.store_id() and self._files.is_elsewhere(store_id, self.database.path):
                 return store_id
-            self._store.claim_store(store_id, is_own=self._is_own_gateway())
+            self.store.claim_store(store_id, is_own=self._controller.is_gateway_ours)
         except StoreError as exc:
             self.store_failed(exc)
         return None
@@ -326,7 +297,7 @@ class AccountEngine:
 
     def _is_ours(self, user_id: str) -> bool:
         try:
-            return self._store.claim_user(user_id)
+            return self.store.claim_user(user_id)
         except StoreError as exc:
             self.store_failed(exc)
             return True
@@ -343,9 +314,9 @@ class AccountEngine:
         files: Sequence[File | Attachment],
     ) -> None:
         if self.account.is_kept:
-            self._emit(DraftReturned(conversation_id=conversation_id, text=text, files=own_files(files)))
+            self.emit(DraftReturned(conversation_id=conversation_id, text=text, files=own_files(files)))
             return
-        settings, traits = self._settings(), self._traits.get(conversation_id, Traits())
+        settings, traits = self._controller.settings, self._traits.get(conversation_id, Traits())
         if traits.model is not None:
             settings = msgspec.structs.replace(settings, model=traits.model)
         if traits.system is not None:
@@ -355,28 +326,31 @@ class AccountEngine:
         )
 
     def stop(self, request_id: str) -> None:
+        """Stop a question; its ending follows."""
         if self._devices is None or not self._devices.stop(request_id):
             self._answers.stop(self._client, request_id)
 
     def forget_turn(self, request_id: str) -> None:
+        """Remove a turn that failed and that the server never took."""
         self._answers.forget_turn(request_id)
 
-    def _begun(self, conversation_id: str) -> None:
+    def begun(self, conversation_id: str) -> None:
         self._pages.begun(conversation_id)
         self._watch_open()
 
-    def _ended(self, conversation_id: str) -> None:
+    def ended(self, conversation_id: str) -> None:
         self.conversations_changed([conversation_id])
         if self._sync is not None:
             self._sync.ended(conversation_id)
         if self._client is not None and self._has_budget:
             self._tasks.start(self._read_budget(self._client), name="budget")
-        if self._store.conversation(conversation_id) is None:
+        if self.store.conversation(conversation_id) is None:
             self.refresh()  # deleted here, and at the server only when nothing of it is under way
 
     # --- conversations --------------------------------------------------------------------------------------
 
     def open_conversation(self, conversation_id: str) -> None:
+        """`TurnsLoaded` with the newest page follows; a poll of the server's history too."""
         self._pages.open(conversation_id)
         if self._devices is not None:
             self._devices.show(conversation_id)
@@ -384,62 +358,73 @@ class AccountEngine:
             self._sync.request(conversation_id)
 
     def load_more(self, conversation_id: str, before_request_id: str) -> None:
+        """`TurnsLoaded` with the page before this turn follows."""
         self._pages.more(conversation_id, before_request_id)
 
     def show(self, conversation_id: str | None, *, is_seen: bool) -> None:
+        """The conversation that is open in the window: what other devices ask there follows. None: none, or the window
+        is hidden. `is_seen`: the person looks at it, so its answers are read.
+        """
         self._open = conversation_id
         self._shown = conversation_id if is_seen else None
-        if self._shown is not None and self._store.mark_read(self._shown):
+        if self._shown is not None and self.store.mark_read(self._shown):
             self.conversations_changed([self._shown])
         self._watch_open()
 
     def _watch_open(self) -> None:
         """Follow what other devices ask in the conversation that is open, once the server can know it."""
         if self._devices is not None:
-            is_there = self._open is not None and self._store.conversation(self._open) is not None
+            is_there = self._open is not None and self.store.conversation(self._open) is not None
             self._devices.open(self._open if is_there else None)
 
     def save_draft(self, conversation_id: str, text: str) -> None:
+        """Keep what is typed; empty: nothing."""
         self._unwritten.drafts[conversation_id] = clean(text)
-        self._write_soon()
+        self.write_soon()
 
     def save_edit(self, conversation_id: str, request_id: str, text: str) -> None:
+        """Keep a question that was changed and not asked again; empty: nothing."""
         self._unwritten.edits[conversation_id, request_id] = clean(text)
-        self._write_soon()
+        self.write_soon()
 
     def set_traits(self, conversation_id: str, traits: Traits) -> None:
-        self._store.save_traits(conversation_id, traits)
+        """Pin, archive, tag; give it a model and a system prompt. `TraitsChanged` follows."""
+        self.store.save_traits(conversation_id, traits)
         self._traits[conversation_id] = traits
-        self._emit(TraitsChanged(conversation_id=conversation_id, traits=traits))
+        self.emit(TraitsChanged(conversation_id=conversation_id, traits=traits))
 
     def settle_missing(self, *, keep: bool) -> None:
+        """What the server has lost stays here for good, or goes."""
         if not keep:
-            keep_copy(self._database, self._history.missing_turns())
-        settled = self._history.settle_missing(keep=keep)
+            keep_copy(self.database, self.history.missing_turns())
+        settled = self.history.settle_missing(keep=keep)
         if keep:
             self.conversations_changed(settled)
         else:
-            self._emit(ConversationsChanged(removed=settled))
+            self.emit(ConversationsChanged(removed=settled))
 
     def rename(self, conversation_id: str, title: str) -> None:
-        self._store.rename(conversation_id, clean(title), now_ms=self._clock())
+        """Give a conversation a title (cut to 200 characters); sent to the server when there is a connection."""
+        self.store.rename(conversation_id, clean(title), now_ms=self.clock())
         self.conversations_changed([conversation_id])
         self.refresh()
 
     def delete(self, conversation_id: str) -> None:
+        """Remove it from the list. The server deletes it when the time for an undo is over (`UNDO_S`)."""
         self._unwritten.drafts.pop(conversation_id, None)
-        if not self._store.delete(conversation_id, now_ms=self._clock()):
-            self._store.save_draft(conversation_id, "")
+        if not self.store.delete(conversation_id, now_ms=self.clock()):
+            self.store.save_draft(conversation_id, "")
         self._pages.forget(conversation_id)
-        self._emit(ConversationsChanged(removed=(conversation_id,)))
+        self.emit(ConversationsChanged(removed=(conversation_id,)))
         self.refresh()
 
     def undo_delete(self, conversation_id: str) -> None:
-        if self._store.undelete(conversation_id):
+        """Bring it back, here and at the server."""
+        if self.store.undelete(conversation_id):
             self.conversations_changed([conversation_id])
-            for turn in self._store.pending():
+            for turn in self.store.pending():
                 if turn.conversation_id == conversation_id:
-                    self._emit(TurnChanged(self._answers.so_far(turn.request_id) or turn))
+                    self.emit(TurnChanged(self._answers.so_far(turn.request_id) or turn))
         elif self._client is not None:
             self._tasks.start(self._restore(self._client, conversation_id), name="restore")
 
@@ -451,35 +436,36 @@ class AccountEngine:
         self.refresh()
 
     def search(self, query: str) -> None:
-        self._emit(SearchFound(query=query, hits=self._store.search(clean(query), limit=HITS)))
+        """`SearchFound` follows."""
+        self.emit(SearchFound(query=query, hits=self.store.search(clean(query), limit=HITS)))
 
     def export(self, conversation_id: str | None, form: ExportFormat) -> None:
-        """One conversation as it is shown, or all with the earlier versions of their turns."""
+        """`Exported` follows. None: all conversations, with the earlier versions of their turns."""
         is_all = conversation_id is None
-        found = self._store.conversations() if is_all else [self._store.conversation(conversation_id or "")]
+        found = self.store.conversations() if is_all else [self.store.conversation(conversation_id or "")]
         kept = []
         for one in found:
             if one is not None:
-                page = self._store.page(one.conversation_id, limit=None)
+                page = self.store.page(one.conversation_id, limit=None)
                 turns = self._pages.with_live(page.turns)
                 if is_all:
                     turns = tuple(sorted((*page.versions, *turns), key=lambda turn: turn.order))
                 traits = self._traits.get(one.conversation_id, Traits())
                 kept.append(Kept(conversation=one, turns=turns, traits=traits))
         if kept or is_all:
-            day = datetime.fromtimestamp(self._clock() / 1000).date()
+            day = datetime.fromtimestamp(self.clock() / 1000).date()
             title = f"answerback {day}" if is_all else kept[0].conversation.title
             text = exported(kept, form, is_all=is_all)
-            self._emit(Exported(conversation_id=conversation_id, text=text, file_name=file_name(title, form)))
+            self.emit(Exported(conversation_id=conversation_id, text=text, file_name=file_name(title, form)))
 
     def fetch_file(self, named: Attachment) -> None:
-        """A file of an earlier question: the copy here, or the server's, of which a copy is kept."""
+        """`FileFetched` follows, from this computer or from the server; a notice says why not."""
         try:
-            (file,) = self._copies.keep([named])
+            (file,) = self.copies.keep([named])
         except FileGone:
             self._tasks.start(self._fetch_file(named), name="file")
         else:
-            self._emit(FileFetched(file))
+            self.emit(FileFetched(file))
 
     async def _fetch_file(self, named: Attachment) -> None:
         try:
@@ -492,22 +478,22 @@ class AccountEngine:
         except AnswerbackError:
             self._notice(NoticeCode.FILE_UNREACHABLE, name=named.name)
             return
-        self._emit(FileFetched(file))
+        self.emit(FileFetched(file))
         try:
-            self._copies.keep([file])
+            self.copies.keep([file])
         except StoreError as exc:
             self.store_failed(exc)
 
     def import_text(self, text: str, name: str) -> None:
         """Add what is not here of an export; what is here stays as it is."""
         try:
-            kept = imported(text, now_ms=self._clock())
+            kept = imported(text, now_ms=self.clock())
         except ValueError:
             self._notice(NoticeCode.IMPORT_FAILED, name=name)
             return
         turns = 0
         for one in kept:
-            added = self._store.import_turns(one.conversation, one.turns)
+            added = self.store.import_turns(one.conversation, one.turns)
             turns += len(added)
             conversation_id = one.conversation.conversation_id
             if conversation_id not in self._traits and one.traits != Traits():
@@ -520,10 +506,10 @@ class AccountEngine:
 
     def conversations_changed(self, conversation_ids: Iterable[str]) -> None:
         """Emit their present state."""
-        found = [self._store.conversation(conversation_id) for conversation_id in conversation_ids]
+        found = [self.store.conversation(conversation_id) for conversation_id in conversation_ids]
         changed = tuple(conversation for conversation in found if conversation is not None)
         if changed:
-            self._emit(ConversationsChanged(changed=changed))
+            self.emit(ConversationsChanged(changed=changed))
 
     def conversation_gone(self, conversation: Conversation, *, is_kept: bool) -> None:
         """Remove a conversation that another device deleted. `is_kept`: something of this app's own is still in it."""
@@ -534,7 +520,7 @@ class AccountEngine:
             self.conversations_changed([conversation_id])
         else:
             self._pages.forget(conversation_id)
-            self._emit(ConversationsChanged(removed=(conversation_id,)))
+            self.emit(ConversationsChanged(removed=(conversation_id,)))
 
     def turns_merged(self, conversation_id: str, merge: TurnMerge) -> None:
         """Emit the turns that are in the loaded part."""
@@ -545,11 +531,20 @@ class AccountEngine:
     def turn_begun(self, turn: Turn) -> None:
         """Show a turn that another device has begun."""
         self._pages.shown(turn.conversation_id, turn.request_id)
-        self._emit(TurnChanged(turn))
+        self.emit(TurnChanged(turn))
 
     def is_seen(self, conversation_id: str) -> bool:
         """Whether the person looks at it."""
         return conversation_id == self._shown
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether the person looks at any conversation."""
+        return self._shown is not None
+
+    def is_online_by(self, client: Client) -> bool:
+        """Whether this client is the one in use, and connected."""
+        return self._client is client and isinstance(client.state, Connected)
 
     def update_failed(self, conversation_id: str) -> None:
         """Report that the server refuses a rename or a deletion."""
@@ -557,7 +552,7 @@ class AccountEngine:
 
     # --- writing soon ---------------------------------------------------------------------------------------
 
-    def _write_soon(self) -> None:
+    def write_soon(self) -> None:
         if self._unwritten.timer is None:
             self._unwritten.timer = asyncio.get_running_loop().call_later(FLUSH_S, self.write_down)
 
@@ -570,10 +565,10 @@ class AccountEngine:
         edits, self._unwritten.edits = self._unwritten.edits, {}
         try:
             for conversation_id, text in drafts.items():
-                self._store.save_draft(conversation_id, text)
+                self.store.save_draft(conversation_id, text)
             drafts = {}
             for (conversation_id, request_id), text in edits.items():
-                self._store.save_edit(conversation_id, request_id, text)
+                self.store.save_edit(conversation_id, request_id, text)
             edits = {}
             self._answers.write()
             self._is_store_broken = False
@@ -591,4 +586,4 @@ class AccountEngine:
             self._notice(NoticeCode(f"store-{error.trouble}"))
 
     def _notice(self, code: NoticeCode, **facts: str | int) -> None:
-        self._emit(NoticeRaised(code=code, facts=facts))
+        self.emit(NoticeRaised(code=code, facts=facts))

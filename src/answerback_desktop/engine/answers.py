@@ -1,9 +1,9 @@
-"""Sends questions and follows their answers."""
+"""Sends questions and follows their answers. A question and its ending are in the store before they are shown."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from answerback.client import (
     Answer,
@@ -20,6 +20,7 @@ from answerback.client import (
     PendingRequest,
     Queued,
     RequestCancelled,
+    RequestFailed,
     Restarted,
     SendMessage,
     SessionReplaced,
@@ -28,25 +29,27 @@ from answerback.client import (
     Text,
     Thinking,
     Uploading,
+    Usage,
     clean,
 )
 from answerback.tasks import Tasks
 from answerback_desktop.engine.events import (
     ConversationsChanged,
     DraftReturned,
-    Event,
     NoticeCode,
     NoticeRaised,
     TextAppended,
     TurnChanged,
     TurnsRemoved,
 )
-from answerback_desktop.engine.outbox import StoredOutbox
-from answerback_desktop.engine.parts import WANTED, Writer
-from answerback_desktop.records import Conversation, Turn, TurnStatus
+from answerback_desktop.engine.export import instant_ms
+from answerback_desktop.engine.parts import WANTED, Writer, written
+from answerback_desktop.records import Failure, FailureCode, Times, Turn, TurnStatus
 from answerback_desktop.settings import Settings
-from answerback_desktop.store.copies import FileCopies, FileGone
-from answerback_desktop.store.store import AccountStore
+from answerback_desktop.store.files import FileGone
+
+if TYPE_CHECKING:
+    from answerback_desktop.engine.account import AccountEngine
 
 log = logging.getLogger("answerback.desktop")
 
@@ -54,38 +57,23 @@ WAIT_S: Final = 7 * 24 * 3600.0
 """A question waits in the outbox for as long as the server keeps its records; giving up is the person's."""
 SILENCE_S: Final = 180.0
 """More than the server gives an answer, so that the server's own ending is what is shown."""
+_CODES: Final = frozenset(FailureCode)
+_SOON_MS: Final = 60_000
+"""A pause up to this is for what others have reserved of a budget: it is free again before the next window."""
 
 
 class Answers:
-    """The questions and running answers of one account.
+    """The questions and running answers of one account, and its client's outbox (`answerback.client.Outbox`).
 
-    `on_asked` and `on_ended` get the conversation's id. `on_text` is called when there is text to write down. Every
-    method may raise StoreError. `stop` and `forget_turn` do what `Engine` says.
+    Every method may raise StoreError.
     """
 
-    def __init__(
-        self,
-        store: AccountStore,
-        copies: FileCopies,
-        *,
-        emit: Callable[[Event], None],
-        clock: Callable[[], int],
-        is_seen: Callable[[str], bool],
-        on_asked: Callable[[str], None],
-        on_ended: Callable[[str], None],
-        on_text: Callable[[], None],
-    ) -> None:
-        self._store = store
-        self._copies = copies
-        self._emit = emit
-        self._on_asked = on_asked
-        self._on_ended = on_ended
-        self._on_text = on_text
+    def __init__(self, account: "AccountEngine") -> None:
+        self._account = account
+        self._store = account.store
+        self._emit = account.emit
         self._live: dict[str, LiveAnswer] = {}
         self._tasks = Tasks()
-        self.outbox = StoredOutbox(
-            store, clock=clock, so_far=self.so_far, is_seen=is_seen, on_asked=self._asked, on_ended=self._ended
-        )
 
     async def close(self) -> None:
         """Stop reading answers, and write down what is shown."""
@@ -114,7 +102,7 @@ class Answers:
         system = clean(settings.system) if settings.system and settings.system.strip() else None
         returned = DraftReturned(conversation_id=conversation_id, text=text, files=own_files(files))
         try:
-            kept = self._copies.keep(files)
+            kept = self._account.copies.keep(files)
             frame = SendMessage(
                 request_id=request_id,
                 message=text,
@@ -129,7 +117,7 @@ class Answers:
             )
             stream = None if client is None else _begin(client, frame, kept)
             if stream is None:
-                self.outbox.save(PendingRequest(frame=frame, paths=tuple(file.path for file in kept)))
+                self.save(PendingRequest(frame=frame, paths=tuple(file.path for file in kept)))
         except MessageTooLarge as exc:
             self._emit(returned)
             facts = {"size_bytes": exc.size_bytes, "limit_bytes": exc.limit_bytes or exc.size_bytes}
@@ -152,7 +140,7 @@ class Answers:
         turn = self._store.turn(request_id)
         if turn is not None and turn.status is TurnStatus.OUTBOX:
             answer = Answer(text="", request_id=request_id, status=Status.CANCELLED, attempt=0)
-            self.outbox.ended(request_id, RequestCancelled(answer))
+            self.ended(request_id, RequestCancelled(answer))
 
     def forget_turn(self, request_id: str) -> None:
         turn = self._store.turn(request_id)
@@ -189,22 +177,90 @@ class Answers:
                 shown = live.receive(event)
                 if shown is not None:
                     self._emit(shown)
-                    self._on_text()
+                    self._account.write_soon()
         except AnswerbackError:
-            pass  # reported by the outbox, or only this client's end
+            pass  # reported by `ended`, or only this client's end
 
-    def _asked(self, turn: Turn, conversation: Conversation | None, superseded: Sequence[Turn]) -> None:
+    # --- the client's outbox
+
+    def load(self) -> Sequence[PendingRequest]:
+        """Questions without an ending, in the order asked."""
+        return self._store.load_outbox()
+
+    def save(self, pending: PendingRequest) -> None:
+        """A new question, or one that the server has taken. Raises: StoreError: it is not kept."""
+        if pending.is_accepted:
+            self._store.note_accepted(pending, TurnStatus.QUEUED)
+            return
+        turn, conversation, superseded = self._store.put_question(pending, now_ms=self._account.clock())
         if conversation is not None:
             self._emit(ConversationsChanged(changed=(conversation,)))
-        self._on_asked(turn.conversation_id)
+        self._account.begun(turn.conversation_id)
         for one in (*superseded, turn):
             self._emit(TurnChanged(one))
 
-    def _ended(self, turn: Turn, returned: Sequence[Turn]) -> None:
-        self._live.pop(turn.request_id, None)
-        for one in (turn, *returned):
-            self._emit(TurnChanged(one))
-        self._on_ended(turn.conversation_id)
+    def ended(self, request_id: str, outcome: Answer | AnswerbackError) -> None:
+        """The ending and the text, in one transaction. Raises: StoreError, after it was shown."""
+        before = self.so_far(request_id) or self._store.turn(request_id)
+        if before is None or before.status.is_over:
+            return
+        now_ms = self._account.clock()
+        turn = ended(before, outcome, now_ms=now_ms)
+        is_unread = turn.status is not TurnStatus.CANCELLED and not self._account.is_seen(turn.conversation_id)
+        returned: Sequence[Turn] = ()
+        try:
+            turn, returned = self._store.end(turn, is_unread=is_unread, now_ms=now_ms)
+        finally:
+            self._live.pop(request_id, None)
+            for one in (turn, *returned):
+                self._emit(TurnChanged(one))
+            self._account.ended(turn.conversation_id)
+
+
+def ended(turn: Turn, outcome: Answer | AnswerbackError, *, now_ms: int) -> Turn:
+    """The turn with its ending."""
+    over = replace(turn, position=None, answered_at_ms=now_ms, sent_percent=None)
+    match outcome:
+        case Answer():
+            return _with_answer(replace(over, status=TurnStatus.COMPLETED), outcome)
+        case RequestCancelled(answer=answer):
+            return _with_answer(replace(over, status=TurnStatus.CANCELLED), answer)
+        case RequestFailed():
+            retry_at_ms = None if outcome.retry_after_ms is None else now_ms + outcome.retry_after_ms
+            is_over_budget = outcome.reason == "budget" and outcome.retryable
+            code = FailureCode.OVER_BUDGET if is_over_budget else code_of(outcome.code)
+            opens_at = outcome.resets_at if is_over_budget and (outcome.retry_after_ms or 0) > _SOON_MS else None
+            failure = Failure(
+                code=code,
+                is_retryable=outcome.retryable,
+                retry_at_ms=retry_at_ms,
+                opens_at_ms=None if opens_at is None else instant_ms(opens_at, now_ms),
+            )
+            failed = replace(over, status=TurnStatus.FAILED, failure=failure)
+            return failed if outcome.answer is None else _with_answer(failed, outcome.answer)
+        case _:  # RequestTimeout, MessageTooLarge, ProtocolViolation: made by the client; what is shown stays
+            failure = Failure(code=code_of(outcome.code), is_retryable=outcome.retryable)
+            return replace(over, status=TurnStatus.FAILED, failure=failure)
+
+
+def code_of(code: str | None) -> FailureCode:
+    """A word of the closed list."""
+    return FailureCode(code) if code in _CODES else FailureCode.INTERNAL
+
+
+def _with_answer(turn: Turn, answer: Answer) -> Turn:
+    usage, timing = answer.usage, answer.timing
+    return replace(
+        turn,
+        answer=written(answer.parts) if answer.parts else answer.text,
+        attempt=answer.attempt,
+        model=answer.model or turn.model,
+        finish_reason=answer.finish_reason,
+        tokens=None if usage is None else Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens),
+        times=None
+        if timing is None
+        else Times(queued_ms=timing.queued_ms, first_text_ms=timing.first_text_ms, total_ms=timing.total_ms),
+    )
 
 
 def own_files(files: Sequence[File | Attachment]) -> tuple[File, ...]:

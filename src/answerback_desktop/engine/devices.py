@@ -7,7 +7,7 @@ it, and the sync takes it from there. Whatever the history brings first is not s
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -29,15 +29,12 @@ from answerback.client import (
     is_id,
 )
 from answerback.tasks import Tasks
-from answerback_desktop.engine.answers import LiveAnswer
-from answerback_desktop.engine.events import Event, TurnChanged, TurnsRemoved
+from answerback_desktop.engine.answers import LiveAnswer, ended
+from answerback_desktop.engine.events import TurnChanged, TurnsRemoved
 from answerback_desktop.engine.export import instant_ms
-from answerback_desktop.engine.outbox import ended
 from answerback_desktop.engine.sync import Sync, title_in_list
 from answerback_desktop.records import Turn, TurnStatus
-from answerback_desktop.store.history import HistoryStore
-from answerback_desktop.store.schema import Database, StoreError
-from answerback_desktop.store.store import AccountStore
+from answerback_desktop.store.schema import StoreError
 
 if TYPE_CHECKING:
     from answerback_desktop.engine.account import AccountEngine
@@ -51,23 +48,14 @@ class Devices:
     A server that does not offer this is left alone until the next connection.
     """
 
-    def __init__(
-        self,
-        client: Client,
-        *,
-        sync: Sync,
-        database: Database,
-        account: "AccountEngine",
-        emit: Callable[[Event], None],
-        clock: Callable[[], int],
-    ) -> None:
+    def __init__(self, client: Client, sync: Sync, account: "AccountEngine") -> None:
         self._client = client
         self._sync = sync
-        self._store = AccountStore(database)
-        self._history = HistoryStore(database)
+        self._store = account.store
+        self._history = account.history
         self._account = account
-        self._emit = emit
-        self._clock = clock
+        self._emit = account.emit
+        self._clock = account.clock
         self._tasks = Tasks()
         self._open: str | None = None
         self._watching: asyncio.Task[None] | None = None

@@ -4,20 +4,39 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
+from functools import wraps
+from typing import Concatenate, ParamSpec
 
-from answerback.client import Attachment, File
 from answerback_desktop.engine.account import AccountEngine
 from answerback_desktop.engine.environment import Environment
 from answerback_desktop.engine.events import EngineStopped, Event
-from answerback_desktop.engine.export import ExportFormat
 from answerback_desktop.engine.session_controller import SessionController
-from answerback_desktop.records import Traits
-from answerback_desktop.settings import Settings
 
 log = logging.getLogger("answerback.desktop")
+
+_P = ParamSpec("_P")
+
+
+def _command_of_session(
+    command: Callable[Concatenate[SessionController, _P], None],
+) -> Callable[Concatenate["Engine", _P], None]:
+    @wraps(command)
+    def give(engine: "Engine", /, *args: _P.args, **named: _P.kwargs) -> None:
+        engine.do(lambda controller: command(controller, *args, **named))
+
+    return give
+
+
+def _command_of_account(
+    command: Callable[Concatenate[AccountEngine, _P], None],
+) -> Callable[Concatenate["Engine", _P], None]:
+    @wraps(command)
+    def give(engine: "Engine", /, *args: _P.args, **named: _P.kwargs) -> None:
+        engine.do(lambda controller: controller.on_account(lambda account: command(account, *args, **named)))
+
+    return give
 
 
 class Engine:
@@ -80,124 +99,32 @@ class Engine:
 
     # --- commands: thread-safe, at once, without a result; what comes of a command comes as events
 
-    def ask(
-        self,
-        conversation_id: str,
-        request_id: str,
-        text: str,
-        *,
-        replaces: str | None = None,
-        files: Sequence[File | Attachment] = (),
-    ) -> None:
-        """Ask a question, with the model, system prompt and limit of the settings. `TurnChanged` follows at once.
-
-        `request_id`: a new uuid4. `replaces`: the turn whose place it takes (regenerate, edit); that turn and all
-        after it become earlier versions, and come back if the new one does not complete. `files` go with it; an
-        `Attachment` is one of an earlier question, of which the account has a copy.
-        """
-        self._do(lambda controller: controller.ask(conversation_id, request_id, text, replaces=replaces, files=files))
-
-    def stop(self, request_id: str) -> None:
-        """Stop a question; its ending follows."""
-        self._on_account(lambda account: account.stop(request_id))
-
-    def forget_turn(self, request_id: str) -> None:
-        """Remove a turn that failed and that the server never took."""
-        self._on_account(lambda account: account.forget_turn(request_id))
-
-    def open_conversation(self, conversation_id: str) -> None:
-        """`TurnsLoaded` with the newest page follows; a poll of the server's history too."""
-        self._on_account(lambda account: account.open_conversation(conversation_id))
-
-    def load_more(self, conversation_id: str, before_request_id: str) -> None:
-        """`TurnsLoaded` with the page before this turn follows."""
-        self._on_account(lambda account: account.load_more(conversation_id, before_request_id))
-
-    def show(self, conversation_id: str | None, *, is_seen: bool) -> None:
-        """The conversation that is open in the window: what other devices ask there follows. None: none, or the window
-        is hidden. `is_seen`: the person looks at it, so its answers are read.
-        """
-        self._on_account(lambda account: account.show(conversation_id, is_seen=is_seen))
-
-    def save_draft(self, conversation_id: str, text: str) -> None:
-        """Keep what is typed; empty: nothing."""
-        self._on_account(lambda account: account.save_draft(conversation_id, text))
-
-    def rename(self, conversation_id: str, title: str) -> None:
-        """Give a conversation a title (cut to 200 characters); sent to the server when there is a connection."""
-        self._on_account(lambda account: account.rename(conversation_id, title))
-
-    def delete(self, conversation_id: str) -> None:
-        """Remove it from the list. The server deletes it when the time for an undo is over (`UNDO_S`)."""
-        self._on_account(lambda account: account.delete(conversation_id))
-
-    def undo_delete(self, conversation_id: str) -> None:
-        """Bring it back, here and at the server."""
-        self._on_account(lambda account: account.undo_delete(conversation_id))
-
-    def search(self, query: str) -> None:
-        """`SearchFound` follows."""
-        self._on_account(lambda account: account.search(query))
-
-    def export(self, conversation_id: str | None, form: ExportFormat) -> None:
-        """`Exported` follows. None: all conversations, with the earlier versions of their turns."""
-        self._on_account(lambda account: account.export(conversation_id, form))
-
-    def fetch_file(self, named: Attachment) -> None:
-        """`FileFetched` follows, from this computer or from the server; a notice says why not."""
-        self._on_account(lambda account: account.fetch_file(named))
-
-    def import_file(self, path: Path) -> None:
-        """Add what an export has and this account has not. A notice says what became of it."""
-        self._do(lambda controller: controller.import_file(path))
-
-    def save_edit(self, conversation_id: str, request_id: str, text: str) -> None:
-        """Keep a question that was changed and not asked again; empty: nothing."""
-        self._on_account(lambda account: account.save_edit(conversation_id, request_id, text))
-
-    def set_traits(self, conversation_id: str, traits: Traits) -> None:
-        """Pin, archive, tag; give it a model and a system prompt. `TraitsChanged` follows."""
-        self._on_account(lambda account: account.set_traits(conversation_id, traits))
-
-    def settle_missing(self, *, keep: bool) -> None:
-        """What the server has lost stays here for good, or goes."""
-        self._on_account(lambda account: account.settle_missing(keep=keep))
-
-    def open_kept(self, name: str | None) -> None:
-        """Show what is kept of another server (`AccountOpened.kept`), to read and export; None: the server again."""
-        self._do(lambda controller: controller.open_kept(name))
-
-    def refresh(self) -> None:
-        """Poll for changes of other devices: the window has got the focus."""
-        self._on_account(lambda account: account.refresh())
-
-    def reconnect(self) -> None:
-        """Try at once; also after the client was stopped."""
-        self._do(lambda controller: controller.reconnect())
-
-    def change_settings(self, settings: Settings) -> None:
-        """Store them, and let them hold. Another server or user: `AccountOpened` follows."""
-        self._do(lambda controller: controller.change_settings(settings))
-
-    def sign_in(self) -> None:
-        """Open the system browser (OIDC). `SignInChanged` follows."""
-        self._do(lambda controller: controller.sign_in())
-
-    def cancel_sign_in(self) -> None:
-        """Do not wait for the browser any more."""
-        self._do(lambda controller: controller.cancel_sign_in())
-
-    def sign_out(self) -> None:
-        """Forget the tokens; the local data stays and is shown again after the next sign-in of that user."""
-        self._do(lambda controller: controller.sign_out())
-
-    def start_gateway(self) -> None:
-        """Start a gateway with the embedded model on this machine. `GatewayChanged` follows."""
-        self._do(lambda controller: controller.start_gateway())
-
-    def find_local_models(self) -> None:
-        """Look for an Ollama on this machine. `LocalModelsFound` follows."""
-        self._do(lambda controller: controller.find_local_models())
+    ask = _command_of_session(SessionController.ask)
+    stop = _command_of_account(AccountEngine.stop)
+    forget_turn = _command_of_account(AccountEngine.forget_turn)
+    open_conversation = _command_of_account(AccountEngine.open_conversation)
+    load_more = _command_of_account(AccountEngine.load_more)
+    show = _command_of_account(AccountEngine.show)
+    save_draft = _command_of_account(AccountEngine.save_draft)
+    rename = _command_of_account(AccountEngine.rename)
+    delete = _command_of_account(AccountEngine.delete)
+    undo_delete = _command_of_account(AccountEngine.undo_delete)
+    search = _command_of_account(AccountEngine.search)
+    export = _command_of_account(AccountEngine.export)
+    fetch_file = _command_of_account(AccountEngine.fetch_file)
+    import_file = _command_of_session(SessionController.import_file)
+    save_edit = _command_of_account(AccountEngine.save_edit)
+    set_traits = _command_of_account(AccountEngine.set_traits)
+    settle_missing = _command_of_account(AccountEngine.settle_missing)
+    open_kept = _command_of_session(SessionController.open_kept)
+    refresh = _command_of_account(AccountEngine.refresh)
+    reconnect = _command_of_session(SessionController.reconnect)
+    change_settings = _command_of_session(SessionController.change_settings)
+    sign_in = _command_of_session(SessionController.sign_in)
+    cancel_sign_in = _command_of_session(SessionController.cancel_sign_in)
+    sign_out = _command_of_session(SessionController.sign_out)
+    start_gateway = _command_of_session(SessionController.start_gateway)
+    find_local_models = _command_of_session(SessionController.find_local_models)
 
     # --- inside
 
@@ -206,10 +133,8 @@ class Engine:
         if self._on_event is not None:
             self._on_event()
 
-    def _on_account(self, command: Callable[[AccountEngine], None]) -> None:
-        self._do(lambda controller: controller.on_account(command))
-
-    def _do(self, command: Callable[[SessionController], None]) -> None:
+    def do(self, command: Callable[[SessionController], None]) -> None:
+        """Let the controller do something, soon."""
         loop, controller = self._loop, self._controller
         if loop is None or controller is None:
             return

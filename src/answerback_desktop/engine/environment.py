@@ -25,6 +25,8 @@ from answerback_desktop.signin.vault import KeyringVault, Vault
 
 log = logging.getLogger("answerback.desktop")
 
+TIMING: Final = Timing(queue_wait_s=WAIT_S, stream_silence_s=SILENCE_S)
+"""The client's durations for an app that stays open: a question waits as long as the server remembers it."""
 OLLAMA_URL: Final = "http://127.0.0.1:11434"
 _TIMEOUT_S: Final = 2.0
 _MAX_BYTES: Final = 1 << 20
@@ -62,11 +64,6 @@ def _is_name(name: str) -> bool:
     return 0 < len(name) <= 128 and name.isprintable() and not any(character.isspace() for character in name)
 
 
-def app_timing() -> Timing:
-    """The client's durations for an app that stays open: a question waits as long as the server remembers it."""
-    return Timing(queue_wait_s=WAIT_S, stream_silence_s=SILENCE_S)
-
-
 class OutboundChoice:
     """Puts the CA file and the proxy of the settings where all clients of this process, and its gateway, look."""
 
@@ -98,7 +95,7 @@ class Environment:
     vault: Vault = field(default_factory=KeyringVault)
     open_browser: Callable[[str], bool] = webbrowser.open
     clock: Callable[[], int] = epoch_ms
-    timing: Timing = field(default_factory=app_timing)
+    timing: Timing = TIMING
     gateway_command: tuple[str, ...] = (sys.executable, "-m", "answerback")
     gateway_arguments: tuple[str, ...] = ()
     ollama_url: str = OLLAMA_URL

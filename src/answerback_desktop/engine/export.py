@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
@@ -164,35 +164,30 @@ def _ending(turn: Turn) -> list[str]:
 
 
 def _written(kept: Kept) -> _Conversation:
-    one, traits = kept.conversation, kept.traits
+    one = kept.conversation
     return _Conversation(
         conversation_id=one.conversation_id,
         title=one.title,
         created_at=_instant(one.created_at_ms),
         updated_at=_instant(one.updated_at_ms),
-        is_pinned=traits.is_pinned,
-        is_archived=traits.is_archived,
-        tags=traits.tags,
-        model=traits.model,
-        system=traits.system,
         turns=tuple(_turn(turn) for turn in kept.turns),
+        **asdict(kept.traits),
     )
+
+
+_SAME: Final = (
+    *("request_id", "question", "answer", "status", "model", "replaces", "superseded_by", "finish_reason"),
+    "attachments",
+)
+"""What a turn of the file has as it is here."""
 
 
 def _turn(turn: Turn) -> _Turn:
     return _Turn(
-        request_id=turn.request_id,
-        question=turn.question,
-        answer=turn.answer,
-        status=turn.status,
+        **{name: getattr(turn, name) for name in _SAME},
         asked_at=_instant(turn.asked_at_ms),
         answered_at=None if turn.answered_at_ms is None else _instant(turn.answered_at_ms),
-        model=turn.model,
-        replaces=turn.replaces,
-        superseded_by=turn.superseded_by,
-        finish_reason=turn.finish_reason,
         error_code=None if turn.failure is None else turn.failure.code.value,
-        attachments=turn.attachments,
         usage=turn.tokens,
         timing=turn.times,
     )

@@ -5,14 +5,13 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 import jwt
 
 from answerback.client import is_id
 from answerback.tasks import Tasks
-from answerback_desktop.engine.account import Credentials
+from answerback_desktop.engine.account import Login
 from answerback_desktop.engine.environment import Environment
 from answerback_desktop.engine.events import Event, NoticeCode, NoticeRaised, SignInChanged, SignInStatus
 from answerback_desktop.records import Account
@@ -24,15 +23,6 @@ log = logging.getLogger("answerback.desktop")
 
 ANONYMOUS: Final = "anonymous"
 """Whom a server without authentication takes an app for that names nobody."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Login:
-    """An account, and how to speak for it."""
-
-    account: Account
-    credentials: Credentials
-    token_source: TokenSource | None = None
 
 
 def account_of(server_url: str, user: str) -> Account:
@@ -68,7 +58,7 @@ class Logins:
             case AuthMode.NONE:
                 self._emit(SignInChanged(status=SignInStatus.NOT_NEEDED))
                 account = account_of(settings.server_url, settings.user or ANONYMOUS)
-                return Login(account=account, credentials=Credentials(user=settings.user or None))
+                return Login(account=account, user=settings.user or None)
             case AuthMode.TOKEN:
                 return await self._by_token(settings)
             case AuthMode.OIDC:
@@ -110,7 +100,7 @@ class Logins:
             return None
         user = user_of(token)
         self._emit(SignInChanged(status=SignInStatus.SIGNED_IN, user=user))
-        return Login(account=account_of(settings.server_url, user), credentials=Credentials(token=token))
+        return Login(account=account_of(settings.server_url, user), token=token)
 
     def _signed_in(self, settings: Settings, identity: Identity, grant: Grant | None) -> Login:
         token_source = TokenSource(
@@ -123,8 +113,7 @@ class Logins:
             on_failure=self._on_failure,
         )
         self._emit(SignInChanged(status=SignInStatus.SIGNED_IN, user=identity.name or identity.subject))
-        account = account_of(settings.server_url, identity.subject)
-        return Login(account=account, credentials=Credentials(token=token_source), token_source=token_source)
+        return Login(account=account_of(settings.server_url, identity.subject), token=token_source)
 
     def _keep_soon(self, name: str, secret: str) -> None:
         self._keeping.start(self._keep(name, secret), name="keyring")

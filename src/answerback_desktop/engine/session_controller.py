@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from answerback.client import Attachment, File
 from answerback.tasks import Tasks
-from answerback_desktop.engine.account import AccountEngine
+from answerback_desktop.engine.account import AccountEngine, Login
 from answerback_desktop.engine.answers import own_files
 from answerback_desktop.engine.environment import Environment, OutboundChoice, models_at, spec_of
 from answerback_desktop.engine.events import (
@@ -29,11 +29,11 @@ from answerback_desktop.engine.events import (
     SignInChanged,
     SignInStatus,
 )
-from answerback_desktop.engine.identity import Login, Logins, is_same_login
+from answerback_desktop.engine.identity import Logins, is_same_login
 from answerback_desktop.gateway import GatewayFailed, LocalGateway, address_of, can_start
 from answerback_desktop.settings import AuthMode, Preset, PresetError, Settings, SettingsFile, problems
 from answerback_desktop.signin.provider import SignInError
-from answerback_desktop.store.accounts import AccountFiles
+from answerback_desktop.store.files import AccountFiles
 from answerback_desktop.store.schema import Database, StoreError, trouble_of
 
 log = logging.getLogger("answerback.desktop")
@@ -49,12 +49,12 @@ class SessionController:
     """
 
     def __init__(self, environment: Environment, emit: Callable[[Event], None]) -> None:
-        self._environment = environment
+        self.environment = environment
         self._out = emit
         self._preset = Preset()
-        self._settings = Settings()
+        self.settings = Settings()
         self._outbound = OutboundChoice()
-        self._identity = Logins(environment, self._emit, self._token_failed)
+        self._identity = Logins(environment, self.emit, self._token_failed)
         self._login: Login | None = None
         self._account: AccountEngine | None = None
         self._lock = asyncio.Lock()
@@ -67,21 +67,21 @@ class SessionController:
 
     async def open(self) -> None:
         """Settings, then the account; one that needs the keyring follows later. Raises: OSError."""
-        self._environment.profile.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.environment.profile.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            self._preset = Preset.load(self._environment.preset_path)
+            self._preset = Preset.load(self.environment.preset_path)
         except PresetError as exc:
-            log.error("the preset %s is not used: %s", self._environment.preset_path, exc)
-            facts = {"path": str(self._environment.preset_path), "reason": str(exc)}
-            self._emit(NoticeRaised(code=NoticeCode.PRESET_WRONG, facts=facts))
-        self._file = SettingsFile(self._environment.profile.settings_path, self._preset)
-        self._settings = self._file.load()
-        self._outbound.apply(self._settings)
+            log.error("the preset %s is not used: %s", self.environment.preset_path, exc)
+            facts = {"path": str(self.environment.preset_path), "reason": str(exc)}
+            self.emit(NoticeRaised(code=NoticeCode.PRESET_WRONG, facts=facts))
+        self._file = SettingsFile(self.environment.profile.settings_path, self._preset)
+        self.settings = self._file.load()
+        self._outbound.apply(self.settings)
         self._emit_settings()
         if self._file.moved_aside is not None:
-            self._emit(NoticeRaised(code=NoticeCode.SETTINGS_MOVED_ASIDE, facts={"path": str(self._file.moved_aside)}))
-        if self._settings.auth is AuthMode.NONE:
-            await self._open_account(await self._identity.login(self._settings))
+            self.emit(NoticeRaised(code=NoticeCode.SETTINGS_MOVED_ASIDE, facts={"path": str(self._file.moved_aside)}))
+        if self.settings.auth is AuthMode.NONE:
+            await self._open_account(await self._identity.login(self.settings))
         else:
             self._tasks.start(self._switch(), name="account")
 
@@ -98,39 +98,29 @@ class SessionController:
         """Close the open account and open the one that the settings name."""
         async with self._lock:
             await self._close_account()
-            await self._open_account(await self._identity.login(self._settings))
+            await self._open_account(await self._identity.login(self.settings))
 
     async def _open_account(self, login: Login | None) -> None:
         self._login = login
         if login is None:
-            self._emit(AccountClosed())
-            self._emit(ConnectionChanged(status=ConnectionStatus.SIGNED_OUT, reason=ConnectionReason.SIGN_IN_NEEDED))
+            self.emit(AccountClosed())
+            self.emit(ConnectionChanged(status=ConnectionStatus.SIGNED_OUT, reason=ConnectionReason.SIGN_IN_NEEDED))
             return
-        files = AccountFiles(self._environment.profile.accounts_folder, login.account)
+        files = AccountFiles(self.environment.profile.accounts_folder, login.account)
         self._open_data(login, files, files.open)
 
     def _open_data(self, login: Login, files: AccountFiles, open_database: Callable[[], Database]) -> None:
         try:
-            self._account = AccountEngine(
-                login.account,
-                open_database(),
-                login.credentials,
-                files=files,
-                on_other_store=lambda store_id: self._start_following(login, files, store_id),
-                is_own_gateway=lambda: self._gateway_status in (GatewayStatus.STARTING, GatewayStatus.RUNNING),
-                emit=self._emit,
-                clock=self._environment.clock,
-                settings=lambda: self._settings,
-                timing=self._environment.timing,
-            )
+            self._account = AccountEngine(self, login, open_database(), files)
             self._account.open()
         except StoreError as exc:
             log.exception("the local store cannot be opened")
             self._account = None
-            self._emit(NoticeRaised(code=NoticeCode(f"store-{exc.trouble}")))
-            self._emit(ConnectionChanged(status=ConnectionStatus.STOPPED, reason=ConnectionReason.CLOSED))
+            self.emit(NoticeRaised(code=NoticeCode(f"store-{exc.trouble}")))
+            self.emit(ConnectionChanged(status=ConnectionStatus.STOPPED, reason=ConnectionReason.CLOSED))
 
-    def _start_following(self, login: Login, files: AccountFiles, store_id: str) -> None:
+    def store_changed(self, login: Login, files: AccountFiles, store_id: str) -> None:
+        """The server's store is not the one of the account's data."""
         self._tasks.start(self._follow_store(login, files, store_id), name="other-store")
 
     async def _follow_store(self, login: Login, files: AccountFiles, store_id: str) -> None:
@@ -145,18 +135,18 @@ class SessionController:
                 files.met(store_id)
             except StoreError as exc:
                 log.exception("the file of the other store cannot be opened")
-                self._emit(NoticeRaised(code=NoticeCode(f"store-{exc.trouble}")))
+                self.emit(NoticeRaised(code=NoticeCode(f"store-{exc.trouble}")))
                 return
             self._open_data(login, files, files.open)
             if count:
                 facts: dict[str, str | int] = {"url": login.account.server_url, "count": count}
-                self._emit(NoticeRaised(code=NoticeCode.OTHER_STORE, facts=facts))
+                self.emit(NoticeRaised(code=NoticeCode.OTHER_STORE, facts=facts))
 
     async def _open_kept(self, name: str) -> None:
         async with self._lock:
             if (login := self._login) is None:
                 return
-            files = AccountFiles(self._environment.profile.accounts_folder, login.account)
+            files = AccountFiles(self.environment.profile.accounts_folder, login.account)
             database = files.open_kept(name)
             if database is None:
                 return
@@ -188,20 +178,26 @@ class SessionController:
         request_id: str,
         text: str,
         *,
-        replaces: str | None,
-        files: Sequence[File | Attachment],
+        replaces: str | None = None,
+        files: Sequence[File | Attachment] = (),
     ) -> None:
-        """Ask a question; when nobody is signed in, its text goes back into the draft."""
+        """Ask a question, with the model, system prompt and limit of the settings. `TurnChanged` follows at once.
+
+        `request_id`: a new uuid4. `replaces`: the turn whose place it takes (regenerate, edit); that turn and all
+        after it become earlier versions, and come back if the new one does not complete. `files` go with it; an
+        `Attachment` is one of an earlier question, of which the account has a copy.
+        """
         if self._account is None:
-            self._emit(DraftReturned(conversation_id=conversation_id, text=text, files=own_files(files)))
+            self.emit(DraftReturned(conversation_id=conversation_id, text=text, files=own_files(files)))
             return
         self.on_account(lambda account: account.ask(conversation_id, request_id, text, replaces=replaces, files=files))
 
     def open_kept(self, name: str | None) -> None:
-        """Show conversations that are kept beside those of the server; None: those of the server again."""
+        """Show what is kept of another server (`AccountOpened.kept`), to read and export; None: the server again."""
         self._tasks.start(self._switch() if name is None else self._open_kept(name), name="account")
 
     def import_file(self, path: Path) -> None:
+        """Add what an export has and this account has not. A notice says what became of it."""
         self._tasks.start(self._import(path), name="import")
 
     async def _import(self, path: Path) -> None:
@@ -210,28 +206,29 @@ class SessionController:
                 raise ValueError
             text = (await asyncio.to_thread(path.read_bytes)).decode("utf-8")
         except (OSError, ValueError):
-            self._emit(NoticeRaised(code=NoticeCode.IMPORT_FAILED, facts={"name": path.name}))
+            self.emit(NoticeRaised(code=NoticeCode.IMPORT_FAILED, facts={"name": path.name}))
             return
         self.on_account(lambda account: account.import_text(text, path.name))
 
     def reconnect(self) -> None:
+        """Try at once; also after the client was stopped."""
         if self._account is None and self._signing_in is None:
             self._tasks.start(self._switch(), name="account")
         self.on_account(lambda account: account.reconnect())
 
     def change_settings(self, settings: Settings) -> None:
-        """Store valid settings and apply them; the dialog checked them before."""
+        """Store them, and let them hold. Another server or user: `AccountOpened` follows."""
         if problems(settings):
             return
         settings = self._preset.enforced(settings)
-        before, self._settings = self._settings, replace(settings, token="")
+        before, self.settings = self.settings, replace(settings, token="")
         try:
-            self._file.save(self._settings)
+            self._file.save(self.settings)
         except OSError as exc:
             log.exception("the settings cannot be written")
-            self._emit(NoticeRaised(code=NoticeCode(f"store-{trouble_of(exc)}")))
+            self.emit(NoticeRaised(code=NoticeCode(f"store-{trouble_of(exc)}")))
         self._emit_settings()
-        self._outbound.apply(self._settings)
+        self._outbound.apply(self.settings)
         if settings.token or not is_same_login(before, settings):
             self.cancel_sign_in()
             self._tasks.start(self._log_in_again(settings), name="settings")
@@ -246,19 +243,22 @@ class SessionController:
         await self._switch()
 
     def _emit_settings(self) -> None:
-        self._emit(SettingsChanged(self._settings, locked=self._preset.locked, models=self._preset.models))
+        self.emit(SettingsChanged(self.settings, locked=self._preset.locked, models=self._preset.models))
 
     # --- sign-in
 
     def sign_in(self) -> None:
-        if self._settings.auth is AuthMode.OIDC and self._signing_in is None:
-            self._signing_in = self._tasks.start(self._sign_in(self._settings), name="sign-in")
+        """Open the system browser (OIDC). `SignInChanged` follows."""
+        if self.settings.auth is AuthMode.OIDC and self._signing_in is None:
+            self._signing_in = self._tasks.start(self._sign_in(self.settings), name="sign-in")
 
     def cancel_sign_in(self) -> None:
+        """Do not wait for the browser any more."""
         if self._signing_in is not None:
             self._signing_in.cancel()
 
     def sign_out(self) -> None:
+        """Forget the tokens; the local data stays and is shown again after the next sign-in of that user."""
         self.cancel_sign_in()
         self._tasks.start(self._sign_out(), name="sign-out")
 
@@ -269,7 +269,7 @@ class SessionController:
                 await self._close_account()
                 await self._open_account(login)
         except SignInError as exc:
-            self._emit(NoticeRaised(code=NoticeCode.SIGN_IN_FAILED, facts={"reason": exc.failure.value}))
+            self.emit(NoticeRaised(code=NoticeCode.SIGN_IN_FAILED, facts={"reason": exc.failure.value}))
             self._emit_sign_in()
         except asyncio.CancelledError:
             self._emit_sign_in()
@@ -281,16 +281,16 @@ class SessionController:
         """Emit the sign-in status after a sign-in that failed."""
         token_source = None if self._login is None else self._login.token_source
         if token_source is None:
-            self._emit(SignInChanged(status=SignInStatus.SIGNED_OUT))
+            self.emit(SignInChanged(status=SignInStatus.SIGNED_OUT))
         else:
             user = token_source.identity.name or token_source.identity.subject
-            self._emit(SignInChanged(status=SignInStatus.SIGNED_IN, user=user))
+            self.emit(SignInChanged(status=SignInStatus.SIGNED_IN, user=user))
 
     async def _sign_out(self) -> None:
         async with self._lock:
             await self._close_account()
-            if self._settings.auth is not AuthMode.NONE:
-                await self._identity.forget(self._settings)
+            if self.settings.auth is not AuthMode.NONE:
+                await self._identity.forget(self.settings)
         await self._switch()
 
     def _token_failed(self, error: SignInError) -> None:
@@ -300,27 +300,33 @@ class SessionController:
             return
         account.tracker.is_token_missing = True
         if error.is_final:
-            self._emit(NoticeRaised(code=NoticeCode.SIGN_IN_FAILED, facts={"reason": error.failure.value}))
-            self._emit(SignInChanged(status=SignInStatus.SIGNED_OUT))
+            self.emit(NoticeRaised(code=NoticeCode.SIGN_IN_FAILED, facts={"reason": error.failure.value}))
+            self.emit(SignInChanged(status=SignInStatus.SIGNED_OUT))
             self._tasks.start(account.sign_out(), name="signed-out")
 
     # --- the local gateway
 
+    @property
+    def is_gateway_ours(self) -> bool:
+        """Whether the app runs the server itself."""
+        return self._gateway_status in (GatewayStatus.STARTING, GatewayStatus.RUNNING)
+
     def start_gateway(self) -> None:
+        """Start a gateway with the embedded model on this machine. `GatewayChanged` follows."""
         if self._gateway is None or not self._gateway.is_running:
             self._tasks.start(self._start_gateway(), name="gateway")
 
     async def _start_gateway(self) -> None:
-        profile, address = self._environment.profile, address_of(self._settings.server_url)
+        profile, address = self.environment.profile, address_of(self.settings.server_url)
         if address is None or self._gateway_status is GatewayStatus.STARTING or not self._may_start_gateway():
             return
         self._emit_gateway(GatewayStatus.STARTING)
-        model = self._settings.local_model
+        model = self.settings.local_model
         gateway = LocalGateway(
             data_dir=profile.gateway_folder,
             log_path=profile.gateway_log_path,
-            command=self._environment.gateway_command,
-            arguments=(*self._environment.gateway_arguments, *self._model_arguments()),
+            command=self.environment.gateway_command,
+            arguments=(*self.environment.gateway_arguments, *self._model_arguments()),
             on_end=self._gateway_failed,
         )
         try:
@@ -330,7 +336,7 @@ class SessionController:
             return
         self._gateway = gateway
         self._emit_gateway(GatewayStatus.RUNNING)
-        if model != self._settings.local_model:  # chosen while it started
+        if model != self.settings.local_model:  # chosen while it started
             await self._restart_gateway()
             return
         self.find_local_models()
@@ -338,11 +344,11 @@ class SessionController:
 
     def _model_arguments(self) -> tuple[str, ...]:
         """What the gateway answers with: the model of the settings, and the embedded one beside it."""
-        name = self._settings.local_model
+        name = self.settings.local_model
         if not name:
             return ()
         embedded = ("--model", "local") if can_start() else ()
-        return ("--model", spec_of(self._environment.ollama_url, name), *embedded)
+        return ("--model", spec_of(self.environment.ollama_url, name), *embedded)
 
     async def _restart_gateway(self) -> None:
         if self._gateway is not None:
@@ -350,38 +356,38 @@ class SessionController:
         await self._start_gateway()
 
     def find_local_models(self) -> None:
-        """Look for an Ollama on this machine."""
+        """Look for an Ollama on this machine. `LocalModelsFound` follows."""
         self._tasks.start(self._find_local_models(), name="ollama")
 
     async def _find_local_models(self, *, and_offer: bool = False) -> None:
         """`and_offer`: then offer to start a gateway, if there is a model for it."""
-        names = await models_at(self._environment.ollama_url)
-        self._emit(LocalModelsFound(names))
+        names = await models_at(self.environment.ollama_url)
+        self.emit(LocalModelsFound(names))
         if and_offer and (names or can_start()) and self._gateway_status is GatewayStatus.UNKNOWN:
             self._emit_gateway(GatewayStatus.OFFERED)
 
     def _gateway_failed(self) -> None:
         self._emit_gateway(GatewayStatus.FAILED)
-        log_path = str(self._environment.profile.gateway_log_path)
-        self._emit(NoticeRaised(code=NoticeCode.GATEWAY_FAILED, facts={"log": log_path}))
+        log_path = str(self.environment.profile.gateway_log_path)
+        self.emit(NoticeRaised(code=NoticeCode.GATEWAY_FAILED, facts={"log": log_path}))
 
     def _emit_gateway(self, status: GatewayStatus) -> None:
         if status is not self._gateway_status:
             self._gateway_status = status
-            log_path = str(self._environment.profile.gateway_log_path)
-            self._out(GatewayChanged(status=status, url=self._settings.server_url, log=log_path))
+            log_path = str(self.environment.profile.gateway_log_path)
+            self._out(GatewayChanged(status=status, url=self.settings.server_url, log=log_path))
 
     def _find_gateway(self, connection: ConnectionChanged) -> None:
         """What the connection says about a gateway on this machine."""
         if self._gateway_status in (GatewayStatus.STARTING, GatewayStatus.RUNNING, GatewayStatus.FAILED):
             return
         is_nowhere = connection.reason is ConnectionReason.REFUSED
-        is_elsewhere = address_of(self._settings.server_url) is None
+        is_elsewhere = address_of(self.settings.server_url) is None
         is_anothers = is_nowhere and not self._may_start_gateway()
         if connection.status is ConnectionStatus.ONLINE or is_elsewhere or is_anothers:
             self._emit_gateway(GatewayStatus.NOT_OURS)
         elif is_nowhere:
-            if self._settings.starts_gateway and (self._settings.local_model or can_start()):
+            if self.settings.starts_gateway and (self.settings.local_model or can_start()):
                 self.start_gateway()
             elif self._gateway_status is not GatewayStatus.OFFERED:
                 self._gateway_status = GatewayStatus.UNKNOWN
@@ -396,7 +402,7 @@ class SessionController:
 
     # --- inside
 
-    def _emit(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         self._out(event)
         if isinstance(event, ConnectionChanged):
             self._find_gateway(event)

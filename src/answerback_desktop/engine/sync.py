@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -19,14 +18,14 @@ from answerback.client import (
     parts_of,
 )
 from answerback.client import Turn as HistoryTurn
+from answerback_desktop.engine.answers import code_of
 from answerback_desktop.engine.export import instant_ms
-from answerback_desktop.engine.outbox import code_of
 from answerback_desktop.engine.parts import written
 from answerback_desktop.records import Failure, Turn, TurnStatus
-from answerback_desktop.store.accounts import keep_copy
-from answerback_desktop.store.history import HistoryStore, Listed, TurnMerge
-from answerback_desktop.store.schema import Database, StoreError
-from answerback_desktop.store.store import AccountStore, Unsent
+from answerback_desktop.store.files import keep_copy
+from answerback_desktop.store.history import Listed, TurnMerge
+from answerback_desktop.store.schema import StoreError
+from answerback_desktop.store.store import Unsent
 
 if TYPE_CHECKING:
     from answerback_desktop.engine.account import AccountEngine
@@ -49,24 +48,12 @@ _BATCH: Final = 50
 class Sync:
     """Polls the server's history while one client runs. `request` asks for a pass, one conversation first."""
 
-    def __init__(
-        self,
-        server: Client,
-        *,
-        database: Database,
-        watcher: "AccountEngine",
-        clock: Callable[[], int],
-        is_online: Callable[[], bool],
-        is_watched: Callable[[], bool],
-    ) -> None:
+    def __init__(self, server: Client, account: "AccountEngine") -> None:
         self._server = server
-        self._database = database
-        self._store = AccountStore(database)
-        self._history = HistoryStore(database)
-        self._watcher = watcher
-        self._clock = clock
-        self._is_online = is_online
-        self._is_watched = is_watched
+        self._store = account.store
+        self._history = account.history
+        self._account = account
+        self._clock = account.clock
         self._wants_all = True
         self._wants_list = True
         self._requested = asyncio.Event()
@@ -100,14 +87,14 @@ class Sync:
         """Until cancelled."""
         while True:
             is_due = not await self._wait()
-            if not self._is_online():
+            if not self._account.is_online_by(self._server):
                 continue
             is_requested, self._wants_list = self._wants_list, False
             try:
                 await self._send_changes()
                 while self._deleted:
                     await self._remove_if_gone(self._deleted.pop())
-                if is_requested or (is_due and self._is_watched()):
+                if is_requested or (is_due and self._account.is_watched):
                     is_thorough, self._wants_all = self._wants_all or not is_requested, False
                     await self._appearance(is_thorough=is_thorough)
             except AnswerbackError as exc:
@@ -172,8 +159,8 @@ class Sync:
     def _give_back(self, conversation_id: str) -> None:
         """The server does not let it be deleted: it is shown again."""
         if self._store.undelete(conversation_id):
-            self._watcher.conversations_changed([conversation_id])
-        self._watcher.update_failed(conversation_id)
+            self._account.conversations_changed([conversation_id])
+        self._account.update_failed(conversation_id)
 
     async def _send_title(self, unsent: Unsent, title: str) -> None:
         try:
@@ -181,7 +168,7 @@ class Sync:
         except RequestFailed as exc:
             if is_unknown(exc) or exc.retryable:
                 return  # its first question has not ended yet, or the server is busy: later
-            self._watcher.update_failed(unsent.conversation_id)
+            self._account.update_failed(unsent.conversation_id)
         self._store.title_sent(unsent.conversation_id, title)
 
     # --- from the server ------------------------------------------------------------------------------------
@@ -204,14 +191,14 @@ class Sync:
                 unchanged = unchanged + 1 if self._history.is_current(one) else 0
         merge = self._history.merge_list(tuple(found.values()))
         if merge.changed:
-            self._watcher.conversations_changed(merge.changed)
+            self._account.conversations_changed(merge.changed)
         first, self._first = self._first, None
         for stale in sorted(merge.stale, key=lambda one: one.conversation_id != first):
             await self._fetch(stale)
         if is_whole and merge.is_loss:
             log.warning("the server has lost %d of %d conversations; they are kept", len(merge.missing), merge.known)
             self._history.keep_missing(merge.missing)
-            self._watcher.conversations_changed(merge.missing)
+            self._account.conversations_changed(merge.missing)
             return
         for conversation_id in merge.missing if is_whole else ():
             # A list that moves while its pages are read can miss one: only an empty history says that it is gone.
@@ -220,13 +207,13 @@ class Sync:
     async def _remove_if_gone(self, conversation_id: str) -> None:
         if self._store.conversation(conversation_id) is None or not await self._is_gone(conversation_id):
             return
-        self._watcher.write_down()  # a draft is kept
+        self._account.write_down()  # a draft is kept
         if (conversation := self._store.conversation(conversation_id)) is None:
             return  # deleted here meanwhile
-        keep_copy(self._database, self._history.loses(conversation_id))
+        keep_copy(self._account.database, self._history.loses(conversation_id))
         gone = self._history.gone(conversation_id)
-        self._watcher.turns_merged(conversation_id, TurnMerge(removed=list(gone.removed)))
-        self._watcher.conversation_gone(conversation, is_kept=gone.is_kept)
+        self._account.turns_merged(conversation_id, TurnMerge(removed=list(gone.removed)))
+        self._account.conversation_gone(conversation, is_kept=gone.is_kept)
 
     async def _fetch(self, wanted: Listed) -> None:
         """Newest first, until all that the server counts is here; if the counts differ, all of it is compared."""
@@ -238,10 +225,10 @@ class Sync:
         except TimeoutError:
             log.warning("the history of a conversation does not end; it is looked at again later")
             return
-        unread = 0 if is_first or self._watcher.is_seen(conversation_id) else merged.added
+        unread = 0 if is_first or self._account.is_seen(conversation_id) else merged.added
         self._history.synced(conversation_id, None if merged.under_way else wanted.state, new_answers=unread)
         if unread:
-            self._watcher.conversations_changed([conversation_id])
+            self._account.conversations_changed([conversation_id])
 
     async def _read(self, wanted: Listed, *, is_first: bool) -> TurnMerge:
         """How much is new. Merged piece by piece, the newest first; what the server lacks is known at the end."""
@@ -271,7 +258,7 @@ class Sync:
             return total  # deleted since it was listed: the next list says so
         rest = self._history.settle_others(conversation_id, seen)
         if rest.changed:
-            self._watcher.turns_merged(conversation_id, rest)
+            self._account.turns_merged(conversation_id, rest)
         return total
 
     async def _is_gone(self, conversation_id: str) -> bool:
@@ -283,7 +270,7 @@ class Sync:
             return []
         merge = self._history.merge_turns(conversation_id, reversed(batch))
         if merge.changed:
-            self._watcher.turns_merged(conversation_id, merge)
+            self._account.turns_merged(conversation_id, merge)
         total.added += merge.added
         total.under_way += merge.under_way
         if merge.under_way:

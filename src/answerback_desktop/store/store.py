@@ -396,33 +396,29 @@ class AccountStore:
         return tuple(sorted((turn_of(row) for row in rows), key=lambda turn: turn.order))
 
 
+_SAME: Final = (
+    *("request_id", "conversation_id", "question", "answer", "asked_at_ms", "answered_at_ms", "attempt", "model"),
+    *("replaces", "finish_reason", "superseded_by"),
+)
+"""The columns that hold a field of `Turn` as it is."""
+_OF_FAILURE: Final = ("retry_at_ms", "opens_at_ms")
+_OF_TOKENS: Final = ("input_tokens", "output_tokens")
+_OF_TIMES: Final = ("queued_ms", "first_text_ms", "total_ms")
+
+
 def row_of(turn: Turn) -> dict[str, Any]:
     """A turn for `SAVE_TURN`."""
-    failure, tokens, times = turn.failure, turn.tokens, turn.times
+    failure = turn.failure
     return {
-        "request_id": turn.request_id,
-        "conversation_id": turn.conversation_id,
-        "question": turn.question,
-        "answer": turn.answer,
+        **{name: getattr(turn, name) for name in _SAME},
+        **{name: getattr(failure, name, None) for name in _OF_FAILURE},
+        **{name: getattr(turn.tokens, name, None) for name in _OF_TOKENS},
+        **{name: getattr(turn.times, name, None) for name in _OF_TIMES},
         "status": turn.status.value,
         "is_over": turn.status.is_over,
-        "asked_at_ms": turn.asked_at_ms,
-        "answered_at_ms": turn.answered_at_ms,
-        "attempt": turn.attempt,
         "failure": None if failure is None else failure.code.value,
         "is_retryable": failure is not None and failure.is_retryable,
-        "retry_at_ms": None if failure is None else failure.retry_at_ms,
-        "opens_at_ms": None if failure is None else failure.opens_at_ms,
-        "model": turn.model,
-        "replaces": turn.replaces,
-        "finish_reason": turn.finish_reason,
-        "input_tokens": None if tokens is None else tokens.input_tokens,
-        "output_tokens": None if tokens is None else tokens.output_tokens,
-        "queued_ms": None if times is None else times.queued_ms,
-        "first_text_ms": None if times is None else times.first_text_ms,
-        "total_ms": None if times is None else times.total_ms,
         "is_synced": turn.is_synced,
-        "superseded_by": turn.superseded_by,
         "attachments": msgspec.json.encode(turn.attachments).decode() if turn.attachments else None,
     }
 
@@ -464,47 +460,27 @@ SELECT_CONVERSATIONS: Final = (
 def turn_of(row: Sequence[Any]) -> Turn:
     """A row of `SELECT_TURNS`."""
     found = dict(zip(TURN_COLUMNS, row, strict=True))
-    failure = found["failure"]
+    failure, tokens, times = None, None, None
+    if found["failure"] is not None:
+        more = {name: found[name] for name in _OF_FAILURE}
+        failure = Failure(code=FailureCode(found["failure"]), is_retryable=bool(found["is_retryable"]), **more)
+    if found["input_tokens"] is not None:
+        tokens = Usage(**{name: found[name] for name in _OF_TOKENS})
+    if found["total_ms"] is not None:
+        times = Times(**{name: found[name] for name in _OF_TIMES})
     return Turn(
-        request_id=found["request_id"],
-        conversation_id=found["conversation_id"],
-        question=found["question"],
-        answer=found["answer"],
+        **{name: found[name] for name in _SAME},
         status=TurnStatus(found["status"]),
-        asked_at_ms=found["asked_at_ms"],
-        answered_at_ms=found["answered_at_ms"],
-        attempt=found["attempt"],
-        failure=None
-        if failure is None
-        else Failure(
-            code=FailureCode(failure),
-            is_retryable=bool(found["is_retryable"]),
-            retry_at_ms=found["retry_at_ms"],
-            opens_at_ms=found["opens_at_ms"],
-        ),
-        model=found["model"],
-        replaces=found["replaces"],
-        finish_reason=found["finish_reason"],
-        tokens=None
-        if found["input_tokens"] is None
-        else Usage(input_tokens=found["input_tokens"], output_tokens=found["output_tokens"]),
-        times=None
-        if found["total_ms"] is None
-        else Times(queued_ms=found["queued_ms"], first_text_ms=found["first_text_ms"], total_ms=found["total_ms"]),
+        failure=failure,
+        tokens=tokens,
+        times=times,
         is_synced=bool(found["is_synced"]),
-        superseded_by=found["superseded_by"],
         attachments=msgspec.json.decode(found["attachments"] or "[]", type=tuple[Attachment, ...]),
     )
 
 
 def conversation_of(row: Sequence[Any]) -> Conversation:
     """A row of `SELECT_CONVERSATIONS`."""
-    conversation_id, title, created_at_ms, updated_at_ms, unread, is_missing = row
-    return Conversation(
-        conversation_id=conversation_id,
-        title=title,
-        created_at_ms=created_at_ms,
-        updated_at_ms=updated_at_ms,
-        unread=unread,
-        is_missing=bool(is_missing),
-    )
+    *facts, is_missing = row
+    names = ("conversation_id", "title", "created_at_ms", "updated_at_ms", "unread")
+    return Conversation(**dict(zip(names, facts, strict=True)), is_missing=bool(is_missing))

@@ -11,7 +11,6 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -75,11 +74,10 @@ class CrashWatch(QObject):
         super().__init__(parent)
         self._fault_path = fault_path
         self._fault_file: IO[str] | None = None
-        self._undo: list[Callable[[], object]] = []
 
     def install(self) -> None:
         """Take the hooks of the interpreter and of Qt."""
-        before = (sys.excepthook, threading.excepthook, sys.unraisablehook)
+        self._before = (sys.excepthook, threading.excepthook, sys.unraisablehook)
         sys.excepthook = self._uncaught
         threading.excepthook = self._uncaught_in_thread
         sys.unraisablehook = self._unraisable
@@ -87,16 +85,11 @@ class CrashWatch(QObject):
         if not faulthandler.is_enabled():  # else somebody wants the stacks elsewhere: -X faulthandler
             self._fault_file = self._fault_path.open("w", encoding="utf-8")
             faulthandler.enable(self._fault_file)
-        self._undo = [
-            lambda: setattr(sys, "excepthook", before[0]),
-            lambda: setattr(threading, "excepthook", before[1]),
-        ]
-        self._undo += [lambda: setattr(sys, "unraisablehook", before[2]), lambda: qInstallMessageHandler(None)]
 
     def remove(self) -> None:
-        for undo in self._undo:
-            undo()
-        self._undo = []
+        """Give them back; only after `install`."""
+        sys.excepthook, threading.excepthook, sys.unraisablehook = self._before
+        qInstallMessageHandler(None)
         if self._fault_file is not None:
             faulthandler.disable()
             self._fault_file.close()

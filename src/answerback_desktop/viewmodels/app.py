@@ -2,7 +2,7 @@
 
 import uuid
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, assert_never
 
 import msgspec
@@ -36,7 +36,7 @@ from answerback_desktop.engine.events import (
 )
 from answerback_desktop.records import Account, KeptHistory, SearchHit
 from answerback_desktop.settings import Field, Settings, problems
-from answerback_desktop.viewmodels.changes import Changes, Collector
+from answerback_desktop.viewmodels.changes import Changes
 from answerback_desktop.viewmodels.connection import ConnectionViewModel
 from answerback_desktop.viewmodels.conversation import ConversationViewModel
 
@@ -51,15 +51,16 @@ class AppViewModel:
 
     What needs nothing of what is shown, a widget tells `commands` itself.
 
-    Feed it: `changes = app.apply(engine.drain())`, about 30 times a second. `notices` is taken from the left by
-    the widgets. `current` None: the empty state (no conversation at all is chosen). `other_store`: the notice that
-    another server answers than before, until the person has chosen to go on.
+    Feed it: `changes = app.apply(engine.drain())`, about 30 times a second. `notices` is taken from the left by the
+    widgets. `conversations`: the list, pinned ones first, then last used first, begun ones before all; those in the
+    archive are shown alone, by `show_archive`. `current` None: the empty state (no conversation at all is chosen).
+    `other_store`: the notice that another server answers than before, until the person has chosen to go on.
     """
 
     def __init__(self, commands: "Engine") -> None:
         self.commands = commands
         self._by_id: dict[str, ConversationViewModel] = {}
-        self._ordered: list[ConversationViewModel] = []
+        self.conversations: list[ConversationViewModel] = []
         self._is_shown = True
         self._is_visible = True
         self.connection = ConnectionViewModel()
@@ -80,19 +81,6 @@ class AppViewModel:
         self.exported: Exported | FileFetched | None = None
 
     # --- conversations
-
-    @property
-    def conversations(self) -> Sequence[ConversationViewModel]:
-        """The list: pinned ones first, then last used first; begun ones come before all. Not a copy.
-
-        Those in the archive are shown alone, by `show_archive`.
-        """
-        return self._ordered
-
-    @property
-    def tags(self) -> tuple[str, ...]:
-        """All that are in use, by name."""
-        return tuple(sorted({tag for one in self._by_id.values() for tag in one.traits.tags}, key=str.casefold))
 
     @property
     def missing(self) -> int:
@@ -143,7 +131,7 @@ class AppViewModel:
     @property
     def unsent(self) -> int:
         """Questions that the server has not taken yet, in all conversations."""
-        return sum(conversation.unsent for conversation in self._ordered)
+        return sum(conversation.unsent for conversation in self.conversations)
 
     def conversation(self, conversation_id: str) -> ConversationViewModel | None:
         return self._by_id.get(conversation_id)
@@ -209,14 +197,15 @@ class AppViewModel:
 
     def apply(self, events: Iterable[Event]) -> Changes:
         """Apply the engine's events, in order."""
-        changes = Collector()
+        changes = Changes()
         for event in events:
             self._take(event, changes)
-        if "list" in changes.flags or changes.conversations:
+        if changes.list or changes.conversations:
             self._sort_if_needed(changes)
-        return changes.finish()
+        changes.appended -= changes.turns
+        return changes
 
-    def _take(self, event: Event, changes: Collector) -> None:  # noqa: PLR0912, PLR0915 - one case an event
+    def _take(self, event: Event, changes: Changes) -> None:  # noqa: PLR0912, PLR0915 - one case an event
         match event:
             case TextAppended():
                 if (conversation := self._by_id.get(event.conversation_id)) is not None:
@@ -241,7 +230,7 @@ class AppViewModel:
                 changes.drafts.add(event.conversation_id)
             case ConnectionChanged() | RoundTripMeasured() | BudgetRead():
                 self.connection.take(event)
-                changes.flags.add("connection")
+                changes.connection = True
             case AccountOpened():
                 self._open_account(event, changes)
             case AccountClosed():
@@ -249,41 +238,41 @@ class AppViewModel:
             case SettingsChanged(settings):
                 self.settings, self.locked, self._models = settings, event.locked, event.models
                 self.connection.server_url = settings.server_url
-                changes.flags |= {"settings", "connection"}
+                changes.settings = changes.connection = True
             case SignInChanged():
                 self.sign_in = event
-                changes.flags.add("sign_in")
+                changes.sign_in = True
             case GatewayChanged():
                 self.gateway = event
-                changes.flags.add("gateway")
+                changes.gateway = True
             case LocalModelsFound(names):
                 self.local_models = names
-                changes.flags.add("gateway")
+                changes.gateway = True
             case SearchFound():
                 if event.query == self.search_query:
                     self.search_result = event
-                    changes.flags.add("search")
+                    changes.search = True
             case Exported() | FileFetched():
                 self.exported = event
-                changes.flags.add("exported")
+                changes.exported = True
             case NoticeRaised():
                 if event.code is NoticeCode.OTHER_STORE:
                     self.other_store = event
                 else:
                     self.notices.append(event)
-                changes.flags.add("notices")
+                changes.notices = True
             case EngineStopped():
-                changes.flags.add("stopped")
+                changes.stopped = True
             case _:
                 assert_never(event)
 
-    def _open_account(self, event: AccountOpened, changes: Collector) -> None:
+    def _open_account(self, event: AccountOpened, changes: Changes) -> None:
         self._forget(changes)
         self.account = event.account
         for record in event.conversations:
             self._new(record.conversation_id).record = record
         for turn in event.pending:
-            self._get(turn.conversation_id, changes).note_pending([turn])
+            self._get(turn.conversation_id, changes).note_pending(turn)
         for conversation_id, text in event.drafts.items():
             conversation = self._get(conversation_id, changes)
             conversation.draft = text
@@ -297,47 +286,47 @@ class AppViewModel:
         self.kept = event.kept
         self._sort()
 
-    def _forget(self, changes: Collector) -> None:
+    def _forget(self, changes: Changes) -> None:
         self.account = None
         self.kept = ()
         self.other_store = None
         self.shows_archive = False
         self._by_id.clear()
-        self._ordered = []
+        self.conversations = []
         self.current = None
         self.search_query = ""
         self.search_result = None
         self.exported = None
         self.connection.forget()
-        changes.flags |= {"everything", "list", "current", "connection"}
+        changes.everything = changes.list = changes.current = changes.connection = True
 
-    def _take_conversations(self, event: ConversationsChanged, changes: Collector) -> None:
+    def _take_conversations(self, event: ConversationsChanged, changes: Changes) -> None:
         for record in event.changed:
             conversation = self._by_id.get(record.conversation_id)
             if conversation is None:
                 conversation = self._new(record.conversation_id)
-                changes.flags.add("list")
+                changes.list = True
             conversation.record = record
             changes.conversations.add(record.conversation_id)
         for conversation_id in event.removed:
             gone = self._by_id.pop(conversation_id, None)
             if gone is None:
                 continue
-            changes.flags.add("list")
+            changes.list = True
             begun = None
             if gone.files:  # deleted on another device: what was to be sent from here is not lost
                 begun = self._new(conversation_id)
                 begun.files, begun.is_loaded = gone.files, True
             if gone is self.current:
                 self.current = begun
-                changes.flags.add("current")
+                changes.current = True
                 self._report_shown()
 
-    def _get(self, conversation_id: str, changes: Collector) -> ConversationViewModel:
+    def _get(self, conversation_id: str, changes: Changes) -> ConversationViewModel:
         conversation = self._by_id.get(conversation_id)
         if conversation is None:
             conversation = self._new(conversation_id)
-            changes.flags.add("list")
+            changes.list = True
         return conversation
 
     def _new(self, conversation_id: str) -> ConversationViewModel:
@@ -356,11 +345,11 @@ class AppViewModel:
         conversation_id = self.current.conversation_id if is_open and self.current is not None else None
         self.commands.show(conversation_id, is_seen=is_open and self._is_shown)
 
-    def _sort_if_needed(self, changes: Collector) -> None:
-        before = [conversation.conversation_id for conversation in self._ordered]
+    def _sort_if_needed(self, changes: Changes) -> None:
+        before = [conversation.conversation_id for conversation in self.conversations]
         self._sort()
-        if before != [conversation.conversation_id for conversation in self._ordered]:
-            changes.flags.add("list")
+        if before != [conversation.conversation_id for conversation in self.conversations]:
+            changes.list = True
 
     def _sort(self) -> None:
         def key(conversation: ConversationViewModel) -> tuple[bool, bool, int, str]:
@@ -369,4 +358,4 @@ class AppViewModel:
             return (record is not None, not is_pinned, at_ms, conversation.conversation_id)
 
         listed = (one for one in self._by_id.values() if one.traits.is_archived is self.shows_archive)
-        self._ordered = sorted(listed, key=key)
+        self.conversations = sorted(listed, key=key)

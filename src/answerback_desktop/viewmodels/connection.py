@@ -37,57 +37,44 @@ def local_time(at_ms: int) -> str:
 
 
 class ConnectionViewModel:
-    """Read it; only `AppViewModel` changes it."""
+    """Read it; only `AppViewModel` changes it. `state`: the whole of it, as the engine said last.
+
+    `models`: the server's, its default first; `limits`: what it allows. While offline, the last ones known. `budget`:
+    as it was last told; None: the user has none.
+    """
 
     def __init__(self) -> None:
-        self._state = ConnectionChanged(status=ConnectionStatus.CONNECTING)
-        self._countdown: Countdown | None = None
-        self._models: tuple[str, ...] = ()
-        self._limits: ServerLimits | None = None
-        self._model_info: Mapping[str, ModelInfo] = {}
         self.server_url = ""
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget what the old server said: the account has changed."""
+        self.state = ConnectionChanged(status=ConnectionStatus.CONNECTING)
+        self._countdown: Countdown | None = None
+        self._model_info: Mapping[str, ModelInfo] = {}
+        self.models: tuple[str, ...] = ()
+        self.limits: ServerLimits | None = None
         self.round_trip_ms: float | None = None
         self.budget: BudgetInfo | None = None
-        """As it was last told; None: the user has none."""
 
     @property
     def status(self) -> ConnectionStatus:
         """Connecting, online, offline, signed out or stopped."""
-        return self._state.status
+        return self.state.status
 
     @property
     def reason(self) -> ConnectionReason:
-        return self._state.reason
-
-    @property
-    def detail(self) -> str:
-        """What the client says about the reason, in English."""
-        return self._state.detail
+        return self.state.reason
 
     @property
     def is_online(self) -> bool:
         """Whether questions leave at once."""
-        return self._state.status is ConnectionStatus.ONLINE
-
-    @property
-    def retry_at_ms(self) -> int | None:
-        """While offline: the epoch instant of the next try."""
-        return self._state.retry_at_ms
+        return self.status is ConnectionStatus.ONLINE
 
     @property
     def retry_in_s(self) -> int | None:
         """Whole seconds until the next try, for a countdown; None: none is planned."""
         return None if self._countdown is None else self._countdown.left_s
-
-    @property
-    def user(self) -> str | None:
-        """Whom the server takes us for, once it has said so."""
-        return self._state.user
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The server's models, its default first; the last ones known while offline."""
-        return self._models
 
     def info_of(self, model: str) -> ModelInfo:
         """What the server has said of a model."""
@@ -102,11 +89,6 @@ class ConnectionViewModel:
         """The models that have another name for people."""
         return {name: info.title for name, info in self._model_info.items() if info.title}
 
-    @property
-    def limits(self) -> ServerLimits | None:
-        """What the server allows, as far as it has said so."""
-        return self._limits
-
     # --- by the app -----------------------------------------------------------------------------------------
 
     def take(self, event: ConnectionChanged | RoundTripMeasured | BudgetRead) -> None:
@@ -116,19 +98,10 @@ class ConnectionViewModel:
         if isinstance(event, RoundTripMeasured):
             self.round_trip_ms = event.round_trip_ms
             return
-        self._state = event
+        self.state = event
         self._countdown = None if event.retry_at_ms is None else Countdown(event.retry_at_ms)
         if event.models:
-            self._models, self._model_info = event.models, event.model_info
-        self._limits = event.limits or self._limits
+            self.models, self._model_info = event.models, event.model_info
+        self.limits = event.limits or self.limits
         if event.status is not ConnectionStatus.ONLINE:
             self.round_trip_ms = None
-
-    def forget(self) -> None:
-        """Forget what the old server said: the account has changed."""
-        self._state = ConnectionChanged(status=ConnectionStatus.CONNECTING)
-        self._models = ()
-        self._model_info = {}
-        self._limits = None
-        self.round_trip_ms = None
-        self.budget = None

@@ -9,19 +9,117 @@ from answerback.client import Attachment, File
 from answerback_desktop.engine.events import TextAppended, TurnsLoaded
 from answerback_desktop.engine.export import ExportFormat
 from answerback_desktop.records import Conversation, Traits, Turn, TurnStatus
-from answerback_desktop.viewmodels.changes import Appended, Collector
-from answerback_desktop.viewmodels.turn import TurnViewModel
+from answerback_desktop.viewmodels.changes import Changes
+from answerback_desktop.viewmodels.connection import Countdown
 
 if TYPE_CHECKING:
     from answerback_desktop.engine.engine import Engine
 
 
+class TurnViewModel:
+    """One question and its answer. Read it; only `ConversationViewModel` changes it.
+
+    `record`: all that is known of it; its text may be older than `answer`.
+    `versions`: the ids of its earlier versions, of itself and of its later ones, oldest first; `version`: its place
+    among them.
+    `answer` only grows while `revision` stays; when `revision` has risen, the text is another one (a new attempt).
+    Markdown, untrusted.
+    """
+
+    def __init__(self, record: Turn) -> None:
+        self.record = record
+        self._parts: list[str] = []
+        self._text: str | None = record.answer
+        self.length = len(record.answer)
+        self.revision = 0
+        self.versions: tuple[str, ...] = (record.request_id,)
+        self.version = 0
+        self._countdown = _countdown_of(record)
+
+    @property
+    def request_id(self) -> str:
+        return self.record.request_id
+
+    @property
+    def question(self) -> str:
+        """What was asked, as it was typed."""
+        return self.record.question
+
+    @property
+    def status(self) -> TurnStatus:
+        return self.record.status
+
+    @property
+    def answer(self) -> str:
+        if self._text is None:
+            self._parts = ["".join(self._parts)]
+            self._text = self._parts[0]
+        return self._text
+
+    @property
+    def is_cut(self) -> bool:
+        """The answer ended at a limit, not by itself."""
+        return self.record.finish_reason == "length"
+
+    @property
+    def can_retry(self) -> bool:
+        """Whether `retry` makes sense: there is no whole answer, and asking again may help."""
+        if self.status is TurnStatus.CANCELLED or (self.status is TurnStatus.COMPLETED and not self.length):
+            return True
+        return self.record.failure is not None and self.record.failure.is_retryable
+
+    @property
+    def retry_in_s(self) -> int | None:
+        """Seconds until asking again makes sense; None: it does not."""
+        if not self.can_retry:
+            return None
+        return 0 if self._countdown is None else self._countdown.left_s
+
+    # --- by the conversation ------------------------------------------------------------------------------
+
+    def take(self, turn: Turn) -> bool:
+        """Take a new state; returns whether it differs."""
+        text = self.answer
+        if text == turn.answer and replace(self.record, answer=text) == turn:
+            return False
+        if not turn.answer.startswith(text):
+            self.revision += 1
+        if turn.failure != self.record.failure:
+            self._countdown = _countdown_of(turn)
+        self.record = turn
+        self._parts = [turn.answer]
+        self._text = turn.answer
+        self.length = len(turn.answer)
+        return True
+
+    def append(self, offset: int, delta: str) -> bool:
+        """Text at `offset`, of which some may be there already; whether it was taken: it is new, and leaves no gap."""
+        known = self.length - offset
+        if known < 0 or known >= len(delta):
+            return False
+        if self._text is not None:
+            self._parts = [self._text]
+            self._text = None
+        self._parts.append(delta[known:])
+        self.length += len(delta) - known
+        return True
+
+
+def _countdown_of(turn: Turn) -> Countdown | None:
+    """To when it may be asked again. Its length is known even if the clock was set since it failed."""
+    at_ms = None if turn.failure is None else turn.failure.retry_at_ms
+    if at_ms is None:
+        return None
+    return Countdown(at_ms, longest_ms=None if turn.answered_at_ms is None else at_ms - turn.answered_at_ms)
+
+
 class ConversationViewModel:
     """Read its attributes; what a person does are its methods.
 
-    `record` None: begun here, nothing asked yet (its title is ""). `messages` is empty until `open` was called and
-    the first page came (`is_loading` until then). `files` go with the next question. `edits`: by request id,
-    questions that were changed and not asked again; `open_edits` are those whose editor is open.
+    `record` None: begun here, nothing asked yet (its title is ""). `messages`: the loaded turns, oldest first, in the
+    versions chosen; none until `open` was called and the first page came (`is_loading` until then). `files` go with the
+    next question. `edits`: by request id, questions that were changed and not asked again; `open_edits` are those whose
+    editor is open.
     """
 
     def __init__(self, conversation_id: str, record: Conversation | None, commands: "Engine") -> None:
@@ -37,7 +135,7 @@ class ConversationViewModel:
         self.has_more = False
         self._commands = commands
         self._turns: dict[str, TurnViewModel] = {}
-        self._ordered: list[TurnViewModel] = []
+        self.messages: list[TurnViewModel] = []
         self._pending: dict[str, TurnStatus] = {}
         self._chosen: dict[str, str] = {}
 
@@ -83,13 +181,6 @@ class ConversationViewModel:
         """Whether something was typed and not sent."""
         return bool(self.draft.strip())
 
-    # --- its turns
-
-    @property
-    def messages(self) -> Sequence[TurnViewModel]:
-        """The loaded turns, oldest first, in the versions chosen. Not a copy: do not change it."""
-        return self._ordered
-
     def turn(self, request_id: str) -> TurnViewModel | None:
         return self._turns.get(request_id)
 
@@ -103,9 +194,9 @@ class ConversationViewModel:
 
     def load_more(self) -> None:
         """Load the page before the oldest turn."""
-        if self.has_more and not self.is_loading and self._ordered:
+        if self.has_more and not self.is_loading and self.messages:
             self.is_loading = True
-            self._commands.load_more(self.conversation_id, self._ordered[0].request_id)
+            self._commands.load_more(self.conversation_id, self.messages[0].request_id)
 
     def ask(self, text: str) -> str | None:
         """Ask a question, with `files`; empty text asks nothing. The draft is cleared. Returns the request id."""
@@ -118,7 +209,7 @@ class ConversationViewModel:
     def edit_and_resend(self, request_id: str, text: str) -> str | None:
         """Ask `text` in place of this turn and of all after it, with the files of this turn."""
         turn = self._turns.get(request_id)
-        asked = self._ask(text, request_id, () if turn is None else turn.attachments)
+        asked = self._ask(text, request_id, () if turn is None else turn.record.attachments)
         if asked is not None:
             self.set_edit(request_id, None)
         return asked
@@ -149,7 +240,7 @@ class ConversationViewModel:
     def regenerate(self, request_id: str) -> str | None:
         """Ask the same again, in place of this turn and of all after it."""
         turn = self._turns.get(request_id)
-        return None if turn is None else self._ask(turn.question, request_id, turn.attachments)
+        return None if turn is None else self._ask(turn.question, request_id, turn.record.attachments)
 
     def retry(self, *request_ids: str) -> str | None:
         """Ask questions again that failed or were stopped, each once; turns after them stay. Returns the last's id."""
@@ -157,9 +248,9 @@ class ConversationViewModel:
         turns = [turn for turn in found if turn is not None and turn.can_retry]
         if not turns:
             return None
-        is_end = turns == self._ordered[-len(turns) :]
+        is_end = turns == self.messages[-len(turns) :]
         asked, replaces = None, turns[0].request_id if is_end else None
-        for question, files in dict.fromkeys((turn.question, turn.attachments) for turn in turns):
+        for question, files in dict.fromkeys((turn.question, turn.record.attachments) for turn in turns):
             asked, replaces = self._ask(question, replaces, files), None
         for turn in turns if not is_end else ():
             self._commands.forget_turn(turn.request_id)
@@ -204,7 +295,7 @@ class ConversationViewModel:
 
     # --- by the app -----------------------------------------------------------------------------------------
 
-    def take_page(self, event: TurnsLoaded, changes: Collector) -> None:
+    def take_page(self, event: TurnsLoaded, changes: Changes) -> None:
         """A page came. The first one also says what is not there any more."""
         self.is_loading = False
         self.is_loaded = True
@@ -214,10 +305,10 @@ class ConversationViewModel:
         self._arrange()
         changes.messages.add(self.conversation_id)
 
-    def take_turn(self, turn: Turn, changes: Collector) -> None:
+    def take_turn(self, turn: Turn, changes: Changes) -> None:
         """Add or update a turn."""
         was = self._pending.get(turn.request_id)
-        self._note_pending([turn])
+        self.note_pending(turn)
         if was is not self._pending.get(turn.request_id):
             changes.conversations.add(self.conversation_id)
             if was is not None and turn.status.is_over:
@@ -225,27 +316,20 @@ class ConversationViewModel:
         if not self.is_loaded:
             return
         known = self._turns.get(turn.request_id)
-        before = None if known is None else (known.order, known.superseded_by)
+        before = None if known is None else (known.record.order, known.record.superseded_by)
         self._merge(turn, changes)
         if before != (turn.order, turn.superseded_by):
-            shown = list(self._ordered)
+            shown = list(self.messages)
             changes.turns.update(self._arrange())
-            if shown != self._ordered:
+            if shown != self.messages:
                 changes.messages.add(self.conversation_id)
 
-    def take_text(self, event: TextAppended, changes: Collector) -> None:
+    def take_text(self, event: TextAppended, changes: Changes) -> None:
         turn = self._turns.get(event.request_id)
-        if turn is None:
-            return
-        start = turn.append(event.offset, event.delta)
-        if start is not None:
-            changes.append(
-                Appended(
-                    conversation_id=self.conversation_id, request_id=event.request_id, start=start, end=turn.length
-                )
-            )
+        if turn is not None and turn.append(event.offset, event.delta):
+            changes.appended.add(event.request_id)
 
-    def remove_turns(self, request_ids: Iterable[str], changes: Collector) -> None:
+    def remove_turns(self, request_ids: Iterable[str], changes: Changes) -> None:
         for request_id in request_ids:
             if self._pending.pop(request_id, None) is not None:
                 changes.conversations.add(self.conversation_id)
@@ -253,36 +337,32 @@ class ConversationViewModel:
                 changes.messages.add(self.conversation_id)
         changes.turns.update(self._arrange())
 
-    def note_pending(self, turns: Iterable[Turn]) -> None:
-        """Turns that are not over, of a conversation that is not loaded."""
-        self._note_pending(turns)
+    def note_pending(self, turn: Turn) -> None:
+        """Count it, if it is not over."""
+        if turn.status.is_over:
+            self._pending.pop(turn.request_id, None)
+        else:
+            self._pending[turn.request_id] = turn.status
 
-    def _note_pending(self, turns: Iterable[Turn]) -> None:
-        for turn in turns:
-            if turn.status.is_over:
-                self._pending.pop(turn.request_id, None)
-            else:
-                self._pending[turn.request_id] = turn.status
-
-    def _merge(self, turn: Turn, changes: Collector) -> None:
+    def _merge(self, turn: Turn, changes: Changes) -> None:
         known = self._turns.get(turn.request_id)
         if known is None:
             self._turns[turn.request_id] = TurnViewModel(turn)
         elif known.take(turn):
             changes.turns.add(turn.request_id)
-        self._note_pending([turn])
+        self.note_pending(turn)
 
     # --- versions
 
     def _arrange(self) -> list[str]:
         """Order the turns, and of each the version that was chosen. Returns those of which a version came or went."""
-        turns = sorted(self._turns.values(), key=lambda one: one.order)
+        turns = sorted(self._turns.values(), key=lambda one: one.record.order)
         later: dict[str | None, list[TurnViewModel]] = {}
         for turn in turns:
-            later.setdefault(turn.superseded_by, []).append(turn)
-        before = {turn.request_id: turn.versions for turn in self._ordered}
-        self._ordered = list(self._shown(later.get(None, []), later))
-        return [one.request_id for one in self._ordered if before.get(one.request_id, one.versions) != one.versions]
+            later.setdefault(turn.record.superseded_by, []).append(turn)
+        before = {turn.request_id: turn.versions for turn in self.messages}
+        self.messages = list(self._shown(later.get(None, []), later))
+        return [one.request_id for one in self.messages if before.get(one.request_id, one.versions) != one.versions]
 
     def _shown(
         self, turns: list[TurnViewModel], later: dict[str | None, list[TurnViewModel]], *, is_old: bool = False

@@ -12,12 +12,13 @@ async def test_an_answer_with_all_its_facts(open_app, model):
     model.say("What is a WebSocket?\nReally?", "A connection ")
     await app.shows(turn, "A connection ")
     assert turn.status is TurnStatus.STREAMING
-    assert turn.can_stop
+    assert not turn.status.is_over
     model.end("What is a WebSocket?\nReally?", "that stays.", reason="length")
     await app.until(lambda: turn.status is TurnStatus.COMPLETED)
     assert turn.answer == "A connection that stays."
-    assert (turn.tokens.input_tokens, turn.tokens.output_tokens, turn.model, turn.is_cut) == (3, 5, "dictated", True)
-    assert turn.times.total_ms >= turn.times.queued_ms
+    told = turn.record
+    assert (told.tokens.input_tokens, told.tokens.output_tokens, told.model, turn.is_cut) == (3, 5, "dictated", True)
+    assert told.times.total_ms >= told.times.queued_ms
     assert app.model.current.title == "What is a WebSocket?"
     assert app.model.connection.models == ("dictated",)
     await app.until(lambda: app.model.connection.round_trip_ms is not None)
@@ -51,7 +52,7 @@ async def test_questions_of_one_conversation_wait_for_each_other(open_app, model
     await app.until(lambda: first.status is TurnStatus.STREAMING)
     second = await app.ask("second", app.model.current)
     await app.until(lambda: second.status is TurnStatus.QUEUED)
-    assert second.position == 1
+    assert second.record.position == 1
     model.end("first", "1")
     model.end("second", "2")
     await app.until(lambda: second.status is TurnStatus.COMPLETED)
@@ -152,7 +153,7 @@ async def test_failed_and_asked_again(open_app, model):
     turn = await app.ask("flaky")
     model.fail("flaky", ModelError(ErrorCode.MODEL_FAILED, "inside"))
     await app.until(lambda: turn.status is TurnStatus.FAILED)
-    assert (turn.failure.code, turn.can_retry) == (FailureCode.MODEL_FAILED, True)
+    assert (turn.record.failure.code, turn.can_retry) == (FailureCode.MODEL_FAILED, True)
     model.end("flaky", "better")
     conversation = app.model.current
     second = conversation.retry(turn.request_id)

@@ -29,8 +29,8 @@ async def test_what_is_left_follows_the_questions_until_one_has_no_room(
         asked.append(await app.ask(text))
         await app.until(lambda: asked[-1].status.is_over)
     refused = asked[-1]
-    assert refused.failure.code is FailureCode.OVER_BUDGET
-    assert refused.failure.opens_at_ms >= refused.failure.retry_at_ms - 1_000
+    assert refused.record.failure.code is FailureCode.OVER_BUDGET
+    assert refused.record.failure.opens_at_ms >= refused.record.failure.retry_at_ms - 1_000
     assert refused.retry_in_s > 0
     assert (connection.budget.used, connection.budget.reserved) == (8 * len(asked[:-1]), 0)
     await other.until(lambda: other.model.connection.round_trip_ms is not None)

@@ -47,7 +47,7 @@ def found(conversation, question):
 
 def settled(conversation, question):
     turn = found(conversation, question)
-    return turn is not None and turn.status.is_over and not turn.is_elsewhere
+    return turn is not None and turn.status.is_over and not turn.record.is_elsewhere
 
 
 def dialogue(conversation):
@@ -74,8 +74,8 @@ async def test_an_answer_of_another_device_grows_live_and_is_one_turn_in_the_end
     stream = laptop.stream("second", conversation=conversation.conversation_id)
     await app.until(lambda: found(conversation, "second") is not None)
     turn = found(conversation, "second")
-    assert turn.is_elsewhere
-    assert turn.can_stop
+    assert turn.record.is_elsewhere
+    assert not turn.status.is_over
     model.say("second", "It ")
     await app.shows(turn, "It ")
     assert turn.status is TurnStatus.STREAMING
@@ -84,7 +84,11 @@ async def test_an_answer_of_another_device_grows_live_and_is_one_turn_in_the_end
     assert any(isinstance(event, TextAppended) and event.delta == "grows, " for event in app.events)
     model.end("second", "and ends.")
     await app.until(lambda: settled(conversation, "second"))
-    assert (turn.answer, turn.status, turn.tokens.output_tokens) == ("It grows, and ends.", TurnStatus.COMPLETED, 5)
+    assert (turn.answer, turn.status, turn.record.tokens.output_tokens) == (
+        "It grows, and ends.",
+        TurnStatus.COMPLETED,
+        5,
+    )
     await stream.answer
     expected = [("first", "1"), ("are you there", "yes"), ("second", "It grows, and ends.")]
     assert dialogue(conversation) == expected

@@ -73,7 +73,7 @@ async def test_another_user_is_another_account_and_nothing_mixes(open_app, model
     await app.until(lambda: app.model.account and app.model.account.user == "bob")
     assert not app.model.conversations
     await app.online()
-    assert app.model.connection.user == "bob"
+    assert app.model.connection.state.user == "bob"
     bob = await app.ask("of bob")
     model.end("of bob", "2")
     await app.until(lambda: bob.status is TurnStatus.COMPLETED)
@@ -112,7 +112,7 @@ async def test_a_development_token_is_kept_by_the_keyring_alone(open_app, networ
     await app.until(lambda: conversation.draft == "nobody is signed in")
     app.model.change_settings(Settings(server_url=network.url, auth=AuthMode.TOKEN, token="not.a.jwt"))
     await app.online()
-    assert app.model.connection.user == "anonymous"
+    assert app.model.connection.state.user == "anonymous"
     assert NoticeCode.NO_KEYRING in [notice.code for notice in app.model.notices]
     assert "not.a.jwt" not in app.profile.settings_path.read_text()
 

@@ -34,7 +34,7 @@ def copies(app):
 
 
 def names(turn):
-    return [one.name for one in turn.attachments]
+    return [one.name for one in turn.record.attachments]
 
 
 async def test_a_file_reaches_the_model_and_its_progress_is_shown(open_app, model):
@@ -49,7 +49,7 @@ async def test_a_file_reaches_the_model_and_its_progress_is_shown(open_app, mode
     percents = [percent for percent in told if percent is not None]
     assert len(percents) > 2
     assert percents == sorted(percents)
-    assert (turn.sent_percent, names(turn)) == (None, ["plan.pdf"])
+    assert (turn.record.sent_percent, names(turn)) == (None, ["plan.pdf"])
 
 
 async def test_asked_offline_the_file_is_sent_after_a_restart_though_the_person_deleted_it(open_app, model, network):
@@ -78,7 +78,7 @@ async def test_a_copy_that_is_gone_ends_the_question_in_words(open_app, network)
     again = await open_app()
     conversation = again.model.open(again.model.conversations[0].conversation_id)
     await again.until(lambda: conversation.messages and conversation.messages[0].status is TurnStatus.FAILED)
-    assert conversation.messages[0].failure.code is FailureCode.ATTACHMENT_MISSING
+    assert conversation.messages[0].record.failure.code is FailureCode.ATTACHMENT_MISSING
 
 
 async def test_regenerated_with_the_same_file_also_after_a_restart(open_app, model):
@@ -131,7 +131,7 @@ async def test_another_device_fetches_a_file_and_then_has_it_too(open_app, model
     await other.until(lambda: other.model.conversations)
     conversation = other.model.open(other.model.conversations[0].conversation_id)
     await other.until(lambda: conversation.messages)
-    (named,) = conversation.messages[0].attachments
+    (named,) = conversation.messages[0].record.attachments
     file = (await fetched(other, named)).file
     assert (file.name, file.media_type, file.data) == ("계획.pdf", "application/pdf", PDF)
     network.cut()
@@ -156,7 +156,7 @@ async def test_a_file_that_cannot_be_fetched_now_is_told(open_app, model):
     for folder in app.profile.accounts_folder.glob("*.files"):
         shutil.rmtree(folder)
     app.engine._controller._account._client = None
-    assert await fetched(app, turn.attachments[0]) is None
+    assert await fetched(app, turn.record.attachments[0]) is None
     assert [one.code for one in app.model.notices] == [NoticeCode.FILE_UNREACHABLE]
 
 
@@ -164,5 +164,5 @@ async def test_what_the_model_does_not_take_fails_and_the_copy_stays_for_the_nex
     app = await open_app()
     turn = await ask(app, "What is it?", File(name="a.png", data=b"\x89PNG\r\n\x1a\n"))
     await app.until(lambda: turn.status is TurnStatus.FAILED)
-    assert turn.failure.code is FailureCode.FORBIDDEN
-    assert copies(app) == [turn.attachments[0].sha256]
+    assert turn.record.failure.code is FailureCode.FORBIDDEN
+    assert copies(app) == [turn.record.attachments[0].sha256]

@@ -65,7 +65,7 @@ def http(status: int) -> bytes:
 
 
 async def reason(app: DesktopApp) -> ConnectionReason:
-    await app.until(lambda: app.model.connection.detail)
+    await app.until(lambda: app.model.connection.state.detail)
     return app.model.connection.reason
 
 
@@ -103,7 +103,7 @@ async def test_the_proxy_of_the_settings_is_asked_and_named(answering, at, statu
     port = await answering(http(status))
     app = await at("wss://chat.example", proxy=f"http://127.0.0.1:{port}")
     assert await reason(app) is why
-    assert f"127.0.0.1:{port}" in app.model.connection.detail
+    assert f"127.0.0.1:{port}" in app.model.connection.state.detail
 
 
 async def test_the_proxy_of_the_environment_is_left_out_on_wish(monkeypatch, answering, at, tmp_path):

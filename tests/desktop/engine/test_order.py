@@ -16,6 +16,7 @@ from answerback_desktop.engine.events import AccountOpened, ConversationsChanged
 from answerback_desktop.engine.pages import Pages
 from answerback_desktop.engine.sync import Sync
 from answerback_desktop.records import Account, TurnStatus
+from answerback_desktop.store.history import HistoryStore
 from answerback_desktop.store.schema import Database
 from answerback_desktop.store.store import AccountStore
 from answerback_desktop.viewmodels import AppViewModel
@@ -86,17 +87,10 @@ class App:
         account = Account(key="k", server_url="ws://h", user="ada")
         self.emit(AccountOpened(account=account, conversations=(), pending=(), drafts={}))
         self.pages = Pages(self.store, self.emit, lambda _: None)
-        self.sync = Sync(
-            server,
-            database=self.database,
-            watcher=self,
-            clock=lambda: self.now_ms,
-            is_online=lambda: True,
-            is_watched=lambda: True,
-        )
+        self.history, self.is_watched = HistoryStore(self.database), True
+        self.sync = Sync(server, self)
 
-    @property
-    def now_ms(self):
+    def clock(self):
         return self.server.now_ms + self.skew_ms
 
     def emit(self, event):
@@ -111,17 +105,20 @@ class App:
     def is_seen(self, _):
         return True
 
+    def is_online_by(self, _):
+        return True
+
     def ask(self, request_id):
         frame = SendMessage(request_id=request_id, message="?", stream=True, conversation_id="c")
-        turn, conversation, _ = self.store.put_question(PendingRequest(frame=frame), now_ms=self.now_ms)
+        turn, conversation, _ = self.store.put_question(PendingRequest(frame=frame), now_ms=self.clock())
         self.emit(ConversationsChanged(changed=(conversation,)))
         self.pages.begun("c")
         self.emit(TurnChanged(turn))
 
     def ended(self, request_id):
         turn = self.store.turn(request_id)
-        turn = replace(turn, status=TurnStatus.COMPLETED, answer="!", answered_at_ms=self.now_ms)
-        self.emit(TurnChanged(self.store.end(turn, is_unread=False, now_ms=self.now_ms)[0]))
+        turn = replace(turn, status=TurnStatus.COMPLETED, answer="!", answered_at_ms=self.clock())
+        self.emit(TurnChanged(self.store.end(turn, is_unread=False, now_ms=self.clock())[0]))
         self.sync.ended("c")
 
     def open(self):

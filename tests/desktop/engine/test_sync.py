@@ -11,6 +11,7 @@ from answerback.protocol.frames import Turn as HistoryTurn
 from answerback.testing.loop import run_virtual
 from answerback_desktop.engine.sync import Sync
 from answerback_desktop.records import TurnStatus
+from answerback_desktop.store.history import HistoryStore
 from answerback_desktop.store.schema import Database
 from answerback_desktop.store.store import AccountStore
 
@@ -41,8 +42,19 @@ class OneConversation:
             yield one
 
 
-class Blind:
-    """A watcher that shows nothing."""
+class Account:
+    """Of a person who sees every conversation; it shows nothing."""
+
+    is_watched = True
+
+    def __init__(self, database):
+        self.database, self.store, self.history = database, AccountStore(database), HistoryStore(database)
+
+    def clock(self):
+        return NOW
+
+    def is_online_by(self, client):
+        return True
 
     def conversations_changed(self, conversation_ids):
         pass
@@ -58,15 +70,9 @@ class Device:
     """The store of an app, and its sync with a server."""
 
     def __init__(self, database, server):
-        self.store = AccountStore(database)
-        self.sync = Sync(
-            server,
-            database=database,
-            watcher=Blind(),
-            clock=lambda: NOW,
-            is_online=lambda: True,
-            is_watched=lambda: True,
-        )
+        account = Account(database)
+        self.store = account.store
+        self.sync = Sync(server, account)
 
     def ask(self, request_id):
         frame = SendMessage(request_id=request_id, message="?", stream=True, conversation_id="c")

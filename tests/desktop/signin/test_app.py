@@ -50,7 +50,7 @@ async def test_sign_in_ask_close_and_come_back(provider, gateway, browser, tmp_p
         app.engine.sign_in()
         await app.online()
         assert app.model.sign_in.status is SignInStatus.SIGNED_IN
-        assert (app.model.sign_in.user, app.model.connection.user) == ("Ada Lovelace", "ada")
+        assert (app.model.sign_in.user, app.model.connection.state.user) == ("Ada Lovelace", "ada")
         turn = await app.ask("who am I?")
         await app.until(lambda: turn.status is TurnStatus.COMPLETED)
     async with DesktopApp(tmp_path, "one", vault=vault) as again:

@@ -27,7 +27,7 @@ def turn(app: DesktopApp, at: int) -> TurnViewModel | None:
 
 def grows(application: QApplication, app: DesktopApp, at: int) -> None:
     """An answer of another device grows in many steps in this window, and has not ended."""
-    until(application, lambda: turn(app, at) is not None and turn(app, at).is_elsewhere)
+    until(application, lambda: turn(app, at) is not None and turn(app, at).record.is_elsewhere)
     lengths = set()
 
     def has_grown() -> bool:

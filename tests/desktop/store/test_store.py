@@ -16,7 +16,7 @@ from answerback.protocol.frames import SendMessage
 from answerback_desktop.engine.events import NoticeCode
 from answerback_desktop.records import Failure, FailureCode, Times, Turn, TurnStatus
 from answerback_desktop.store import schema
-from answerback_desktop.store.copies import FileCopies, FileGone
+from answerback_desktop.store.files import FileCopies, FileGone
 from answerback_desktop.store.history import HistoryStore, Listed
 from answerback_desktop.store.schema import Database, StoreError, StoreTrouble
 from answerback_desktop.store.store import AccountStore

@@ -11,8 +11,7 @@ from typing import Final
 import pytest
 from PySide6.QtWidgets import QApplication
 
-from answerback_desktop.ui.theme import Theme, apply
-from answerback_desktop.ui.theme.theme import stylesheet
+from answerback_desktop.ui.theme import Theme, apply, stylesheet
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,7 +5,7 @@ from datetime import datetime
 import pytest
 from PySide6.QtCore import QLocale
 
-from answerback_desktop.ui.sidebar.conversation_model import when
+from answerback_desktop.ui.window.conversation_model import when
 
 NOW = datetime(2026, 3, 14, 15, 30)
 

@@ -111,4 +111,3 @@ def test_a_tag_is_searched_for_without_the_engine():
         shown.app.search(query)
         assert [hit.conversation_id for hit in shown.app.search_result.hits] == ["d"]
     assert shown.commands.of("search") == []
-    assert shown.app.tags == ("Work", "여행")

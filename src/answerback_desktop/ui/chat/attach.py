@@ -5,16 +5,17 @@ from typing import Final
 
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QPixmap
-from PySide6.QtWidgets import QDialog, QDialogButtonBox, QLabel, QPlainTextEdit, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QDialogButtonBox, QLabel, QPlainTextEdit, QWidget
 
 from answerback_desktop.attachments import ChosenFile
 from answerback_desktop.texts import ChatTexts
+from answerback_desktop.ui.parts import Appearance, Dialog, button, label
 from answerback_desktop.ui.theme import Theme
 
 PREVIEW_PX: Final = 160
 
 
-class AttachDialog(QDialog):
+class AttachDialog(Dialog):
     """Shows files as they are sent, and the very text that some become.
 
     Signals: `accepted_text(str)`: put it into the question. `accepted_files(list of File)`: send them with it.
@@ -24,37 +25,28 @@ class AttachDialog(QDialog):
     accepted_files = Signal(object)
 
     def __init__(
-        self, attachments: Sequence[ChosenFile], room_bytes: int, texts: ChatTexts, theme: Theme, parent: QWidget
+        self, attachments: Sequence[ChosenFile], room_bytes: int, appearance: Appearance, parent: QWidget
     ) -> None:
-        super().__init__(parent)
-        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        self.setWindowTitle(texts.attach_title)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(*[theme.space(5)] * 4)
-        column.setSpacing(theme.space(2.5))
-        title = QLabel(texts.attach_title)
-        title.setProperty("variant", "title")
-        column.addWidget(title)
+        texts, theme = appearance.texts.chat, appearance.theme
+        super().__init__(parent, texts.attach_title, theme, gap=2.5)
+        self.column.addWidget(label(texts.attach_title, "title"))
         for one in attachments:
-            column.addWidget(_line(one, texts, room_bytes))
+            self.column.addWidget(_line(one, texts, room_bytes))
             if one.file is not None and not (picture := _pixmap(one.data)).isNull():
-                label = QLabel()
-                label.setPixmap(picture)
-                label.setAccessibleName(one.name or texts.attach_image)
-                column.addWidget(label)
+                shown = QLabel()
+                shown.setPixmap(picture)
+                shown.setAccessibleName(one.name or texts.attach_image)
+                self.column.addWidget(shown)
         self.files = [one.file for one in attachments if one.file is not None]
         self.text = "\n".join(one.block for one in attachments if one.refusal is None and one.file is None)
         if self.text:
-            explanation = QLabel(texts.attach_text)
-            explanation.setWordWrap(True)
-            explanation.setProperty("variant", "muted")
-            column.addWidget(explanation)
-            column.addWidget(self._preview(texts, theme), 1)
-        column.addWidget(self._buttons(texts))
+            self.column.addWidget(label(texts.attach_text, "muted"))
+            self.column.addWidget(self._preview(texts, theme), 1)
+        self.column.addWidget(self._buttons(texts))
         if self.text or self.files:
             self.add_button.setFocus()
         width = theme.space(150)
-        self.resize(width, max(column.totalHeightForWidth(width), theme.space(120) if self.text else 0))
+        self.resize(width, max(self.column.totalHeightForWidth(width), theme.space(120) if self.text else 0))
 
     def _preview(self, texts: ChatTexts, theme: Theme) -> QPlainTextEdit:
         self.preview = QPlainTextEdit(self.text)
@@ -67,16 +59,13 @@ class AttachDialog(QDialog):
         return self.preview
 
     def _buttons(self, texts: ChatTexts) -> QDialogButtonBox:
-        buttons = QDialogButtonBox()
-        cancel = QPushButton(texts.cancel if self.text or self.files else texts.attach_close)
+        buttons, has_any = QDialogButtonBox(), bool(self.text or self.files)
+        cancel = button(texts.cancel if has_any else texts.attach_close, self.reject)
         buttons.addButton(cancel, QDialogButtonBox.ButtonRole.RejectRole)
-        buttons.rejected.connect(self.reject)
-        if self.text or self.files:
-            self.add_button = QPushButton(texts.attach_add)
-            self.add_button.setProperty("variant", "primary")
+        if has_any:
+            self.add_button = button(texts.attach_add, self._add, "primary")
             self.add_button.setDefault(True)
             buttons.addButton(self.add_button, QDialogButtonBox.ButtonRole.AcceptRole)
-            buttons.accepted.connect(self._add)
         return buttons
 
     def _add(self) -> None:
@@ -99,11 +88,7 @@ def _line(one: ChosenFile, texts: ChatTexts, room_bytes: int) -> QLabel:
     if one.refusal is not None:
         room = size_text(max(0, room_bytes))
         line += "\n" + texts.refusals[one.refusal].format(room=room)
-    label = QLabel(line)
-    label.setTextFormat(Qt.TextFormat.PlainText)
-    label.setWordWrap(True)
-    label.setProperty("variant", "error" if one.refusal is not None else "")
-    return label
+    return label(line, "error" if one.refusal is not None else "")
 
 
 def _pixmap(data: bytes) -> QPixmap:

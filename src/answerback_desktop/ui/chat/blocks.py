@@ -1,15 +1,14 @@
 """What the transcript is made of: a view for each block, each of a height that follows from its width."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import takewhile
 
 from PySide6.QtCore import QEvent, QObject, QRectF, Signal
-from PySide6.QtGui import QEnterEvent, QPainter, QPaintEvent
+from PySide6.QtGui import QEnterEvent, QPaintEvent
 from PySide6.QtWidgets import QTextEdit, QWidget
 
-from answerback_desktop.texts import ChatTexts
 from answerback_desktop.ui.chat.document import bars_of
 from answerback_desktop.ui.chat.text_view import draw_bar
 from answerback_desktop.ui.markdown import (
@@ -20,8 +19,8 @@ from answerback_desktop.ui.markdown import (
     chunks,
     references_of,
 )
-from answerback_desktop.ui.theme import Theme
-from answerback_desktop.viewmodels.turn import TurnViewModel
+from answerback_desktop.ui.parts import Appearance, painter_on
+from answerback_desktop.viewmodels import TurnViewModel
 
 
 class BlockKind(StrEnum):
@@ -52,19 +51,6 @@ class Block:
     view: "BlockView | None" = field(default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Appearance:
-    """What every view is drawn with. `is_read_only`: nothing can be asked, so nothing is offered that asks.
-
-    `titles`: of the models that have another name for people.
-    """
-
-    theme: Theme
-    texts: ChatTexts
-    is_read_only: bool = False
-    titles: Mapping[str, str] = field(default_factory=dict)
-
-
 class BlockSignals(QObject):
     """The signals of a view to the transcript."""
 
@@ -83,8 +69,9 @@ class BlockSignals(QObject):
 
 
 class BlockView(QWidget):
-    """A view of one block. `signals` is the transcript's."""
+    """A view of one block. `signals` is the transcript's. `edit`: its text, if it has one that can be selected."""
 
+    edit: QTextEdit | None = None
     path = ""  # the containers of an answer that it is in
     is_open = False  # of a fold
     joins = ""  # the containers that it shares with the view before it
@@ -94,11 +81,6 @@ class BlockView(QWidget):
         self.turn = turn
         self.appearance = appearance
         self.signals = signals
-
-    @property
-    def edit(self) -> QTextEdit | None:
-        """Its text, if it has one that can be selected."""
-        return None
 
     @property
     def is_busy(self) -> bool:
@@ -132,8 +114,7 @@ class BlockView(QWidget):
 
     def _draw_bars(self, path: str, bottom: int) -> None:
         if bars := bars_of(path, self.appearance.theme):
-            painter = QPainter(self)
-            painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+            painter = painter_on(self)
             top = -3 if self.joins else 0  # its round ends are covered
             for left, colour in bars:
                 draw_bar(painter, QRectF(left, top, 3, bottom - top + 3), self.appearance.theme.colour(colour))

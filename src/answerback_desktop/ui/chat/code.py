@@ -1,16 +1,18 @@
-"""The view of a code block: its language, a Copy button, and the code in colours."""
+"""The view of a code block: its language, a Copy button, and the code in colours, which Pygments knows."""
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
-from PySide6.QtCore import QMimeData, QPointF, QRectF, QSize, Qt, QTimer
+from pygments import lexers  # type: ignore[import-untyped]
+from pygments.token import Token  # type: ignore[import-untyped]
+from pygments.util import ClassNotFound  # type: ignore[import-untyped]
+from PySide6.QtCore import QMimeData, QPointF, QRectF, Qt, QTimer
 from PySide6.QtGui import (
-    QColor,
     QGuiApplication,
-    QPainter,
     QPaintEvent,
-    QPen,
     QSyntaxHighlighter,
     QTextBlockFormat,
     QTextCharFormat,
@@ -20,13 +22,115 @@ from PySide6.QtGui import (
 )
 from PySide6.QtWidgets import QFrame, QLabel, QTextEdit, QToolButton, QWidget
 
-from answerback_desktop.ui.chat.blocks import Appearance, BlockSignals, BlockView
+from answerback_desktop.ui.chat.blocks import BlockSignals, BlockView
 from answerback_desktop.ui.chat.document import indent_of, line_height_percent
 from answerback_desktop.ui.chat.footer import COPIED_MS
-from answerback_desktop.ui.highlight import Highlighter, language_name
 from answerback_desktop.ui.markdown import Segment, visible_code
-from answerback_desktop.ui.theme import Icon, Theme, icon
-from answerback_desktop.viewmodels.turn import TurnViewModel
+from answerback_desktop.ui.parts import Appearance, painter_on, set_icon
+from answerback_desktop.ui.theme import CODE_COLOURS, Icon, Theme
+from answerback_desktop.viewmodels import TurnViewModel
+
+MAX_CHARACTERS: Final = 60_000
+"""Code past this length stays plain: Pygments reads about 1 MB/s, and the interface must not wait for it."""
+
+_COLOURS: Final = (
+    (Token.Comment, "comment"),
+    (Token.Keyword.Type, "type"),
+    (Token.Keyword, "keyword"),
+    (Token.Operator.Word, "keyword"),
+    (Token.Name.Function, "function"),
+    (Token.Name.Class, "type"),
+    (Token.Name.Builtin, "type"),
+    (Token.Name.Exception, "type"),
+    (Token.Name.Decorator, "decorator"),
+    (Token.Name.Attribute, "function"),
+    (Token.Name.Tag, "keyword"),
+    (Token.Name.Variable, "decorator"),
+    (Token.Literal.String, "string"),
+    (Token.Literal.Number, "number"),
+    (Token.Generic.Deleted, "deleted"),
+    (Token.Generic.Inserted, "inserted"),
+    (Token.Generic.Heading, "keyword"),
+    (Token.Generic.Subheading, "keyword"),
+)
+"""Token type to the name of a `CodeColours` field; the first row that contains the token counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """`length` characters of a line from `start` on have this colour, a field of `CodeColours`."""
+
+    start: int
+    length: int
+    colour: str
+
+
+class Highlighter:
+    """The spans of one code block that grows, in `lines`.
+
+    Each line is read once: a growing block is read on from the last line at which its grammar was surely at its base,
+    and the whole of it once more at its end (`is_whole`), which puts right what only later lines decide.
+    """
+
+    def __init__(self, language: str) -> None:
+        self._lexer = _lexer(language)
+        self.lines: list[tuple[Span, ...]] = []
+        self._code = ""
+        self._from_line = 0  # the first line to read again, and where it begins
+        self._from_at = 0
+        self._is_whole = False
+
+    def update(self, code: str, *, is_whole: bool) -> int:
+        """Take the code so far. Returns the first line whose spans may have changed."""
+        if self._lexer is None or len(code) > MAX_CHARACTERS or (code == self._code and is_whole == self._is_whole):
+            return len(self.lines)
+        if not code.startswith(self._code) or is_whole:
+            self.lines, self._from_line, self._from_at = [], 0, 0
+        self._code, self._is_whole = code, is_whole
+        first = self._from_line
+        del self.lines[first:]
+        self.lines.extend(self._read(code[self._from_at :]))
+        self._set_mark(code)
+        return first
+
+    def _read(self, code: str) -> Iterator[tuple[Span, ...]]:
+        spans: list[Span] = []
+        column = 0
+        for _, token, value in self._lexer.get_tokens_unprocessed(code):
+            colour = next((colour for parent, colour in _COLOURS if token in parent), None)
+            for number, part in enumerate(value.split("\n")):
+                if number:
+                    yield tuple(spans)
+                    spans, column = [], 0
+                if part and colour is not None:
+                    spans.append(Span(column, len(part), colour))
+                column += len(part)
+        yield tuple(spans)
+
+    def _set_mark(self, code: str) -> None:
+        """Move the mark to the last empty line that no string or comment goes across, if it is far behind."""
+        at = code.rfind("\n\n", self._from_at)
+        if at < 0 or len(code) - self._from_at < 1_000:
+            return
+        line = code.count("\n", 0, at)
+        before = self.lines[line] if line < len(self.lines) else ()
+        if not any(span.colour in {"string", "comment"} for span in before[-1:]):
+            self._from_at, self._from_line = at + 2, line + 2
+
+
+def language_name(language: str) -> str:
+    """How a fence's language is called for people: `Python` for `py`. Unknown ones as they are, none as ''."""
+    lexer = _lexer(language)
+    return language if lexer is None or lexer.name == "Text only" else str(lexer.name)
+
+
+def _lexer(language: str) -> Any:
+    if not language:
+        return None
+    try:
+        return lexers.get_lexer_by_name(language.lower(), stripnl=False, ensurenl=False)
+    except ClassNotFound:
+        return None
 
 
 class CodeView(BlockView):
@@ -46,15 +150,11 @@ class CodeView(BlockView):
         self.copy_button = QToolButton(self)
         self.copy_button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self.copy_button.clicked.connect(self._copy)
-        self.editor = _CodeText(theme, self)
+        self.edit = self.editor = _CodeText(theme, self)
         self._painted = _Colours(self.editor.document(), theme)
         self._back = QTimer(self, singleShot=True, interval=COPIED_MS)
         self._back.timeout.connect(self._show_copy)
         self._show_copy()
-
-    @property
-    def edit(self) -> QTextEdit:
-        return self.editor
 
     @property
     def tab_stops(self) -> Sequence[QWidget]:
@@ -69,9 +169,9 @@ class CodeView(BlockView):
         if self._highlighter is None or self._title != segment.title:
             self._title = segment.title
             self._highlighter = Highlighter(segment.title)
-            name = language_name(segment.title) or self.appearance.texts.code
+            name = language_name(segment.title) or self.appearance.texts.chat.code
             self._language.setText(name)
-            self.editor.setAccessibleName(self.appearance.texts.code_name.format(language=name))
+            self.editor.setAccessibleName(self.appearance.texts.chat.code_name.format(language=name))
         if code.startswith(self._code) and self._code:
             self.editor.put(code[len(self._code) :], at_end=True)
         elif code != self._code:
@@ -97,15 +197,10 @@ class CodeView(BlockView):
         return gap + bar + height + theme.space(4.5)
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
-        left, gap, bar = self._bar
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        painter.setPen(QPen(self.appearance.theme.colour("border"), 1))
-        painter.setBrush(self.appearance.theme.colour("code_fill"))
-        box = QRectF(
-            left + 0.5, gap + 0.5, self.width() - left - 1, self.height() - gap - 1 - self.appearance.theme.space(1)
-        )
-        radius = self.appearance.theme.space(2.5)
+        (left, gap, bar), theme = self._bar, self.appearance.theme
+        painter = painter_on(self, fill=theme.colour("code_fill"), line=theme.colour("border"))
+        box = QRectF(left + 0.5, gap + 0.5, self.width() - left - 1, self.height() - gap - 1 - theme.space(1))
+        radius = theme.space(2.5)
         painter.drawRoundedRect(box, radius, radius)
         line = gap + bar + 0.5
         painter.drawLine(QPointF(left + 1, line), QPointF(self.width() - 1, line))
@@ -114,19 +209,17 @@ class CodeView(BlockView):
 
     def _copy(self) -> None:
         QGuiApplication.clipboard().setText(self._source)
-        self._set_button(Icon.CHECK, self.appearance.texts.copied, "success")
+        self._set_button(Icon.CHECK, self.appearance.texts.chat.copied, "success")
         self._back.start()
 
     def _show_copy(self) -> None:
-        self._set_button(Icon.COPY, self.appearance.texts.copy, "text_muted")
+        self._set_button(Icon.COPY, self.appearance.texts.chat.copy, "text_muted")
 
     def _set_button(self, drawing: Icon, text: str, colour: str) -> None:
-        side = self.appearance.theme.small_px + 3
-        self.copy_button.setIconSize(QSize(side, side))
-        self.copy_button.setIcon(icon(drawing, self.appearance.theme.colour(colour), side))
+        set_icon(self.copy_button, self.appearance.theme, drawing, self.appearance.theme.small_px + 3, colour)
         self.copy_button.setText(text)
-        self.copy_button.setAccessibleName(self.appearance.texts.copy_code if drawing is Icon.COPY else text)
-        self.copy_button.setToolTip(self.appearance.texts.copy_code)
+        self.copy_button.setAccessibleName(self.appearance.texts.chat.copy_code if drawing is Icon.COPY else text)
+        self.copy_button.setToolTip(self.appearance.texts.chat.copy_code)
         size, right = self.copy_button.sizeHint(), self.copy_button.geometry().right()
         if self.copy_button.isVisible():
             self.copy_button.setGeometry(right - size.width() + 1, self.copy_button.y(), size.width(), size.height())
@@ -196,9 +289,9 @@ class _Colours(QSyntaxHighlighter):
         super().__init__(document)
         self._formats: dict[str, QTextCharFormat] = {}
         self._lines: Highlighter | None = None
-        for name in theme.colours.code.__slots__:
+        for name in CODE_COLOURS:
             self._formats[name] = QTextCharFormat()
-            self._formats[name].setForeground(QColor(getattr(theme.colours.code, name)))
+            self._formats[name].setForeground(theme.code_colour(name))
         self._formats["comment"].setFontItalic(True)
         self._sign = QTextCharFormat()
         self._sign.setForeground(theme.colour("warning"))

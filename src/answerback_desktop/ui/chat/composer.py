@@ -3,15 +3,15 @@
 from typing import Final
 
 from PySide6.QtCore import QEvent, QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QPainter, QPaintEvent, QPen, QResizeEvent
-from PySide6.QtWidgets import QLabel, QToolButton, QWidget
+from PySide6.QtGui import QPaintEvent, QPen, QResizeEvent
+from PySide6.QtWidgets import QToolButton, QWidget
 
 from answerback.client import File
 from answerback_desktop.attachments import ROOM_BYTES
 from answerback_desktop.ui.chat.attach import size_text
-from answerback_desktop.ui.chat.blocks import Appearance
 from answerback_desktop.ui.chat.input_box import InputBox
-from answerback_desktop.ui.theme import Icon, icon
+from answerback_desktop.ui.parts import Appearance, label, painter_on, set_icon, set_name
+from answerback_desktop.ui.theme import Icon
 
 ENVELOPE_BYTES: Final = 2_048
 """Of a message's limit: the frame around the question, its ids, and the model's name."""
@@ -43,9 +43,7 @@ class Composer(QWidget):
         self.button = QToolButton(self)
         self.button.setProperty("variant", "primary")
         self.attach_button = QToolButton(self)
-        self.notice = QLabel(self)
-        self.notice.setTextFormat(Qt.TextFormat.PlainText)
-        self.notice.setWordWrap(True)
+        self.notice = label(parent=self)
         self._refused = ""
         self._files: tuple[File, ...] = ()
         self.chips: list[QToolButton] = []
@@ -66,7 +64,7 @@ class Composer(QWidget):
 
     def set_appearance(self, appearance: Appearance) -> None:
         self._appearance = appearance
-        texts = appearance.texts
+        texts = appearance.texts.chat
         self.box.setFont(appearance.theme.font())
         self.box.document().setDefaultFont(appearance.theme.font())
         self.box.viewport().setFont(appearance.theme.font())  # which the style sheet holds, and the placeholder takes
@@ -75,10 +73,8 @@ class Composer(QWidget):
         self.box.setAccessibleName(texts.composer_name)
         side = appearance.theme.body_px + 5
         self.button.setIconSize(QSize(side, side))
-        self.attach_button.setIconSize(QSize(side, side))
-        self.attach_button.setIcon(icon(Icon.ATTACH, appearance.theme.colours.text_muted, side))
-        self.attach_button.setToolTip(texts.attach)
-        self.attach_button.setAccessibleName(texts.attach)
+        set_icon(self.attach_button, appearance.theme, Icon.ATTACH, side)
+        set_name(self.attach_button, texts.attach)
         self.button.setAccessibleName("")  # so that it is drawn again
         self.set_files(self._files)
         self._show_button()
@@ -95,11 +91,11 @@ class Composer(QWidget):
             chip = QToolButton(self)
             chip.setProperty("variant", "chip")
             chip.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-            chip.setIcon(icon(Icon.CLOSE, self._appearance.theme.colours.text_muted, self._appearance.theme.body_px))
+            chip.setIcon(self._appearance.theme.icon(Icon.CLOSE, self._appearance.theme.body_px))
             name = chip.fontMetrics().elidedText(file.name, Qt.TextElideMode.ElideMiddle, CHIP_PX)
             chip.setText(f"{name} · {size_text(len(file.data))}".replace("&", "&&"))
             chip.setToolTip(file.name)
-            chip.setAccessibleName(self._appearance.texts.let_file_go.format(name=file.name))
+            chip.setAccessibleName(self._appearance.texts.chat.let_file_go.format(name=file.name))
             chip.clicked.connect(lambda _=False, file=file: self.let_go.emit(file))
             chip.show()
             self.chips.append(chip)
@@ -157,7 +153,7 @@ class Composer(QWidget):
     # --- what happens
 
     def _refuse_paste(self, text: str) -> None:
-        texts = self._appearance.texts
+        texts = self._appearance.texts.chat
         room = size_text(max(0, self.room_bytes))
         self._refused = texts.paste_too_long.format(size=size_text(len(text.encode("utf-8", "replace"))), room=room)
         self._show_notice()
@@ -190,20 +186,16 @@ class Composer(QWidget):
         return self._is_running and not self.text.strip()
 
     def _show_button(self) -> None:
-        theme, texts = self._appearance.theme, self._appearance.texts
+        theme, texts = self._appearance.theme, self._appearance.texts.chat
         drawing, name = (Icon.STOP, texts.stop) if self._shows_stop else (Icon.SEND, texts.send)
         if name != self.button.accessibleName():
-            self.button.setIcon(
-                icon(
-                    drawing, theme.colours.on_accent, self.button.iconSize().width(), disabled=theme.colours.text_muted
-                )
-            )
-            self.button.setToolTip(name)
-            self.button.setAccessibleName(name)
+            side = self.button.iconSize().width()
+            self.button.setIcon(theme.icon(drawing, side, "on_accent", disabled="text_muted"))
+            set_name(self.button, name)
         self.button.setEnabled(self._shows_stop or (bool(self.text.strip()) and self.over_bytes <= 0))
 
     def _show_notice(self) -> None:
-        texts, over = self._appearance.texts, self.over_bytes
+        texts, over = self._appearance.texts.chat, self.over_bytes
         text, variant = "", "muted"
         if self._limit_bytes is not None and over > 0:
             text, variant = texts.too_long.format(over=size_text(over)), "error"
@@ -266,12 +258,9 @@ class Composer(QWidget):
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
         theme = self._appearance.theme
         focused = self.box.hasFocus()
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        painter.setPen(QPen(theme.colour("focus" if focused else "control_border"), 2 if focused else 1))
-        painter.setBrush(theme.colour("surface" if theme.scheme == "light" else "raised"))
-        radius = theme.space(4)
-        painter.drawRoundedRect(self._frame, radius, radius)
+        line = QPen(theme.colour("focus" if focused else "control_border"), 2 if focused else 1)
+        painter = painter_on(self, fill=theme.colour("surface" if theme.scheme == "light" else "raised"), line=line)
+        painter.drawRoundedRect(self._frame, theme.space(4), theme.space(4))
 
 
 def encoded_bytes(text: str) -> int:

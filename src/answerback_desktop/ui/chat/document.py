@@ -25,8 +25,7 @@ from answerback_desktop.texts import ChatTexts
 from answerback_desktop.ui.chat.formula import IS_DISPLAY, OBJECT_TYPE, TEX, draws_formulas, formula
 from answerback_desktop.ui.chat.links import is_openable
 from answerback_desktop.ui.markdown import BREAK, Part, Row, Segment, Span, visible_code
-from answerback_desktop.ui.theme import Theme
-from answerback_desktop.ui.theme.tokens import MONO_FAMILIES
+from answerback_desktop.ui.theme import MONO_FAMILIES, Theme
 
 _USER: Final = QTextFormat.Property.UserProperty.value
 PATH: Final = _USER + 1

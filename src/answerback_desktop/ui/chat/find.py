@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from operator import is_
 from typing import TYPE_CHECKING, Final
 
-from PySide6.QtCore import QObject, QSize, Qt, QTimer, Signal
+from PySide6.QtCore import QObject, Qt, QTimer, Signal
 from PySide6.QtGui import QKeyEvent, QTextCharFormat, QTextCursor
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QLineEdit, QTextEdit, QToolButton, QWidget
 
-from answerback_desktop.ui.chat.blocks import Appearance, Block, BlockKind, BlockView
+from answerback_desktop.ui.chat.blocks import Block, BlockKind, BlockView
 from answerback_desktop.ui.chat.document import in_cell, shown, units
 from answerback_desktop.ui.markdown import Segment, visible_code
-from answerback_desktop.ui.theme import Icon, icon
-from answerback_desktop.viewmodels.turn import TurnViewModel
+from answerback_desktop.ui.parts import Appearance, set_icon, set_name
+from answerback_desktop.ui.theme import Icon
+from answerback_desktop.viewmodels import TurnViewModel
 
 if TYPE_CHECKING:
     from answerback_desktop.ui.chat.transcript import Transcript
@@ -208,10 +209,12 @@ def _lines(block: Block, appearance: Appearance) -> list[str]:
     if segment is None or block.kind in {BlockKind.UNREAD, BlockKind.FOLD}:
         return []
     if segment.parts:
-        return ["".join(shown(s, appearance.theme, appearance.texts) for s in part.spans) for part in segment.parts]
+        return [
+            "".join(shown(s, appearance.theme, appearance.texts.chat) for s in part.spans) for part in segment.parts
+        ]
     if segment.rows:
         cells = (cell for row in segment.rows for cell in row)
-        texts = ("".join(in_cell(shown(s, appearance.theme, appearance.texts)) for s in cell) for cell in cells)
+        texts = ("".join(in_cell(shown(s, appearance.theme, appearance.texts.chat)) for s in cell) for cell in cells)
         return ["", *texts]
     return visible_code(segment.text).split("\n")
 
@@ -259,7 +262,7 @@ class FindBar(QWidget):
 
     def set_appearance(self, appearance: Appearance) -> None:
         self._appearance = appearance
-        theme, texts = appearance.theme, appearance.texts
+        theme, texts = appearance.theme, appearance.texts.chat
         self.box.setPlaceholderText(texts.find)
         self.box.setAccessibleName(texts.find)
         self.box.setMinimumWidth(theme.space(45))
@@ -268,16 +271,13 @@ class FindBar(QWidget):
         self._row.setContentsMargins(theme.space(2), theme.space(1), theme.space(1), theme.space(1))
         self._row.setSpacing(theme.space(1))
         self._around.setContentsMargins(theme.space(3), theme.space(2), theme.space(3), theme.space(1))
-        side = theme.body_px + 3
         for button, drawing, name in (
             (self.previous, Icon.CHEVRON_UP, texts.find_previous),
             (self.next, Icon.CHEVRON_DOWN, texts.find_next),
             (self.close_button, Icon.CLOSE, texts.find_close),
         ):
-            button.setIconSize(QSize(side, side))
-            button.setIcon(icon(drawing, theme.colour("text_muted"), side))
-            button.setAccessibleName(name)
-            button.setToolTip(name)
+            set_icon(button, theme, drawing, theme.body_px + 3)
+            set_name(button, name)
         self._show_count()
 
     def open(self, phrase: str = "", *, turn: str = "") -> None:
@@ -322,7 +322,7 @@ class FindBar(QWidget):
 
     def _show_count(self) -> None:
         finder = self._finder
-        texts = self._appearance.texts
+        texts = self._appearance.texts.chat
         words = texts.find_count.format(number=finder.current + 1, count=len(finder.hits)) if finder.hits else ""
         self.count.setText(words if finder.hits or not finder.is_active else texts.find_nothing)
         for button in (self.previous, self.next):

@@ -1,18 +1,23 @@
 """The line under an answer: where the turn stands, and what can be done with it."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Final
 
 from PySide6.QtCore import QPointF, QRect, QRectF, QSize, Qt, QTimer
 from PySide6.QtGui import QAccessible, QAccessibleEvent, QGuiApplication, QPainter, QPaintEvent
-from PySide6.QtWidgets import QLabel, QPushButton, QToolButton, QWidget
+from PySide6.QtWidgets import QPushButton, QToolButton, QWidget
 
-from answerback_desktop.ui.chat.blocks import Appearance, Block, BlockSignals, BlockView
-from answerback_desktop.ui.chat.state_line import StateLine, Tone, state_line
+from answerback_desktop.records import FailureCode, TurnStatus
+from answerback_desktop.texts import ChatTexts
+from answerback_desktop.ui.chat.blocks import Block, BlockSignals, BlockView
 from answerback_desktop.ui.markdown import Segment, answer_of
-from answerback_desktop.ui.theme import Icon, Theme, icon, pixmap
-from answerback_desktop.viewmodels.turn import TurnViewModel
+from answerback_desktop.ui.parts import Appearance, label, painter_on, set_icon, set_name
+from answerback_desktop.ui.theme import Icon, Theme
+from answerback_desktop.viewmodels import TurnViewModel
+from answerback_desktop.viewmodels.connection import local_time
 
 COPIED_MS: Final = 1_600
 _PULSE_MS: Final = 80
@@ -21,12 +26,119 @@ _LONG_S: Final = 120
 """A countdown above this is in minutes."""
 
 
+# --- what it says, as words
+
+
+class Tone(StrEnum):
+    """How the line is drawn."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateLine:
+    """`text` beside the actions, `hint` on hover, `cut` if the answer ended at a limit.
+
+    `retry_in_s`: whole seconds until asking again makes sense, 0 for now; None: it does not.
+    """
+
+    tone: Tone
+    text: str
+    hint: str = ""
+    cut: str = ""
+    retry_in_s: int | None = None
+
+
+def state_line(
+    turn: TurnViewModel, texts: ChatTexts, *, is_online: bool, titles: Mapping[str, str] | None = None
+) -> StateLine:
+    """The line of a turn. `titles`: of models that have one."""
+    line = _line(turn, texts, is_online=is_online, titles=titles or {})
+    return replace(line, text=texts.elsewhere.format(state=line.text)) if turn.record.is_elsewhere else line
+
+
+def _line(turn: TurnViewModel, texts: ChatTexts, *, is_online: bool, titles: Mapping[str, str]) -> StateLine:
+    retry = turn.retry_in_s
+    match turn.status:
+        case TurnStatus.OUTBOX if is_online and turn.record.sent_percent is not None:
+            return StateLine(tone=Tone.WAITING, text=texts.sending_files.format(percent=turn.record.sent_percent))
+        case TurnStatus.OUTBOX:
+            return StateLine(tone=Tone.WAITING, text=texts.outbox)
+        case TurnStatus.QUEUED | TurnStatus.STREAMING if not is_online:
+            return StateLine(tone=Tone.WAITING, text=texts.paused)
+        case TurnStatus.QUEUED if turn.record.position:
+            return StateLine(tone=Tone.WAITING, text=texts.queued.format(position=turn.record.position))
+        case TurnStatus.QUEUED:
+            return StateLine(tone=Tone.WAITING, text=texts.queued_next)
+        case TurnStatus.STREAMING:
+            return StateLine(tone=Tone.RUNNING, text=texts.streaming if turn.length else texts.waiting)
+        case TurnStatus.CANCELLED:
+            return StateLine(tone=Tone.STOPPED, text=texts.cancelled, hint=_hint(turn, texts), retry_in_s=retry)
+        case TurnStatus.FAILED:
+            return StateLine(tone=Tone.FAILED, text=_reason(turn, texts), retry_in_s=retry)
+        case TurnStatus.COMPLETED if not turn.length:
+            text = texts.empty_cut if turn.is_cut else texts.empty_answer
+            return StateLine(tone=Tone.STOPPED, text=text, hint=_hint(turn, texts), retry_in_s=retry)
+        case TurnStatus.COMPLETED:
+            return StateLine(
+                tone=Tone.DONE,
+                text=_facts(turn, texts, titles),
+                hint=_hint(turn, texts),
+                cut=texts.cut if turn.is_cut else "",
+            )
+
+
+def _reason(turn: TurnViewModel, texts: ChatTexts) -> str:
+    failure = turn.record.failure
+    if failure is None:
+        return ""
+    if failure.code is FailureCode.MODEL_FAILED and not turn.length:
+        return texts.no_answer
+    if failure.code is FailureCode.FORBIDDEN and turn.record.attachments:
+        return texts.files_refused
+    opens = "" if failure.opens_at_ms is None else " " + texts.budget_opens.format(when=local_time(failure.opens_at_ms))
+    return texts.failures[failure.code] + opens
+
+
+def _facts(turn: TurnViewModel, texts: ChatTexts, titles: Mapping[str, str]) -> str:
+    """`SmolLM2 · 132 tokens · 4.2 s`, as much as is known."""
+    parts = [titles.get(turn.record.model or "", turn.record.model or "")]
+    if turn.record.tokens is not None:
+        form = texts.tokens_one if turn.record.tokens.output_tokens == 1 else texts.tokens
+        parts.append(form.format(count=f"{turn.record.tokens.output_tokens:,}"))
+    if turn.record.times is not None:
+        parts.append(_seconds(turn.record.times.total_ms, texts.seconds))
+    return " · ".join(part for part in parts if part)
+
+
+def _hint(turn: TurnViewModel, texts: ChatTexts) -> str:
+    times = turn.record.times
+    if times is None:
+        return ""
+    lines = [_seconds(times.queued_ms, texts.queued_for)]
+    if times.first_text_ms is not None:
+        lines.append(_seconds(times.first_text_ms, texts.first_text))
+    lines.append(_seconds(times.total_ms, texts.total))
+    return "\n".join(lines)
+
+
+def _seconds(duration_ms: int, form: str) -> str:
+    return form.format(seconds=f"{duration_ms / 1000:.2f}" if duration_ms < 950 else f"{duration_ms / 1000:,.1f}")
+
+
+# --- how it looks
+
+
 class FooterView(BlockView):
     """Redraws itself for the countdown and the pulse; the rest comes by `take`."""
 
     def __init__(self, turn: TurnViewModel, appearance: Appearance, signals: BlockSignals, parent: QWidget) -> None:
         super().__init__(turn, appearance, signals, parent)
-        texts, theme = appearance.texts, appearance.theme
+        texts, theme = appearance.texts.chat, appearance.theme
         self._is_online = True
         self._is_active = False
         self._phase = 0
@@ -34,10 +146,8 @@ class FooterView(BlockView):
         self._shown: object = None
         self._alike: tuple[TurnViewModel, ...] = ()
         self._is_told_below = False
-        self.label = QLabel(self)
-        self.label.setTextFormat(Qt.TextFormat.PlainText)
-        self.cut_label = QLabel(self)
-        self.cut_label.setProperty("variant", "warning")
+        self.label = label(parent=self)
+        self.cut_label = label(variant="warning", wraps=False, parent=self)
         self.cut_label.setToolTip(texts.cut_hint)
         self.copy_button = CopyButton(lambda: answer_of(turn.answer), appearance, self)
         self.again_button = QuietButton(Icon.REGENERATE, texts.regenerate, theme, self)
@@ -45,8 +155,7 @@ class FooterView(BlockView):
         self.stop_button = QToolButton(self)
         self.stop_button.setText(texts.stop)
         self.earlier_button = QuietButton(Icon.CHEVRON_LEFT, texts.earlier, theme, self)
-        self.version_label = QLabel(self)
-        self.version_label.setProperty("variant", "muted")
+        self.version_label = label(variant="muted", wraps=False, parent=self)
         self.later_button = QuietButton(Icon.CHEVRON_RIGHT, texts.later, theme, self)
         self._pulse = self._timer(_PULSE_MS, self._beat)
         self._countdown = self._timer(_COUNTDOWN_MS, lambda: self.take(None))
@@ -84,7 +193,7 @@ class FooterView(BlockView):
         super().show_block(block)
 
     def take(self, segment: Segment | None) -> None:
-        texts, turn = self.appearance.texts, self.turn
+        texts, turn = self.appearance.texts.chat, self.turn
         line = state_line(turn, texts, is_online=self._is_online, titles=self.appearance.titles)
         if self._is_told_below and line.tone is Tone.FAILED:
             line = StateLine(tone=Tone.STOPPED, text=texts.failed_alike)
@@ -116,7 +225,7 @@ class FooterView(BlockView):
         elif left_s:
             retry = texts.retry_in.format(seconds=left_s)
         self.retry_button.setText(retry)
-        self.stop_button.setVisible(turn.can_stop)
+        self.stop_button.setVisible(not is_over)
         self.set_active(is_active=self._is_active)
         self.label.setVisible(bool(line.text) and (line.tone is not Tone.DONE or self._is_active))
         if self.width() > 0 and before is not None:
@@ -126,7 +235,7 @@ class FooterView(BlockView):
 
     def _show_versions(self, versions: tuple[int, int]) -> None:
         at, count = versions
-        texts = self.appearance.texts
+        texts = self.appearance.texts.chat
         self.version_label.setText(texts.version.format(number=at + 1, count=count))
         self.version_label.setAccessibleName(texts.version_name.format(number=at + 1, count=count))
         for part in (self.earlier_button, self.version_label, self.later_button):
@@ -149,44 +258,37 @@ class FooterView(BlockView):
 
     def arrange(self, width: int) -> int:
         """One row; a failure is a card of its own."""
-        theme = self.appearance.theme
-        if self._line is not None and self._line.tone is Tone.FAILED:
+        theme, line = self.appearance.theme, self._line
+        assert line is not None  # it is shown before it is laid out
+        if line.tone is Tone.FAILED:
             return self._arrange_card(width)
+        is_coming = line.tone in (Tone.RUNNING, Tone.WAITING)
         gap = theme.space(1.5)
         row = max(self.copy_button.height(), self.stop_button.sizeHint().height())
         left = 0
-        if self._line is not None and self._line.cut:
+        if line.cut:
             wanted = self.cut_label.sizeHint().width()
             self.cut_label.setGeometry(0, gap, wanted, row)
             left = wanted + theme.space(3)
-        if self._line is not None and self._line.tone not in (Tone.RUNNING, Tone.WAITING):
-            left = self._arrange_versions(left - theme.space(1.5), gap, row) + theme.space(1.5)
-        left -= theme.space(1.5)
+        if not is_coming:
+            left = self._arrange_versions(left - gap, gap, row) + gap
+        left -= gap
         for button in (self.copy_button, self.again_button):
             if button.isVisibleTo(self):
                 button.move(left, gap + (row - button.height()) // 2)
                 left += button.width()
-        left += theme.space(1.5)
-        if self._line is not None and self._line.tone is Tone.RUNNING:
-            left += theme.space(8)
-        if self._line is not None and self._line.tone is Tone.WAITING:
-            left += theme.space(6)
-        right = width
-        for wide in (self.stop_button, self.retry_button):
-            if wide.isVisibleTo(self):
-                size = wide.sizeHint()
-                row = max(row, size.height())
-        taken = max(0, min(self.label.sizeHint().width() if self.label.text() else 0, right - left))
+        left += gap + {Tone.RUNNING: theme.space(8), Tone.WAITING: theme.space(6)}.get(line.tone, 0)
+        wide = [one for one in (self.stop_button, self.retry_button) if one.isVisibleTo(self)]
+        row = max(row, *(one.sizeHint().height() for one in wide), 0)
+        taken = max(0, min(self.label.sizeHint().width() if self.label.text() else 0, width - left))
         self.label.setGeometry(left, gap, taken, row)
         left += taken + theme.space(2)
-        for wide in (self.stop_button, self.retry_button):
-            if wide.isVisibleTo(self):
-                size = wide.sizeHint()
-                wide.setGeometry(
-                    min(left, width - size.width()), gap + (row - size.height()) // 2, size.width(), size.height()
-                )
-                left += size.width() + theme.space(2)
-        if self._line is not None and self._line.tone in (Tone.RUNNING, Tone.WAITING):
+        for one in wide:
+            size = one.sizeHint()
+            top = gap + (row - size.height()) // 2
+            one.setGeometry(min(left, width - size.width()), top, size.width(), size.height())
+            left += size.width() + theme.space(2)
+        if is_coming:
             self._arrange_versions(left, gap, row)
         return gap + row + theme.space(0.5)
 
@@ -222,9 +324,7 @@ class FooterView(BlockView):
         if self._line is None:
             return
         theme = self.appearance.theme
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        painter.setPen(Qt.PenStyle.NoPen)
+        painter = painter_on(self)
         if self._line.tone is Tone.FAILED:
             gap, pad, mark = theme.space(2.5), theme.space(3.5), theme.body_px + 5
             painter.setBrush(theme.colour("danger_fill"))
@@ -248,7 +348,7 @@ class FooterView(BlockView):
         return self.label.y() + self.label.height() // 2
 
     def _draw_icon(self, painter: QPainter, drawing: Icon, colour: str, area: QRect) -> None:
-        drawn = pixmap(drawing, self.appearance.theme.colour(colour), area.width(), scale=self.devicePixelRatioF())
+        drawn = self.appearance.theme.pixmap(drawing, area.width(), colour, scale=self.devicePixelRatioF())
         painter.drawPixmap(area.topLeft(), drawn)
 
     def _beat(self) -> None:
@@ -257,7 +357,7 @@ class FooterView(BlockView):
 
     def _say(self, line: StateLine) -> None:
         """Announce the new state to screen readers."""
-        self.setAccessibleName(line.text or self.appearance.texts.answer_name)
+        self.setAccessibleName(line.text or self.appearance.texts.chat.answer_name)
         QAccessible.updateAccessibility(QAccessibleEvent(self, QAccessible.Event.NameChanged))
 
     def _timer(self, interval_ms: int, slot: object) -> QTimer:
@@ -284,7 +384,6 @@ class QuietButton(QToolButton):
         self._theme = theme
         self._is_revealed = False
         self._side = theme.body_px + 2
-        self.setIconSize(QSize(self._side, self._side))
         self.setCursor(Qt.CursorShape.PointingHandCursor)
         self.draw(drawing, name)
         self.resize(self.minimumSizeHint())
@@ -295,9 +394,8 @@ class QuietButton(QToolButton):
         return QSize(side, side)
 
     def draw(self, drawing: Icon, name: str, *, colour: str = "text_muted") -> None:
-        self.setIcon(icon(drawing, self._theme.colour(colour), self._side))
-        self.setToolTip(name)
-        self.setAccessibleName(name)
+        set_icon(self, self._theme, drawing, self._side, colour)
+        set_name(self, name)
 
     def reveal(self, *, is_revealed: bool) -> None:
         if is_revealed != self._is_revealed:
@@ -313,7 +411,7 @@ class CopyButton(QuietButton):
     """Copies what `text` returns, and says so for a moment."""
 
     def __init__(self, text: Callable[[], str], appearance: Appearance, parent: QWidget) -> None:
-        words = appearance.texts
+        words = appearance.texts.chat
         super().__init__(Icon.COPY, words.copy, appearance.theme, parent)
         self._text = text
         self._copied = words.copied

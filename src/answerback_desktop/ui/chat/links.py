@@ -9,9 +9,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 from PySide6.QtCore import Qt, QUrl
 from PySide6.QtGui import QDesktopServices, QFont, QGuiApplication, QTextDocument, QTextOption
-from PySide6.QtWidgets import QDialog, QDialogButtonBox, QLabel, QPushButton, QTextEdit, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QDialogButtonBox, QTextEdit, QWidget
 
 from answerback_desktop.texts import ChatTexts
+from answerback_desktop.ui.markdown.segments import HOST_ENDINGS
+from answerback_desktop.ui.parts import Appearance, Dialog, button, label
 from answerback_desktop.ui.theme import Theme
 
 _MAX_LENGTH: Final = 8_192
@@ -79,13 +81,6 @@ _NAMED: Final = re.compile(
     r"(?:[a-z][a-z0-9+.-]*://(?:[^/?#\s]*@)?|www\.)?((?:[^\s/?#@:.,]+\.)+[^\s/?#@:.,]{2,})(?::\d+)?(?P<path>[/?#]\S*)?",
     re.IGNORECASE,
 )
-_ENDINGS: Final = frozenset(
-    {
-        "com", "org", "net", "edu", "gov", "mil", "int", "io", "dev", "app", "ai", "co", "info", "biz", "xyz", "me",
-        "kr", "jp", "cn", "uk", "de", "fr", "eu", "us",
-    }
-)  # fmt: skip
-"""Of host names in text without a scheme. `notes.md` and `main.py` are files."""
 
 
 def _host_named(text: str) -> str:
@@ -95,7 +90,7 @@ def _host_named(text: str) -> str:
     if found is None:
         return ""
     host = host_of(f"https://{found[1]}") or found[1].lower()
-    is_address = "://" in text or text.lower().startswith("www.") or host.rpartition(".")[2] in _ENDINGS
+    is_address = "://" in text or text.lower().startswith("www.") or host.rpartition(".")[2] in HOST_ENDINGS
     return host.removeprefix("www.") if is_address else ""
 
 
@@ -128,47 +123,30 @@ def _is_hidden(letter: str) -> bool:
     )
 
 
-class LinkDialog(QDialog):
+class LinkDialog(Dialog):
     """Shows where a link really leads, and opens it only if the person says so. `text`: its own. Use `open()`."""
 
-    def __init__(
-        self, target: str, texts: ChatTexts, theme: Theme, parent: QWidget | None = None, *, text: str = ""
-    ) -> None:
-        super().__init__(parent)
+    def __init__(self, target: str, appearance: Appearance, parent: QWidget | None = None, *, text: str = "") -> None:
+        texts, theme = appearance.texts.chat, appearance.theme
+        super().__init__(parent, texts.link_title, theme)
         self._target = target
-        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        self.setWindowTitle(texts.link_title)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(*[theme.space(5)] * 4)
-        layout.setSpacing(theme.space(3))
-        title = QLabel(texts.link_title)
-        title.setProperty("variant", "title")
-        explanation = QLabel(texts.link_text)
-        explanation.setWordWrap(True)
-        layout.addWidget(title)
-        layout.addWidget(explanation)
-        self.host = QLabel(_breakable(host_of(target)))
-        self.host.setTextFormat(Qt.TextFormat.PlainText)
-        self.host.setWordWrap(True)
+        self.host = label(_breakable(host_of(target)))
         self.host.setFont(theme.font(weight=QFont.Weight.DemiBold))
-        layout.addWidget(self.host)
-        layout.addWidget(self._target_box(written_out(target), theme))
         odd = warnings(target, text, texts)
-        for sentence in odd:
-            warning = QLabel(_breakable(sentence))
-            warning.setTextFormat(Qt.TextFormat.PlainText)
-            warning.setWordWrap(True)
-            warning.setProperty("variant", "warning")
-            layout.addWidget(warning)
-        layout.addSpacing(theme.space(1))
-        buttons = self._buttons(texts)
-        layout.addWidget(buttons)
-        self.open_button.setProperty("variant", "danger" if odd else "primary")
+        buttons = self._buttons(texts, is_odd=bool(odd))
+        for part in (
+            *(label(texts.link_title, "title"), label(texts.link_text)),
+            *(self.host, self._target_box(written_out(target), theme)),
+            *(label(_breakable(sentence), "warning") for sentence in odd),
+        ):
+            self.column.addWidget(part)
+        self.column.addSpacing(theme.space(1))
+        self.column.addWidget(buttons)
         self._cancel.setFocus()
-        margins = layout.contentsMargins().left() + layout.contentsMargins().right()
+        margins = self.column.contentsMargins().left() + self.column.contentsMargins().right()
         width = max(theme.space(_WIDTH_STEPS), buttons.sizeHint().width() + margins)
         # The height of wrapped text follows from the width; Qt sizes a window by its hint, which does not know it.
-        self.setFixedSize(width, layout.totalHeightForWidth(width))
+        self.setFixedSize(width, self.column.totalHeightForWidth(width))
 
     def _target_box(self, shown: str, theme: Theme) -> QWidget:
         """The whole target; past eight lines it scrolls. It begins with what matters most, the host."""
@@ -187,25 +165,20 @@ class LinkDialog(QDialog):
         self.target_box = box
         return box
 
-    def _buttons(self, texts: ChatTexts) -> QWidget:
-        buttons = QDialogButtonBox()
-        copy = QPushButton(texts.link_copy)
-        self.open_button = QPushButton(texts.link_open)
-        cancel = QPushButton(texts.cancel)
-        buttons.addButton(copy, QDialogButtonBox.ButtonRole.ActionRole)
-        buttons.addButton(cancel, QDialogButtonBox.ButtonRole.RejectRole)
-        buttons.addButton(self.open_button, QDialogButtonBox.ButtonRole.AcceptRole)
-        copy.clicked.connect(self._copy)
-        for button in (copy, self.open_button):
-            button.setAutoDefault(False)
-        cancel.setDefault(True)
-        self._cancel = cancel
-        buttons.accepted.connect(self._open)
-        buttons.rejected.connect(self.reject)
+    def _buttons(self, texts: ChatTexts, *, is_odd: bool) -> QDialogButtonBox:
+        buttons, roles = QDialogButtonBox(), QDialogButtonBox.ButtonRole
+        copy = button(texts.link_copy, lambda: QGuiApplication.clipboard().setText(self._target))
+        self.open_button = button(texts.link_open, self._open, "danger" if is_odd else "primary")
+        self._cancel = button(texts.cancel, self.reject)
+        for one, role in (
+            (copy, roles.ActionRole),
+            (self._cancel, roles.RejectRole),
+            (self.open_button, roles.AcceptRole),
+        ):
+            buttons.addButton(one, role)
+            one.setAutoDefault(one is self._cancel)
+        self._cancel.setDefault(True)
         return buttons
-
-    def _copy(self) -> None:
-        QGuiApplication.clipboard().setText(self._target)
 
     def _open(self) -> None:
         QDesktopServices.openUrl(QUrl(self._target, QUrl.ParsingMode.StrictMode))

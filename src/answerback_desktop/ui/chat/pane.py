@@ -4,11 +4,11 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from msgspec.structs import replace
-from PySide6.QtCore import QSize, QStandardPaths, Qt, QTimer, Signal
-from PySide6.QtGui import QColor, QDragEnterEvent, QDropEvent, QGuiApplication, QPalette, QResizeEvent
+from PySide6.QtCore import Qt, QTimer, Signal, SignalInstance
+from PySide6.QtGui import QDragEnterEvent, QDropEvent, QGuiApplication, QPalette, QResizeEvent
 from PySide6.QtWidgets import QFileDialog, QStackedWidget, QToolButton, QVBoxLayout, QWidget
 
 from answerback.client import File
@@ -19,20 +19,17 @@ from answerback_desktop.engine.events import GatewayStatus
 from answerback_desktop.settings import Language
 from answerback_desktop.texts import ChatTexts, texts_of
 from answerback_desktop.ui.chat.attach import AttachDialog
-from answerback_desktop.ui.chat.blocks import Appearance
 from answerback_desktop.ui.chat.composer import Composer, encoded_bytes
 from answerback_desktop.ui.chat.find import FindBar
 from answerback_desktop.ui.chat.input_box import attachments_in
 from answerback_desktop.ui.chat.links import LinkDialog, is_openable
-from answerback_desktop.ui.chat.states import EmptyState, LanguageBar, OfflineBanner
+from answerback_desktop.ui.chat.states import Bar, EmptyState
 from answerback_desktop.ui.chat.transcript import Transcript, column_in
 from answerback_desktop.ui.markdown import answer_of
-from answerback_desktop.ui.theme import Icon, icon
-from answerback_desktop.viewmodels.app import AppViewModel
-from answerback_desktop.viewmodels.changes import Changes
-from answerback_desktop.viewmodels.conversation import ConversationViewModel
+from answerback_desktop.ui.parts import Appearance, file_dialog, set_icon, set_name
+from answerback_desktop.ui.theme import Icon
+from answerback_desktop.viewmodels import AppViewModel, Changes, ConversationViewModel
 
-_DOCUMENTS: Final = QStandardPaths.StandardLocation.DocumentsLocation
 FRAME_MS: Final = 33
 """Text that streams is drawn at most this often: 30 times a second."""
 FRAME_SHARE: Final = 8
@@ -74,9 +71,7 @@ class ChatPane(QWidget):
         self._build()
         self._connect()
         self.jump_button = self._jump()
-        self._frame = QTimer(self)
-        self._frame.setSingleShot(True)
-        self._frame.setInterval(FRAME_MS)
+        self._frame = QTimer(self, singleShot=True, interval=FRAME_MS)
         self._frame.timeout.connect(self.flush)
         self._show_connection()
         self._show_conversation()
@@ -105,8 +100,7 @@ class ChatPane(QWidget):
             self.composer.set_files(shown.files)
         if shown.conversation_id in changes.messages:
             self._show_turns()
-        self._dirty |= changes.turns
-        self._dirty |= {piece.request_id for piece in changes.appended}
+        self._dirty |= changes.turns | changes.appended
         if self._dirty and not self._frame.isActive():
             self.flush()
             self._frame.start()
@@ -132,8 +126,8 @@ class ChatPane(QWidget):
 
     def tell_offline(self, why: str) -> None:
         """Say over the composer why nothing can be sent now; empty: it can."""
-        self._why_offline = why
-        self.banner.tell(why)
+        self._why_offline, texts = why, self._appearance.texts.chat
+        self.banner.tell(f"{why} {texts.offline_kept}" if why else "", texts.offline_retry)
 
     def foot_height(self) -> int:
         """Pixels of the input box and of the bars over it, with a gap."""
@@ -183,7 +177,7 @@ class ChatPane(QWidget):
 
     def _fill(self) -> None:
         palette = QPalette(self._appearance.theme.palette)
-        palette.setColor(QPalette.ColorRole.Window, QColor(self._appearance.theme.colours.surface))
+        palette.setColor(QPalette.ColorRole.Window, self._appearance.theme.colour("surface"))
         self.setPalette(palette)
 
     def _space(self) -> None:
@@ -194,7 +188,7 @@ class ChatPane(QWidget):
         self._lower.setContentsMargins(side, theme.space(1), side, theme.space(4))
 
     def _make_states(self) -> None:
-        texts, appearance = self._appearance.texts, self._appearance
+        texts, appearance = self._appearance.texts.chat, self._appearance
         text, examples = texts.empty_text, texts.examples
         self._languages = self._app.connection.info_of(self._app.model).languages
         if unknown_language(" ".join(examples), self._languages) and "en" in self._languages:
@@ -203,11 +197,11 @@ class ChatPane(QWidget):
         self.empty = EmptyState(appearance, texts.empty_title, text, examples=examples)
         self.empty.chosen.connect(self._ask)
         self.loading = EmptyState(appearance, "", texts.loading)
-        self.banner = OfflineBanner(appearance)
-        self.banner.retry.connect(self._app.commands.reconnect)
-        self.banner.tell(self._why_offline)
-        self.language_bar = LanguageBar(appearance)
-        self.language_bar.taken.connect(self._take_offer)
+        self.banner = Bar(appearance, "banner", Icon.OFFLINE)
+        self.banner.pressed.connect(self._app.commands.reconnect)
+        self.tell_offline(self._why_offline)
+        self.language_bar = Bar(appearance, "card")
+        self.language_bar.pressed.connect(self._take_offer)
         self.stack.addWidget(self.empty)
         self.stack.addWidget(self.loading)
 
@@ -232,14 +226,9 @@ class ChatPane(QWidget):
         return button
 
     def _draw_jump(self, *, has_unseen: bool) -> None:
-        theme, texts = self._appearance.theme, self._appearance.texts
-        name = texts.newest_unseen if has_unseen else texts.newest
-        side = theme.body_px + 5
-        colour = "accent" if has_unseen else "text_muted"
-        self.jump_button.setIconSize(QSize(side, side))
-        self.jump_button.setIcon(icon(Icon.DOWN, theme.colour(colour), side))
-        self.jump_button.setAccessibleName(name)
-        self.jump_button.setToolTip(name)
+        theme, texts = self._appearance.theme, self._appearance.texts.chat
+        set_icon(self.jump_button, theme, Icon.DOWN, theme.body_px + 5, "accent" if has_unseen else "text_muted")
+        set_name(self.jump_button, texts.newest_unseen if has_unseen else texts.newest)
         self._place_jump()
 
     def _place_jump(self) -> None:
@@ -253,25 +242,25 @@ class ChatPane(QWidget):
         )
 
     def _connect(self) -> None:
-        asks: dict[str, Callable[[ConversationViewModel, Any], object]] = {
-            "regenerate": lambda shown, request_id: shown.regenerate(request_id),
-            "retry": lambda shown, request_ids: shown.retry(*request_ids),
-            "stop": lambda shown, request_id: shown.stop(request_id),
-        }
         signals = self.transcript.signals
-        for name, ask in asks.items():
-            getattr(signals, name).connect(lambda which, ask=ask: self._with_shown(ask, which))
+        asks: dict[SignalInstance, Callable[..., object]] = {
+            signals.regenerate: ConversationViewModel.regenerate,
+            signals.retry: lambda shown, request_ids: shown.retry(*request_ids),
+            signals.stop: ConversationViewModel.stop,
+            self.composer.stopped: ConversationViewModel.stop_all,
+            self.transcript.near_start: ConversationViewModel.load_more,
+        }
+        for signal, ask in asks.items():
+            signal.connect(lambda *which, ask=ask: None if self._shown is None else ask(self._shown, *which))
         signals.edited.connect(self._edited)
         signals.edit_changed.connect(self._keep_edit)
         signals.version.connect(self._show_version)
         self.transcript.edit_of = self._edit_of
         signals.link.connect(self._ask_link)
         signals.file_wanted.connect(self._app.commands.fetch_file)
-        self.transcript.near_start.connect(self._load_more)
         self.transcript.pinned_changed.connect(self._pinned)
         self.composer.sent.connect(self._ask)
         self.composer.changed.connect(self._keep_draft)
-        self.composer.stopped.connect(self._stop)
         self.find_bar.closed.connect(self.focus_composer)
         self.composer.recalled.connect(self.transcript.edit_last)
         self.composer.attach_wanted.connect(self.pick_files)
@@ -380,10 +369,6 @@ class ChatPane(QWidget):
 
     # --- what the person does
 
-    def _with_shown(self, ask: Callable[[ConversationViewModel, Any], object], which: object) -> None:
-        if self._shown is not None:
-            ask(self._shown, which)
-
     def _ask(self, text: str) -> None:
         self._need_conversation()
         if self._shown is None:
@@ -417,7 +402,7 @@ class ChatPane(QWidget):
         if not was_told:
             app.commands.find_local_models()
         # Koreans are told in Korean, whatever the app speaks.
-        texts = texts_of(Language.KOREAN, system_locale="ko").chat if language == "ko" else self._appearance.texts
+        texts = texts_of(Language.KOREAN, system_locale="ko").chat if language == "ko" else self._appearance.texts.chat
         others = [name for name in app.models if language_is_known(language, app.connection.info_of(name).languages)]
         offer, how = "", texts.language_ask_operator
         if others:
@@ -443,10 +428,6 @@ class ChatPane(QWidget):
             self._offer()
         self.focus_composer()
 
-    def _stop(self) -> None:
-        if self._shown is not None:
-            self._shown.stop_all()
-
     def _edited(self, request_id: str, text: str) -> None:
         if self._shown is not None:
             self._shown.edit_and_resend(request_id, text)
@@ -468,24 +449,18 @@ class ChatPane(QWidget):
             self._show_turns()
             self.transcript.to_turn(name)
 
-    def _load_more(self) -> None:
-        if self._shown is not None:
-            self._shown.load_more()
-
     def pick_files(self) -> None:
         """Choose files that go into the question, or with it."""
-        texts = self._appearance.texts
-        dialog = QFileDialog(self, texts.attach, QStandardPaths.writableLocation(_DOCUMENTS))
+        dialog = file_dialog(self, self._appearance.texts.chat.attach)
         dialog.setFileMode(QFileDialog.FileMode.ExistingFiles)
         dialog.filesSelected.connect(lambda paths: self._attach([read_file(Path(path)) for path in paths]))
-        dialog.finished.connect(dialog.deleteLater)
         dialog.open()
 
     def _attach(self, attachments: Sequence[ChosenFile]) -> None:
         room = self.composer.room_bytes
         beside = () if self._shown is None else self._shown.files
         fitting = within(attachments, room, measure=encoded_bytes, kinds=self._app.file_kinds, beside=beside)
-        dialog = AttachDialog(fitting, room, self._appearance.texts, self._appearance.theme, self)
+        dialog = AttachDialog(fitting, room, self._appearance, self)
         dialog.accepted_text.connect(self.composer.insert_block)
         dialog.accepted_files.connect(self._add_files)
         dialog.open()
@@ -522,4 +497,4 @@ class ChatPane(QWidget):
 
     def _ask_link(self, target: str, text: str) -> None:
         if is_openable(target):
-            LinkDialog(target, self._appearance.texts, self._appearance.theme, self, text=text).open()
+            LinkDialog(target, self._appearance, self, text=text).open()

@@ -8,12 +8,13 @@ from PySide6.QtCore import QPointF, QSize, Qt
 from PySide6.QtGui import QFont, QFontMetricsF, QIcon, QPainter, QPaintEvent, QTextOption, QWheelEvent
 from PySide6.QtWidgets import QTextBrowser, QToolButton, QWidget
 
-from answerback_desktop.ui.chat.blocks import Appearance, BlockSignals, BlockView
+from answerback_desktop.ui.chat.blocks import BlockSignals, BlockView
 from answerback_desktop.ui.chat.document import indent_of, read_out, table_in, writer_of
 from answerback_desktop.ui.chat.text_view import TextView, keeping_selection, wrap_mode
 from answerback_desktop.ui.markdown import Part, Row, Segment, Span
-from answerback_desktop.ui.theme import Icon, Theme, icon
-from answerback_desktop.viewmodels.turn import TurnViewModel
+from answerback_desktop.ui.parts import Appearance
+from answerback_desktop.ui.theme import Icon, Theme
+from answerback_desktop.viewmodels import TurnViewModel
 
 
 class ProseView(BlockView):
@@ -21,8 +22,8 @@ class ProseView(BlockView):
 
     def __init__(self, turn: TurnViewModel, appearance: Appearance, signals: BlockSignals, parent: QWidget) -> None:
         super().__init__(turn, appearance, signals, parent)
-        self.text = TextView(appearance.theme, self)
-        self.text.setAccessibleName(appearance.texts.answer_name)
+        self.edit = self.text = TextView(appearance.theme, self)
+        self.text.setAccessibleName(appearance.texts.chat.answer_name)
         self.text.link.connect(signals.link)
         self._parts: Sequence[Part] = ()
 
@@ -31,10 +32,6 @@ class ProseView(BlockView):
         """The text, if there are links in it."""
         return [self.text] if any(span.href for part in self._parts for span in part.spans) else []
 
-    @property
-    def edit(self) -> TextView:
-        return self.text
-
     def take(self, segment: Segment | None) -> None:
         """Show the prose; a selection that is still there is kept."""
         if segment is None or segment.parts == self._parts:
@@ -42,9 +39,9 @@ class ProseView(BlockView):
         with keeping_selection(self.text):
             self.text.setWordWrapMode(wrap_mode(" ".join(span.text for part in segment.parts for span in part.spans)))
             writer = writer_of(self.appearance.theme)
-            writer.show_parts(self.text.document(), segment.parts, self._parts, self.appearance.texts)
+            writer.show_parts(self.text.document(), segment.parts, self._parts, self.appearance.texts.chat)
         self._parts = segment.parts
-        self.text.setAccessibleDescription(read_out(segment.parts, self.appearance.theme, self.appearance.texts))
+        self.text.setAccessibleDescription(read_out(segment.parts, self.appearance.theme, self.appearance.texts.chat))
 
     def arrange(self, width: int) -> int:
         gap = round(self._parts[0].gap * self.appearance.theme.body_px) if self._parts else 0
@@ -62,16 +59,12 @@ class TableView(BlockView):
 
     def __init__(self, turn: TurnViewModel, appearance: Appearance, signals: BlockSignals, parent: QWidget) -> None:
         super().__init__(turn, appearance, signals, parent)
-        self.text = _TableText(appearance.theme, self)
-        self.text.setAccessibleName(appearance.texts.table_name)
+        self.edit = self.text = _TableText(appearance.theme, self)
+        self.text.setAccessibleName(appearance.texts.chat.table_name)
         self.text.link.connect(signals.link)
         self._table: Segment | None = None
         self._widest: list[float] = []  # letters of a cell, by column
         self._natural_width: int | None = None  # None: to be measured
-
-    @property
-    def edit(self) -> TextView:
-        return self.text
 
     @property
     def tab_stops(self) -> Sequence[QWidget]:
@@ -85,7 +78,7 @@ class TableView(BlockView):
         self.path = segment.path
         with keeping_selection(self.text):
             writer = writer_of(self.appearance.theme)
-            same = writer.show_rows(self.text.document(), segment, self._table, self.appearance.texts)
+            same = writer.show_rows(self.text.document(), segment, self._table, self.appearance.texts.chat)
         if not same or (self._table is not None and len(segment.rows) < len(self._table.rows)):
             self._widest, self._natural_width = [0.0] * len(segment.rows[0]), None
         for number, row in enumerate(segment.rows[same:], start=same):
@@ -146,7 +139,7 @@ class FoldView(BlockView):
     def take(self, segment: Segment | None) -> None:
         if segment is None:
             return
-        texts, theme = self.appearance.texts, self.appearance.theme
+        texts, theme = self.appearance.texts.chat, self.appearance.theme
         self._start, self.path = segment.start, segment.path
         is_growing = not segment.is_closed and not self.turn.status.is_over
         thoughts = texts.thinking if is_growing else texts.thoughts
@@ -162,8 +155,7 @@ class FoldView(BlockView):
         """Whether what is in it is shown below."""
         theme, self.is_open = self.appearance.theme, is_open
         drawing = Icon.CHEVRON_DOWN if is_open else Icon.CHEVRON_RIGHT
-        shown = QIcon() if self._is_line else icon(drawing, theme.colour("text_muted"), theme.body_px)
-        self.button.setIcon(shown)
+        self.button.setIcon(QIcon() if self._is_line else theme.icon(drawing, theme.body_px))
 
     def arrange(self, width: int) -> int:
         gap, left = self.appearance.theme.space(2), indent_of(self.path, self.appearance.theme)

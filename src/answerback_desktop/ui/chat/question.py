@@ -5,18 +5,19 @@ from html import escape
 from typing import Final
 
 from PySide6.QtCore import QRectF, Qt
-from PySide6.QtGui import QPainter, QPaintEvent
-from PySide6.QtWidgets import QLabel, QPushButton, QToolButton, QWidget
+from PySide6.QtGui import QPaintEvent
+from PySide6.QtWidgets import QPushButton, QToolButton, QWidget
 
 from answerback_desktop.attachments import printable
-from answerback_desktop.ui.chat.blocks import Appearance, BlockSignals, BlockView
+from answerback_desktop.ui.chat.blocks import BlockSignals, BlockView
 from answerback_desktop.ui.chat.document import show_plain
 from answerback_desktop.ui.chat.footer import CopyButton, QuietButton
 from answerback_desktop.ui.chat.input_box import InputBox
 from answerback_desktop.ui.chat.text_view import TextView, wrap_mode
 from answerback_desktop.ui.markdown import Segment
+from answerback_desktop.ui.parts import Appearance, button, label, painter_on
 from answerback_desktop.ui.theme import Icon
-from answerback_desktop.viewmodels.turn import TurnViewModel
+from answerback_desktop.viewmodels import TurnViewModel
 
 _BY_KEYBOARD: Final = Qt.TextInteractionFlag.LinksAccessibleByKeyboard
 SHORT_LINES: Final = 14
@@ -33,20 +34,18 @@ class QuestionView(BlockView):
 
     def __init__(self, turn: TurnViewModel, appearance: Appearance, signals: BlockSignals, parent: QWidget) -> None:
         super().__init__(turn, appearance, signals, parent)
-        theme, texts = appearance.theme, appearance.texts
+        theme, texts = appearance.theme, appearance.texts.chat
         self._is_unfolded = False
         self._bubble = QRectF()
-        self.text = TextView(theme, self)
+        self.edit = self.text = TextView(theme, self)
         self.copy_button = CopyButton(lambda: turn.question, appearance, self)
         self.edit_button = QuietButton(Icon.EDIT, texts.edit, theme, self)
-        self.files_label = QLabel(self)
+        self.files_label = label(variant="muted", parent=self)
         self.files_label.setTextFormat(Qt.TextFormat.RichText)
         self.files_label.setTextInteractionFlags(Qt.TextInteractionFlag.LinksAccessibleByMouse | _BY_KEYBOARD)
         self.files_label.setToolTip(texts.save_hint)
-        self.files_label.linkActivated.connect(lambda at: signals.file_wanted.emit(turn.attachments[int(at)]))
+        self.files_label.linkActivated.connect(lambda at: signals.file_wanted.emit(turn.record.attachments[int(at)]))
         self.files_label.setAlignment(Qt.AlignmentFlag.AlignRight)
-        self.files_label.setWordWrap(True)
-        self.files_label.setProperty("variant", "muted")
         self.fold_button = QToolButton(self)
         self.editor: InputBox | None = None
         self._edit_parts: list[QWidget] = []
@@ -61,16 +60,12 @@ class QuestionView(BlockView):
         return self.editor is not None or super().is_busy
 
     @property
-    def edit(self) -> TextView:
-        return self.text
-
-    @property
     def tab_stops(self) -> Sequence[QWidget]:
         if self.editor is not None:
             return [self.editor, *(part for part in self._edit_parts if isinstance(part, QPushButton))]
         edit = [] if self.appearance.is_read_only else [self.edit_button]
         fold = [self.fold_button] if self._is_long else []
-        return [self.copy_button, *edit, *fold, *([self.files_label] if self.turn.attachments else [])]
+        return [self.copy_button, *edit, *fold, *([self.files_label] if self.turn.record.attachments else [])]
 
     def take(self, segment: Segment | None) -> None:
         """A question does not change."""
@@ -90,20 +85,20 @@ class QuestionView(BlockView):
             question = "\n".join(question.split("\n")[:SHORT_LINES])[:SHORT_CHARACTERS].rstrip() + "…"
         self.text.setWordWrapMode(wrap_mode(question))
         show_plain(self.text.document(), question, self.appearance.theme)
-        self.text.setAccessibleName(self.appearance.texts.question_name.format(text=question))
-        names = " · ".join(printable(one.name) for one in self.turn.attachments)
+        self.text.setAccessibleName(self.appearance.texts.chat.question_name.format(text=question))
+        names = " · ".join(printable(one.name) for one in self.turn.record.attachments)
         colour = self.appearance.theme.colour("text_muted").name()
         self.files_label.setText(
             " · ".join(
                 f'<a style="color:{colour}" href="{place}">{escape(printable(one.name))}</a>'
-                for place, one in enumerate(self.turn.attachments)
+                for place, one in enumerate(self.turn.record.attachments)
             )
         )
-        self.files_label.setAccessibleName(self.appearance.texts.files_name.format(names=names))
+        self.files_label.setAccessibleName(self.appearance.texts.chat.files_name.format(names=names))
         self.files_label.setVisible(bool(names))
         self.fold_button.setVisible(self._is_long)
         self.fold_button.setText(
-            self.appearance.texts.show_less if self._is_unfolded else self.appearance.texts.show_all
+            self.appearance.texts.chat.show_less if self._is_unfolded else self.appearance.texts.chat.show_all
         )
 
     def arrange(self, width: int) -> int:
@@ -128,7 +123,7 @@ class QuestionView(BlockView):
         top = gap + max(0, min(bottom - gap - button, (bottom - gap - button) // 2))
         self.edit_button.move(left - theme.space(1) - button, top)
         self.copy_button.move(left - theme.space(1) - (1 if self.appearance.is_read_only else 2) * button, top)
-        if self.turn.attachments:
+        if self.turn.record.attachments:
             bottom += theme.space(1)
             height = self.files_label.heightForWidth(room)
             self.files_label.setGeometry(width - room - theme.space(2), bottom, room, height)
@@ -137,10 +132,7 @@ class QuestionView(BlockView):
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
         theme = self.appearance.theme
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(theme.colour("bubble_fill"))
+        painter = painter_on(self, fill=theme.colour("bubble_fill"))
         radius = min(theme.space(4.5), self._bubble.height() / 2)
         painter.drawRoundedRect(self._bubble, radius, radius)
 
@@ -154,7 +146,7 @@ class QuestionView(BlockView):
         self._show_mark()
 
     def _show_mark(self) -> None:
-        texts = self.appearance.texts
+        texts = self.appearance.texts.chat
         name, colour = (texts.unsent_edit, "accent") if self.kept_edit else (texts.edit, "text_muted")
         self.edit_button.draw(Icon.EDIT, name, colour=colour)
         self.edit_button.reveal(is_revealed=bool(self.kept_edit))
@@ -163,20 +155,15 @@ class QuestionView(BlockView):
         """Put an editor in the bubble's place."""
         if self.editor is not None or self.appearance.is_read_only:
             return
-        texts = self.appearance.texts
+        texts = self.appearance.texts.chat
         editor = self.editor = InputBox(self.appearance.theme, self)
         editor.setAccessibleName(texts.edit_name)
         editor.setPlainText(self.kept_edit or self.turn.question)
         editor.moveCursor(editor.textCursor().MoveOperation.End)
-        hint = QLabel(texts.edit_hint, self)
-        hint.setProperty("variant", "muted")
-        hint.setWordWrap(True)
-        cancel = QPushButton(texts.cancel, self)
-        send = QPushButton(texts.edit_send, self)
-        send.setProperty("variant", "primary")
+        hint = label(texts.edit_hint, "muted", parent=self)
+        cancel = button(texts.cancel, self._cancel, parent=self)
+        send = button(texts.edit_send, self._send, "primary", parent=self)
         self._edit_parts = [hint, cancel, send]
-        cancel.clicked.connect(self._cancel)
-        send.clicked.connect(self._send)
         editor.submitted.connect(self._send)
         editor.escaped.connect(self.end_edit)
         editor.height_changed.connect(lambda: self.signals.height_changed.emit(self))
@@ -222,7 +209,7 @@ class QuestionView(BlockView):
         for part in (self.text, self.copy_button, self.edit_button):
             part.setVisible(is_shown)
         self.fold_button.setVisible(is_shown and self._is_long)
-        self.files_label.setVisible(is_shown and bool(self.turn.attachments))
+        self.files_label.setVisible(is_shown and bool(self.turn.record.attachments))
 
     def _send(self) -> None:
         if self.editor is None:

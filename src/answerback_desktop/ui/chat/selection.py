@@ -15,10 +15,11 @@ from PySide6.QtCore import QEvent, QMimeData, QObject, QPoint, Qt, QTimer
 from PySide6.QtGui import QGuiApplication, QKeyEvent, QKeySequence, QMouseEvent, QTextCursor
 from PySide6.QtWidgets import QTextEdit, QWidget
 
-from answerback_desktop.ui.chat.blocks import Appearance, Block, BlockKind, BlockView
+from answerback_desktop.ui.chat.blocks import Block, BlockKind, BlockView
 from answerback_desktop.ui.chat.document import in_cell, shown, units
 from answerback_desktop.ui.markdown import Segment, Span, html_of, markdown_of, neutralised, visible_code
-from answerback_desktop.viewmodels.turn import TurnViewModel
+from answerback_desktop.ui.parts import Appearance
+from answerback_desktop.viewmodels import TurnViewModel
 
 if TYPE_CHECKING:
     from answerback_desktop.ui.chat.transcript import Transcript
@@ -294,7 +295,7 @@ def _pieces(segment: Segment, start: int, end: int, appearance: Appearance) -> I
     if segment.parts:
         at = 0
         for part in segment.parts:
-            length = sum(units(shown(span, appearance.theme, appearance.texts)) for span in part.spans)
+            length = sum(units(shown(span, appearance.theme, appearance.texts.chat)) for span in part.spans)
             if start <= at and end >= at + length and (length or start < end):
                 yield part.start, part.end
             elif start < at + length and end > at:
@@ -313,7 +314,7 @@ def _table_pieces(segment: Segment, start: int, end: int, appearance: Appearance
     at, rows = 1, []
     for number, row in enumerate(segment.rows):
         for spans in row:
-            length = sum(units(in_cell(shown(span, appearance.theme, appearance.texts))) for span in spans)
+            length = sum(units(in_cell(shown(span, appearance.theme, appearance.texts.chat))) for span in spans)
             if at <= start and end <= at + length:
                 yield markdown_of(_cut(spans, start - at, end - at, appearance))
                 return
@@ -334,7 +335,7 @@ def _table_pieces(segment: Segment, start: int, end: int, appearance: Appearance
 def _cut(spans: tuple[Span, ...], start: int, end: int, appearance: Appearance) -> Iterator[Span]:
     at = 0
     for span in spans:
-        text = shown(span, appearance.theme, appearance.texts)
+        text = shown(span, appearance.theme, appearance.texts.chat)
         length = units(text)
         if start < at + length and end > at:
             is_whole = "math" in span.styles or (start <= at and end >= at + length)

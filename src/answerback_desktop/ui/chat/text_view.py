@@ -11,6 +11,7 @@ from PySide6.QtWidgets import QFrame, QTextBrowser, QTextEdit, QWidget
 
 from answerback_desktop.ui.chat.document import IS_RULE, MARKER, PATH, bars_of
 from answerback_desktop.ui.chat.links import text_of
+from answerback_desktop.ui.parts import painter_on
 from answerback_desktop.ui.theme import Theme
 
 _LONGEST_WORD: Final = 4_000
@@ -103,8 +104,7 @@ class TextView(QTextBrowser):
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
         """The text, and what stands beside it: bars of quotes, markers of lists, rules."""
-        painter = QPainter(self.viewport())
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter = painter_on(self.viewport())
         layout = self.document().documentLayout()
         block = self.document().begin()
         before = ""
@@ -131,12 +131,7 @@ class TextView(QTextBrowser):
     def _draw_marker(self, painter: QPainter, area: QRectF, block: QTextBlock, marker: str) -> None:
         line = block.layout().lineAt(0)
         base = area.top() + line.y() + line.ascent()
-        right = (
-            area.left()
-            + line.x()
-            - self._theme.space(1.75)
-            - (area.left() + line.x() - block.blockFormat().leftMargin())
-        )
+        right = block.blockFormat().leftMargin() - self._theme.space(1.75)
         colour = self._theme.colour("text_muted")
         if marker == "•":
             size = self._theme.body_px * 0.16

@@ -15,16 +15,16 @@ from PySide6.QtGui import QKeyEvent, QKeySequence, QResizeEvent
 from PySide6.QtWidgets import QAbstractScrollArea, QApplication, QFrame, QWidget
 
 from answerback_desktop.records import TurnStatus
-from answerback_desktop.ui.chat.blocks import Appearance, Block, BlockKind, BlockSignals, BlockView, TurnBlocks
+from answerback_desktop.ui.chat.blocks import Block, BlockKind, BlockSignals, BlockView, TurnBlocks
 from answerback_desktop.ui.chat.code import CodeView
 from answerback_desktop.ui.chat.find import Finder
-from answerback_desktop.ui.chat.footer import FooterView
+from answerback_desktop.ui.chat.footer import FooterView, state_line
 from answerback_desktop.ui.chat.prose import FoldView, ProseView, TableView
 from answerback_desktop.ui.chat.question import QuestionView
 from answerback_desktop.ui.chat.selection import Selection
-from answerback_desktop.ui.chat.state_line import state_line
+from answerback_desktop.ui.parts import Appearance
 from answerback_desktop.ui.theme import Theme
-from answerback_desktop.viewmodels.turn import TurnViewModel
+from answerback_desktop.viewmodels import TurnViewModel
 
 COLUMN_PX: Final = 760
 """The widest column at the default font size: about 90 letters a line."""
@@ -48,7 +48,8 @@ def column_in(room: int, theme: Theme) -> tuple[int, int]:
 
 class Transcript(QAbstractScrollArea):
     """Shows turns. `signals` is what the person does with them. `edit_of` says of a request which edit of its question
-    is kept, and whether its editor is open.
+    is kept, and whether its editor is open. `blocks` are all of them, from top to bottom, whether they have views or
+    not. `is_pinned`: the end is in sight, so that new text scrolls the list.
     """
 
     near_start = Signal()
@@ -56,14 +57,14 @@ class Transcript(QAbstractScrollArea):
 
     def __init__(self, appearance: Appearance, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._appearance = appearance
+        self.appearance = appearance
         self.signals = BlockSignals(self)
         self.edit_of: Callable[[str], tuple[str, bool]] = lambda _request_id: ("", False)
         self._turns: dict[str, TurnBlocks] = {}
-        self._blocks: list[Block] = []
+        self.blocks: list[Block] = []
         self._ends: list[int] = []
         self._width = 0
-        self._is_pinned = True
+        self.is_pinned = True
         self._is_arranging = False
         self._is_stale = True
         self._is_online = True
@@ -73,7 +74,7 @@ class Transcript(QAbstractScrollArea):
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOn)  # its width never changes the lines
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.setAccessibleName(appearance.texts.transcript_name)
+        self.setAccessibleName(appearance.texts.chat.transcript_name)
         self.verticalScrollBar().setSingleStep(appearance.theme.body_px * 3)
         self.signals.height_changed.connect(self._view_changed)
         self.signals.hovered.connect(self._hover)
@@ -88,23 +89,9 @@ class Transcript(QAbstractScrollArea):
     # --- what is shown
 
     @property
-    def is_pinned(self) -> bool:
-        """Whether the end is in sight, so that new text scrolls the list."""
-        return self._is_pinned
-
-    @property
     def views(self) -> Sequence[BlockView]:
         """The views that exist now, from top to bottom."""
-        return [block.view for block in self._blocks if block.view is not None]
-
-    @property
-    def blocks(self) -> Sequence[Block]:
-        """All blocks from top to bottom, whether they have views or not."""
-        return self._blocks
-
-    @property
-    def appearance(self) -> Appearance:
-        return self._appearance
+        return [block.view for block in self.blocks if block.view is not None]
 
     def show_turns(self, turns: Iterable[TurnViewModel]) -> None:
         """The whole list, oldest first. Turns that were shown before keep their views and the place on the screen."""
@@ -133,10 +120,10 @@ class Transcript(QAbstractScrollArea):
         """Another theme, language or size: everything is drawn again, at the same place."""
         self.end_composition()
         self._keep_anchor()
-        self._appearance = appearance
-        self.setAccessibleName(appearance.texts.transcript_name)
+        self.appearance = appearance
+        self.setAccessibleName(appearance.texts.chat.transcript_name)
         self.verticalScrollBar().setSingleStep(appearance.theme.body_px * 3)
-        self._drop(self._blocks)
+        self._drop(self.blocks)
         self._width = 0
         self.rebuild()
 
@@ -190,7 +177,7 @@ class Transcript(QAbstractScrollArea):
 
     def edit_last(self) -> bool:
         """Open the editor of the last question; whether there is one."""
-        last = next((block for block in reversed(self._blocks) if block.kind is BlockKind.QUESTION), None)
+        last = next((block for block in reversed(self.blocks) if block.kind is BlockKind.QUESTION), None)
         if last is None:
             return False
         self.to_turn(last.turn.request_id)
@@ -202,11 +189,11 @@ class Transcript(QAbstractScrollArea):
     # --- the geometry
 
     def _column(self) -> tuple[int, int]:
-        return column_in(self.width(), self._appearance.theme)
+        return column_in(self.width(), self.appearance.theme)
 
     def _guess(self, block: Block) -> int:
         """The height of a block that was never shown."""
-        theme = self._appearance.theme
+        theme = self.appearance.theme
         line = theme.body_px * 1.6
         letters = max(20.0, self._width / (theme.body_px * 0.52))
         if block.kind is BlockKind.FOOTER:
@@ -224,7 +211,7 @@ class Transcript(QAbstractScrollArea):
     def rebuild(self) -> None:
         """Blocks have come or gone: lay all out again."""
         self._join_failures()
-        self._blocks = [block for turn in self._turns.values() for block in turn.blocks]
+        self.blocks = [block for turn in self._turns.values() for block in turn.blocks]
         self._is_stale = True
         self.arrange(keeps_anchor=False)
         self.selection.show()
@@ -243,7 +230,7 @@ class Transcript(QAbstractScrollArea):
         """What the card of a failed turn says; empty: it has not failed."""
         if turn.turn.status is not TurnStatus.FAILED:
             return ""
-        return state_line(turn.turn, self._appearance.texts, is_online=True).text
+        return state_line(turn.turn, self.appearance.texts.chat, is_online=True).text
 
     def _toggle_fold(self, request_id: str, start: int) -> None:
         self._set_pinned(is_pinned=False)
@@ -252,15 +239,15 @@ class Transcript(QAbstractScrollArea):
         self.rebuild()
 
     def _keep_anchor(self) -> None:
-        if self._is_pinned or not self._blocks:
+        if self.is_pinned or not self.blocks:
             return
         top = self.verticalScrollBar().value() - self._pad
-        at = min(bisect_right(self._ends, top), len(self._blocks) - 1)
-        self._anchor = (self._blocks[at], top - (self._ends[at] - self._blocks[at].height))
+        at = min(bisect_right(self._ends, top), len(self.blocks) - 1)
+        self._anchor = (self.blocks[at], top - (self._ends[at] - self.blocks[at].height))
 
     @property
     def _pad(self) -> int:
-        return self._appearance.theme.space(2)
+        return self.appearance.theme.space(2)
 
     def arrange(self, *, keeps_anchor: bool = True) -> None:
         """Measure what is near, hold the anchor, place the views."""
@@ -279,7 +266,7 @@ class Transcript(QAbstractScrollArea):
         _, width = self._column()
         if width != self._width:
             self._width = width
-            for block in self._blocks:
+            for block in self.blocks:
                 block.height, block.is_measured = 0, False
         self._guess_missing()
         for _ in range(24):
@@ -302,7 +289,7 @@ class Transcript(QAbstractScrollArea):
         for block in near:
             self._split(block)
         if near:
-            self._blocks = [block for turn in self._turns.values() for block in turn.blocks]
+            self.blocks = [block for turn in self._turns.values() for block in turn.blocks]
             self._is_stale = True
             self._guess_missing()
         return bool(near)
@@ -318,7 +305,7 @@ class Transcript(QAbstractScrollArea):
                     break
 
     def _guess_missing(self) -> None:
-        for block in self._blocks:
+        for block in self.blocks:
             if not block.height:
                 block.height = self._guess(block)
                 self._is_stale = True
@@ -328,8 +315,8 @@ class Transcript(QAbstractScrollArea):
         if not self._is_stale and self.verticalScrollBar().pageStep() == self.viewport().height():
             return
         self._is_stale = False
-        self._ends = list(accumulate(block.height for block in self._blocks))
-        total = (self._ends[-1] if self._ends else 0) + 2 * self._pad + self._appearance.theme.space(4)
+        self._ends = list(accumulate(block.height for block in self.blocks))
+        total = (self._ends[-1] if self._ends else 0) + 2 * self._pad + self.appearance.theme.space(4)
         bar = self.verticalScrollBar()
         page = self.viewport().height()
         bar.blockSignals(True)
@@ -341,11 +328,11 @@ class Transcript(QAbstractScrollArea):
     def _apply_anchor(self) -> None:
         bar = self.verticalScrollBar()
         value = bar.maximum()
-        if not self._is_pinned:
+        if not self.is_pinned:
             value = bar.value()
-            if self._anchor is not None and self._anchor[0] in self._blocks:
-                at = self._blocks.index(self._anchor[0])
-                value = self._ends[at] - self._blocks[at].height + self._anchor[1] + self._pad
+            if self._anchor is not None and self._anchor[0] in self.blocks:
+                at = self.blocks.index(self._anchor[0])
+                value = self._ends[at] - self.blocks[at].height + self._anchor[1] + self._pad
         bar.blockSignals(True)
         bar.setValue(value)
         bar.blockSignals(False)
@@ -356,19 +343,19 @@ class Transcript(QAbstractScrollArea):
         top = self.verticalScrollBar().value() - self._pad
         first = bisect_right(self._ends, top - page * pages)
         last = bisect_right(self._ends, top + page * (1 + pages), lo=first)
-        return self._blocks[first : last + 1]
+        return self.blocks[first : last + 1]
 
     def _far(self) -> list[Block]:
         near = {id(block) for block in self._near(3.0)}
         return [
             block
-            for block in self._blocks
+            for block in self.blocks
             if block.view is not None and id(block) not in near and not block.view.is_busy
         ]
 
     def _make(self, block: Block) -> None:
         if block.view is None:
-            view = _VIEWS[block.kind](block.turn, self._appearance, self.signals, self.viewport())
+            view = _VIEWS[block.kind](block.turn, self.appearance, self.signals, self.viewport())
             block.view = view
             if isinstance(view, FooterView):
                 view.set_online(is_online=self._is_online)
@@ -387,7 +374,7 @@ class Transcript(QAbstractScrollArea):
     def _place(self) -> None:
         left, width = self._column()
         scrolled = self.verticalScrollBar().value() - self._pad
-        for end, block in zip(self._ends, self._blocks, strict=True):
+        for end, block in zip(self._ends, self.blocks, strict=True):
             view = block.view
             if view is None:
                 continue
@@ -433,12 +420,12 @@ class Transcript(QAbstractScrollArea):
             super().keyPressEvent(event)
 
     def _set_pinned(self, *, is_pinned: bool) -> None:
-        if is_pinned != self._is_pinned:
-            self._is_pinned = is_pinned
+        if is_pinned != self.is_pinned:
+            self.is_pinned = is_pinned
             self.pinned_changed.emit(is_pinned)
 
     def _view_changed(self, view: BlockView) -> None:
-        block = next((block for block in self._blocks if block.view is view), None)
+        block = next((block for block in self.blocks if block.view is view), None)
         if block is None or self._is_arranging:
             return
         self._keep_anchor()
@@ -448,7 +435,7 @@ class Transcript(QAbstractScrollArea):
         self._later.start(0)
 
     def _is_active(self, turn: TurnViewModel) -> bool:
-        return turn.request_id == self._hovered or (bool(self._blocks) and self._blocks[-1].turn is turn)
+        return turn.request_id == self._hovered or (bool(self.blocks) and self.blocks[-1].turn is turn)
 
     def _hover(self, request_id: str, is_over: bool) -> None:
         self._hovered = request_id if is_over else ""
@@ -490,14 +477,14 @@ class Transcript(QAbstractScrollArea):
         height = min(new.height(), self.viewport().height() // 2)
         bar = self.verticalScrollBar()
         if top < 0:
-            bar.setValue(bar.value() + top - self._appearance.theme.space(6))
+            bar.setValue(bar.value() + top - self.appearance.theme.space(6))
         elif top + height > self.viewport().height():
-            bar.setValue(bar.value() + top + height - self.viewport().height() + self._appearance.theme.space(6))
+            bar.setValue(bar.value() + top + height - self.viewport().height() + self.appearance.theme.space(6))
 
     def viewportEvent(self, event: QEvent) -> bool:  # noqa: N802 - Qt's name
         """A new screen scale draws the icons again."""
         if event.type() == QEvent.Type.DevicePixelRatioChange:
-            self.set_appearance(self._appearance)
+            self.set_appearance(self.appearance)
         return super().viewportEvent(event)
 
 

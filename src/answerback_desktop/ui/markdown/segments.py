@@ -29,6 +29,13 @@ _CALLOUTS: Final = {
     **dict.fromkeys(("warning", "attention", "question", "help"), "W"),
     **dict.fromkeys(("caution", "danger", "error", "bug", "failure"), "C"),
 }
+HOST_ENDINGS: Final = frozenset(
+    {
+        "com", "org", "net", "edu", "gov", "mil", "int", "io", "dev", "app", "ai", "co", "info", "biz", "xyz", "me",
+        "kr", "jp", "cn", "uk", "de", "fr", "eu", "us", "example",
+    }
+)  # fmt: skip
+"""Of host names in text without a scheme. `notes.md` and `main.py` are files."""
 _MAX_DEPTH: Final = 24
 """Quotes or lists nested deeper than any text needs: what is in them is shown without more of them."""
 
@@ -139,33 +146,8 @@ def other_host(label: str, href: str) -> str:
     except ValueError:
         return ""
     name = said[1].lower().removeprefix("www.") if said else ""
-    is_name = bool(said) and ("://" in label or "/" in label or name.rpartition(".")[2] in _ENDS)
+    is_name = bool(said) and ("://" in label or "/" in label or name.rpartition(".")[2] in HOST_ENDINGS)
     return real if real and is_name and real != name and not real.endswith(f".{name}") else ""
-
-
-_ENDS: Final = frozenset(
-    [
-        "com",
-        "org",
-        "net",
-        "io",
-        "kr",
-        "jp",
-        "cn",
-        "dev",
-        "ai",
-        "app",
-        "gov",
-        "edu",
-        "co",
-        "me",
-        "info",
-        "de",
-        "uk",
-        "us",
-        "example",
-    ]
-)
 
 
 class Reader:

@@ -75,7 +75,10 @@ def chunks(text: str) -> Iterator[tuple[int, int]]:
 
 
 class Splitter:
-    """The segments of one growing text. `start`: where it begins in the answer; `path`: the containers it is in."""
+    """The `segments` of one growing text; those that have not changed are the same objects.
+
+    `start`: where it begins in the answer; `path`: the containers it is in.
+    """
 
     def __init__(self, *, start: int = 0, path: str = "") -> None:
         self.start, self._path = start, path
@@ -90,12 +93,7 @@ class Splitter:
         self._known: dict[str, list[Any]] = {}  # texts that the last update has read
         self._final: list[Segment] = []
         self._group: list[Part] = []
-        self._segments: tuple[Segment, ...] = ()
-
-    @property
-    def segments(self) -> tuple[Segment, ...]:
-        """The segments of the text so far; those that have not changed are the same objects."""
-        return self._segments
+        self.segments: tuple[Segment, ...] = ()
 
     def update(self, text: str, *, is_over: bool, references: dict[str, dict[str, str]] | None = None) -> None:
         """Take the whole text as it is now. `is_over`: it grows no more. `references`: of the whole answer."""
@@ -158,13 +156,13 @@ class Splitter:
         self._add(tail, segments, group)
         if group:
             segments.append(_prose(group))
-        old = self._segments
+        old = self.segments
         same = next(
             (n for n, one in enumerate(zip(old, segments, strict=False)) if one[0] != one[1]),
             min(len(old), len(segments)),
         )
-        self._segments = (*old[:same], *segments[same:])
-        self._final = list(self._segments[: len(self._final)])
+        self.segments = (*old[:same], *segments[same:])
+        self._final = list(self.segments[: len(self._final)])
 
     @staticmethod
     def _add(found: list[Segment | Part], segments: list[Segment], group: list[Part]) -> None:

@@ -1,1 +1,1 @@
-"""The main window around the chat."""
+"""The main window: the conversations at the left, the header, and what comes over the chat."""

@@ -1,7 +1,10 @@
 """The connection indicator in the header, and its details."""
 
-from PySide6.QtCore import QPoint, QSize, Qt, QTimer, Signal
-from PySide6.QtWidgets import QFrame, QGridLayout, QLabel, QToolButton, QVBoxLayout, QWidget
+from collections.abc import Callable
+from typing import Final
+
+from PySide6.QtCore import QPoint, Qt, QTimer
+from PySide6.QtWidgets import QFrame, QGridLayout, QLabel, QToolButton, QWidget
 
 from answerback.client import BudgetInfo
 from answerback.clock import epoch_ms
@@ -10,10 +13,17 @@ from answerback_desktop.engine.events import ConnectionReason, ConnectionStatus
 from answerback_desktop.engine.export import instant_ms
 from answerback_desktop.settings import Language
 from answerback_desktop.texts import Texts
-from answerback_desktop.ui.parts import button, row
-from answerback_desktop.ui.theme import Icon, Theme, icon
+from answerback_desktop.ui.parts import Appearance, button, column, label, row, set_icon
+from answerback_desktop.ui.theme import Icon
 from answerback_desktop.viewmodels import AppViewModel
 from answerback_desktop.viewmodels.connection import local_time
+
+_COLOURS: Final = {
+    ConnectionStatus.ONLINE: "success",
+    ConnectionStatus.CONNECTING: "text_muted",
+    ConnectionStatus.OFFLINE: "warning",
+}
+"""Of the dot; all other states are alarming."""
 
 
 def headline(app: AppViewModel, texts: Texts) -> str:
@@ -58,30 +68,23 @@ def budget_text(budget: BudgetInfo | None, texts: Texts) -> str:
 class ConnectionIndicator(QToolButton):
     """A dot and a few words; a click opens the details. Counts down by itself while a try is planned.
 
-    Signals: `settings_wanted()`.
+    `show_settings`: what the details' button does.
     """
 
-    settings_wanted = Signal()
-
-    def __init__(self, app: AppViewModel, texts: Texts, theme: Theme, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, app: AppViewModel, appearance: Appearance, show_settings: Callable[[], object]) -> None:
+        super().__init__()
         self._app = app
-        self._texts = texts
-        self._theme = theme
+        self._show_settings = show_settings
         self._details: ConnectionDetails | None = None
         self._is_short = False
         self.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self._countdown = QTimer(self, interval=1000)
         self._countdown.timeout.connect(self.refresh)
         self.clicked.connect(self._show_details)
-        self.refresh()
+        self.set_appearance(appearance)
 
-    def set_theme(self, theme: Theme) -> None:
-        self._theme = theme
-        self.refresh()
-
-    def set_texts(self, texts: Texts) -> None:
-        self._texts = texts
+    def set_appearance(self, appearance: Appearance) -> None:
+        self._appearance = appearance
         self.refresh()
 
     def set_short(self, is_short: bool) -> None:
@@ -90,42 +93,27 @@ class ConnectionIndicator(QToolButton):
             self.refresh()
 
     def refresh(self) -> None:
-        connection = self._app.connection
-        text = headline(self._app, self._texts)
-        size = self._theme.space(4)
-        self.setIconSize(QSize(size, size))
-        self.setIcon(icon(Icon.ONLINE if connection.is_online else Icon.OFFLINE, self._colour(), size))
+        connection, texts, theme = self._app.connection, self._appearance.texts, self._appearance.theme
+        text, drawing = headline(self._app, texts), Icon.ONLINE if connection.is_online else Icon.OFFLINE
+        set_icon(self, theme, drawing, theme.space(4), _COLOURS.get(connection.status, "danger"))
         # The bar over the question says why and when: offline is told once.
-        shown = self._texts.status.offline if connection.status is ConnectionStatus.OFFLINE else text
+        shown = texts.status.offline if connection.status is ConnectionStatus.OFFLINE else text
         self.setText("" if self._is_short else " " + shown)
         self.setToolTip(text)
-        self.setAccessibleName(self._texts.status.indicator_name.format(state=text))
-        if connection.retry_at_ms is not None and not connection.is_online:
+        self.setAccessibleName(texts.status.indicator_name.format(state=text))
+        if connection.state.retry_at_ms is not None and not connection.is_online:
             self._countdown.start()
         else:
             self._countdown.stop()
         if self._details is not None:
             self._details.refresh()
 
-    def _colour(self) -> str:
-        colours = self._theme.colours
-        match self._app.connection.status:
-            case ConnectionStatus.ONLINE:
-                return colours.success
-            case ConnectionStatus.CONNECTING:
-                return colours.text_muted
-            case ConnectionStatus.OFFLINE:
-                return colours.warning
-            case _:
-                return colours.danger
-
     def _show_details(self) -> None:
-        details = ConnectionDetails(self._app, self._texts, self._theme, self.window())
-        details.settings_wanted.connect(self.settings_wanted)
+        details = ConnectionDetails(self._app, self._appearance, self._show_settings, self.window())
         details.destroyed.connect(self._forget_details)
         self._details = details
-        corner = self.mapToGlobal(QPoint(self.width() - details.width(), self.height() + self._theme.space(1)))
-        details.move(corner)
+        down = self.height() + self._appearance.theme.space(1)
+        details.move(self.mapToGlobal(QPoint(self.width() - details.width(), down)))
         details.show()
 
     def _forget_details(self) -> None:
@@ -135,10 +123,11 @@ class ConnectionIndicator(QToolButton):
 class ConnectionDetails(QFrame):
     """A popover: whom we talk to, as whom, how far away, and what to do if not."""
 
-    settings_wanted = Signal()
-
-    def __init__(self, app: AppViewModel, texts: Texts, theme: Theme, parent: QWidget) -> None:
+    def __init__(
+        self, app: AppViewModel, appearance: Appearance, show_settings: Callable[[], object], parent: QWidget
+    ) -> None:
         super().__init__(parent, Qt.WindowType.Popup)
+        texts, theme = appearance.texts, appearance.theme
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         self.setProperty("variant", "card")
         self.setAccessibleName(texts.status.details_title)
@@ -158,8 +147,7 @@ class ConnectionDetails(QFrame):
         grid.setVerticalSpacing(theme.space(1.5))
         self._rows: list[tuple[QLabel, QLabel]] = []
         for line, (key, value) in enumerate(self._values.items()):
-            name = QLabel(getattr(texts.status, key))
-            name.setProperty("variant", "muted")
+            name = label(getattr(texts.status, key), "muted", wraps=False)
             name.setAlignment(Qt.AlignmentFlag.AlignTop)
             value.setWordWrap(True)
             value.setFont(theme.font(px=theme.small_px))
@@ -168,14 +156,13 @@ class ConnectionDetails(QFrame):
             grid.addWidget(value, line, 1)
             self._rows.append((name, value))
         self.retry_button = button(texts.status.retry_now, self._app.commands.reconnect)
-        self.settings_button = button(texts.status.open_settings, self._open_settings)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(*[theme.space(4)] * 4)
-        column.setSpacing(theme.space(3))
+        self.settings_button = button(texts.status.open_settings, self.close)
+        self.settings_button.clicked.connect(show_settings)
+        self._column = column(theme, margin=4, gap=3, into=self)
         for part in (self._title, self._reason):
-            column.addWidget(part)
-        column.addLayout(grid)
-        column.addLayout(row(None, self.settings_button, self.retry_button))
+            self._column.addWidget(part)
+        self._column.addLayout(grid)
+        self._column.addLayout(row(None, self.settings_button, self.retry_button))
         self.refresh()
 
     def refresh(self) -> None:
@@ -183,16 +170,14 @@ class ConnectionDetails(QFrame):
         self._title.setText(headline(self._app, self._texts))
         self._reason.setText(words.reasons[connection.reason])
         self._reason.setVisible(connection.reason is not ConnectionReason.NONE)
-        limits, pending = connection.limits, self._waiting()
+        limits, pending = connection.limits, 0 if connection.is_online else self._app.unsent
         rate = limits.requests_per_minute if limits else None
         shown = {
             "server": connection.server_url,
-            "detail": detail_text(connection.detail, self._texts),
-            "user": connection.user or "",
+            "detail": detail_text(connection.state.detail, self._texts),
+            "user": connection.state.user or "",
             "budget": budget_text(connection.budget, self._texts),
-            "round_trip": ""
-            if connection.round_trip_ms is None
-            else _milliseconds(connection.round_trip_ms, self._texts),
+            "round_trip": _milliseconds(connection.round_trip_ms, self._texts),
             "models": ", ".join(connection.models),
             "rate": "" if rate is None else words.rate_a_minute.format(count=rate) if rate else words.rate_unlimited,
             "outbox": words.outbox_hint.format(count=pending) if pending else "",
@@ -202,18 +187,11 @@ class ConnectionDetails(QFrame):
             name.setVisible(bool(text))
             value.setVisible(bool(text))
         self.retry_button.setVisible(not connection.is_online)
-        column = self.layout()
-        assert column is not None
-        column.activate()
-        self.resize(self.width(), column.totalHeightForWidth(self.width()))
-
-    def _waiting(self) -> int:
-        return 0 if self._app.connection.is_online else self._app.unsent
-
-    def _open_settings(self) -> None:
-        self.close()
-        self.settings_wanted.emit()
+        self._column.activate()
+        self.resize(self.width(), self._column.totalHeightForWidth(self.width()))
 
 
-def _milliseconds(round_trip_ms: float, texts: Texts) -> str:
+def _milliseconds(round_trip_ms: float | None, texts: Texts) -> str:
+    if round_trip_ms is None:
+        return ""
     return texts.status.round_trip_ms.format(ms="< 1" if round_trip_ms < 1 else round(round_trip_ms))

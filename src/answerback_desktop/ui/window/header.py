@@ -1,16 +1,16 @@
 """The line above the chat: which conversation, which model, how the connection is."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeAlias
 
-from PySide6.QtCore import QSize, Qt, Signal
+from PySide6.QtCore import QSize, Qt
 from PySide6.QtGui import QActionGroup, QFont, QFontMetrics, QPainter, QPaintEvent, QResizeEvent
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QMenu, QPushButton, QSizePolicy, QToolButton, QWidget
+from PySide6.QtWidgets import QFrame, QLabel, QMenu, QSizePolicy, QToolButton
 
-from answerback_desktop.texts import Texts
 from answerback_desktop.ui.chat import column_in
-from answerback_desktop.ui.parts import label, row
-from answerback_desktop.ui.theme import Icon, Theme, icon
+from answerback_desktop.ui.parts import Appearance, button, label, row, set_icon, set_name
+from answerback_desktop.ui.theme import Icon
 from answerback_desktop.ui.window.connection import ConnectionIndicator, budget_text
 from answerback_desktop.viewmodels import AppViewModel
 
@@ -18,17 +18,11 @@ _NARROW_EM: Final = 40
 
 
 class Header(QFrame):
-    """Signals: `sidebar_wanted()`, `new_wanted()`, `settings_wanted()`, `more_wanted()`."""
+    """What its buttons do is the window's. `show_settings`: what the connection's details offer."""
 
-    sidebar_wanted = Signal()
-    new_wanted = Signal()
-    settings_wanted = Signal()
-    more_wanted = Signal()
-
-    def __init__(self, app: AppViewModel, texts: Texts, theme: Theme, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, app: AppViewModel, appearance: Appearance, show_settings: Callable[[], object]) -> None:
+        super().__init__()
         self._app = app
-        self._texts = texts
         self.setObjectName("header")
         self.sidebar_button = QToolButton()
         self.new_button = QToolButton()
@@ -38,48 +32,38 @@ class Header(QFrame):
         self.model_button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
         self.model_button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self.model_button.setLayoutDirection(Qt.LayoutDirection.RightToLeft)  # the drawing after the name
-        self.indicator = ConnectionIndicator(app, texts, theme)
+        self.indicator = ConnectionIndicator(app, appearance, show_settings)
         self.more_button = QToolButton()
-        self._row = QHBoxLayout(self)
-        for widget in (self.sidebar_button, self.new_button):
-            self._row.addWidget(widget)
-        self._row.addWidget(self.title, 1)
-        for widget in (self.model_button, self.indicator, self.more_button):
-            self._row.addWidget(widget)
-        self.sidebar_button.clicked.connect(self.sidebar_wanted)
-        self.new_button.clicked.connect(self.new_wanted)
-        self.more_button.clicked.connect(self.more_wanted)
-        self.indicator.settings_wanted.connect(self.settings_wanted)
+        self._row = row(
+            *(self.sidebar_button, self.new_button, self.title),
+            *(self.model_button, self.indicator, self.more_button),
+            into=self,
+        )
+        self._row.setStretchFactor(self.title, 1)
         self._models_shown: object = None
         self._model_shown = ""
         self._is_narrow = False
-        self.set_theme(theme)
-        self.set_texts(texts)
+        self.set_appearance(appearance)
         self.set_sidebar_shown(True)
 
-    # --- appearance and language
-
-    def set_theme(self, theme: Theme) -> None:
-        self._theme = theme
+    def set_appearance(self, appearance: Appearance) -> None:
+        self._texts, self._theme = appearance.texts, appearance.theme
+        theme, words = appearance.theme, appearance.texts.window
         self._row.setContentsMargins(*self._margins())
         self._row.setSpacing(theme.space(1.5))
-        size, muted = theme.space(5), theme.colours.text_muted
-        for button, drawing in (
-            (self.sidebar_button, Icon.SIDEBAR),
-            (self.new_button, Icon.NEW_CHAT),
-            (self.more_button, Icon.MORE),
+        for one, drawing, name in (
+            (self.sidebar_button, Icon.SIDEBAR, words.show_sidebar),
+            (self.new_button, Icon.NEW_CHAT, words.new_conversation),
+            (self.more_button, Icon.MORE, words.more),
         ):
-            button.setIcon(icon(drawing, muted, size))
-            button.setIconSize(QSize(size, size))
-        self.model_button.setIcon(icon(Icon.CHEVRON_DOWN, muted, theme.space(3.5)))
-        self.model_button.setIconSize(QSize(theme.space(3.5), theme.space(3.5)))
+            set_icon(one, theme, drawing, theme.space(5))
+            set_name(one, name)
+        set_icon(self.model_button, theme, Icon.CHEVRON_DOWN, theme.space(3.5))
         self.title.setFont(theme.font(weight=QFont.Weight.DemiBold))
-        self.indicator.set_theme(theme)
-        self.setStyleSheet(
-            f"#header {{ background: {theme.colours.surface}; border: none; "
-            f"border-bottom: 1px solid {theme.colours.border}; }}"
-        )
+        self.indicator.set_appearance(appearance)
         self._fit()
+        self._models_shown = None
+        self.refresh()
 
     def _margins(self) -> tuple[int, int, int, int]:
         """The title begins where the answers do, unless buttons stand before it."""
@@ -91,26 +75,10 @@ class Header(QFrame):
             theme.space(2),
         )
 
-    def set_texts(self, texts: Texts) -> None:
-        self._texts = texts
-        words = texts.window
-        for button, name in (
-            (self.sidebar_button, words.show_sidebar),
-            (self.new_button, words.new_conversation),
-            (self.more_button, words.more),
-        ):
-            button.setToolTip(name)
-            button.setAccessibleName(name)
-        self.indicator.set_texts(texts)
-        self._models_shown = None
-        self.refresh()
-
     def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
         super().resizeEvent(event)
         self._row.setContentsMargins(*self._margins())
         self._fit()
-
-    # --- what is shown
 
     def refresh(self) -> None:
         current = self._app.current
@@ -190,35 +158,26 @@ class Header(QFrame):
             self._app.current.set_traits(model=model)
 
 
-class ElidedLabel(QWidget):
+class ElidedLabel(QLabel):
     """One line of text that gives up its end where there is no room, and says the whole as a tool tip."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._text = ""
+    def __init__(self) -> None:
+        super().__init__()
+        self.setTextFormat(Qt.TextFormat.PlainText)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
 
-    def setText(self, text: str) -> None:  # noqa: N802 - as QLabel
+    def setText(self, text: str) -> None:  # noqa: N802
         """What to show; line breaks become spaces."""
-        self._text = " ".join(text.split())
-        self.setToolTip(self._text)
-        self.setAccessibleName(self._text)
-        self.update()
-
-    def text(self) -> str:
-        return self._text
-
-    def sizeHint(self) -> QSize:  # noqa: N802
-        metrics = QFontMetrics(self.font())
-        return QSize(metrics.horizontalAdvance(self._text) + 4, metrics.height() + 2)
+        super().setText(" ".join(text.split()))
+        self.setToolTip(self.text())
+        self.setAccessibleName(self.text())
 
     def minimumSizeHint(self) -> QSize:  # noqa: N802
-        return QSize(24, QFontMetrics(self.font()).height() + 2)
+        return QSize(24, self.fontMetrics().height() + 2)
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802
         painter = QPainter(self)
-        painter.setPen(self.palette().color(self.foregroundRole()))
-        shown = QFontMetrics(self.font()).elidedText(self._text, Qt.TextElideMode.ElideRight, self.width())
+        shown = self.fontMetrics().elidedText(self.text(), Qt.TextElideMode.ElideRight, self.width())
         painter.drawText(self.rect(), int(Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft), shown)
 
 
@@ -229,30 +188,29 @@ Choice: TypeAlias = tuple[str, Callable[[], object]]
 class Banner(QFrame):
     """Hidden until it has something to say."""
 
-    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, appearance: Appearance) -> None:
+        super().__init__()
         self.setProperty("variant", "banner")
         self._choices: tuple[Choice, ...] = ()
         self.text = label()
-        self.button, self.second_button = QPushButton(), QPushButton()
-        self.button.clicked.connect(lambda: self._pressed(0))
-        self.second_button.clicked.connect(lambda: self._pressed(1))
+        self.button, self.second_button = (button("", partial(self._pressed, number)) for number in range(2))
         self._row = row(self.text, self.button, self.second_button, into=self)
         self._row.setStretch(0, 1)
-        self.set_theme(theme)
+        self.set_appearance(appearance)
         self.hide()
 
-    def set_theme(self, theme: Theme) -> None:
-        self._row.setContentsMargins(theme.space(3), theme.space(1.5), theme.space(1.5), theme.space(1.5))
-        self._row.setSpacing(theme.space(3))
+    def set_appearance(self, appearance: Appearance) -> None:
+        space = appearance.theme.space
+        self._row.setContentsMargins(space(3), space(1.5), space(1.5), space(1.5))
+        self._row.setSpacing(space(3))
 
     def say(self, text: str, *choices: Choice) -> None:
         """Show this with at most two buttons; an empty text hides it."""
         self._choices = choices
         self.text.setText(text)
-        for number, button in enumerate((self.button, self.second_button)):
-            button.setText(choices[number][0] if number < len(choices) else "")
-            button.setVisible(number < len(choices))
+        for number, one in enumerate((self.button, self.second_button)):
+            one.setText(choices[number][0] if number < len(choices) else "")
+            one.setVisible(number < len(choices))
         self.setVisible(bool(text))
 
     def _pressed(self, number: int) -> None:

@@ -1,25 +1,25 @@
 """The window: sidebar, header, chat, and what comes over them. It only joins; each part shows its own."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
-from PySide6.QtCore import QByteArray, QEvent, QSettings, Qt, Signal
+from PySide6.QtCore import QByteArray, QEvent, QPoint, QSettings, Signal
 from PySide6.QtGui import QAction, QCloseEvent, QHideEvent, QKeySequence, QResizeEvent, QShowEvent
-from PySide6.QtWidgets import QApplication, QMainWindow, QSplitter, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QApplication, QMainWindow, QSplitter, QStackedWidget, QWidget
 
 from answerback_desktop.engine.events import ConnectionReason, ConnectionStatus
 from answerback_desktop.settings import AuthMode, Settings
 from answerback_desktop.texts import Texts
-from answerback_desktop.ui.chat import Appearance, ChatPane
-from answerback_desktop.ui.dialogs import Dialogs, Exporter
-from answerback_desktop.ui.shortcuts import KEYS, Shortcut
-from answerback_desktop.ui.sidebar.sidebar import Sidebar
-from answerback_desktop.ui.theme import Theme, apply
-from answerback_desktop.ui.theme.theme import theme_of
-from answerback_desktop.ui.tray import Tray
+from answerback_desktop.ui.chat import ChatPane
+from answerback_desktop.ui.dialogs import ConversationDialog, Dialogs, Exporter, HelpDialog
+from answerback_desktop.ui.parts import Appearance, column, pop_up
+from answerback_desktop.ui.shortcuts import KEYS
+from answerback_desktop.ui.theme import Theme, apply, theme_of
 from answerback_desktop.ui.window.header import Banner, Header
-from answerback_desktop.ui.window.toast import DesktopNotifier, Toast, ToastStack, short_title
+from answerback_desktop.ui.window.notifications import DesktopNotifier, Toast, ToastStack, Tray, short_title
+from answerback_desktop.ui.window.sidebar import Sidebar
 from answerback_desktop.ui.window.welcome import Screen, WelcomePage, screen_of
 from answerback_desktop.viewmodels import AppViewModel, Changes, ConversationViewModel
 
@@ -43,8 +43,7 @@ class MainWindow(QMainWindow):
     ) -> None:
         super().__init__()
         self._app = app
-        self._texts = texts
-        self._theme = theme
+        self._appearance = Appearance(theme=theme, texts=texts, titles=app.connection.titles)
         self._state = state
         self._tray = tray
         self._is_narrow = False
@@ -58,21 +57,19 @@ class MainWindow(QMainWindow):
 
     def _make(self, log_path: Path) -> None:
         self.setMinimumSize(360, 420)
-        self.sidebar = Sidebar(self._app, self._texts, self._theme)
-        self.header = Header(self._app, self._texts, self._theme)
-        self.banner = Banner(self._theme)
-        self.chat = ChatPane(self._app, self._appearance())
-        self.welcome = WelcomePage(self._app, self._texts, self._theme)
+        self.sidebar = Sidebar(self._app, self._appearance)
+        self.header = Header(self._app, self._appearance, self.show_settings)
+        self.banner = Banner(self._appearance)
+        self.chat = ChatPane(self._app, self._appearance)
+        self.welcome = WelcomePage(self._app, self._appearance, self.show_settings)
         self.pages = QStackedWidget()
         self.pages.addWidget(self.chat)
         self.pages.addWidget(self.welcome)
         self.right = QWidget()
-        column = QVBoxLayout(self.right)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(0)
-        column.addWidget(self.header)
-        column.addWidget(self.banner)
-        column.addWidget(self.pages, 1)
+        below = column(self._appearance.theme, into=self.right)
+        below.addWidget(self.header)
+        below.addWidget(self.banner)
+        below.addWidget(self.pages, 1)
         self.splitter = QSplitter()
         self.splitter.setHandleWidth(1)
         self.splitter.setChildrenCollapsible(False)
@@ -80,31 +77,34 @@ class MainWindow(QMainWindow):
         self.splitter.addWidget(self.right)
         self.splitter.setStretchFactor(1, 1)
         self.setCentralWidget(self.splitter)
-        self.toasts = ToastStack(self.right, self._theme, self._texts.window.dismiss, lift=self._toast_lift)
-        self.exporter = Exporter(self._texts, self)
-        self.notifier = DesktopNotifier(self._app, self._tray, self._texts, self)
+        self.toasts = ToastStack(self.right, self._appearance, lift=self._toast_lift)
+        self.exporter = Exporter(self)
+        self.notifier = DesktopNotifier(self._app, self._tray, self)
         self.dialogs = Dialogs(self._app, self._tray, log_path, self)
 
     def _connect(self) -> None:
-        self.sidebar.new_wanted.connect(self.new_conversation)
         self.sidebar.opened.connect(self.open_conversation)
         self.sidebar.settled.connect(self.chat.focus_composer)
-        self.sidebar.details_wanted.connect(self._show_details)
-        self.sidebar.import_wanted.connect(self._import)
+        self.sidebar.details_wanted.connect(
+            lambda conversation: ConversationDialog(self._app, conversation, self._appearance, self).open()
+        )
+        self.sidebar.import_wanted.connect(lambda: self.dialogs.choose_import(self._texts))
         self.sidebar.delete_wanted.connect(self.delete_conversation)
-        self.sidebar.settings_wanted.connect(self.show_settings)
-        self.sidebar.help_wanted.connect(self.show_help)
-        self.sidebar.hide_wanted.connect(self.toggle_sidebar)
-        self.header.sidebar_wanted.connect(self.toggle_sidebar)
-        self.header.new_wanted.connect(self.new_conversation)
-        self.header.settings_wanted.connect(self.show_settings)
-        self.header.more_wanted.connect(self._show_more)
-        self.welcome.settings_wanted.connect(self.show_settings)
+        for pressed, act in (
+            (self.sidebar.new_button, self.new_conversation),
+            (self.sidebar.settings_button, self.show_settings),
+            (self.sidebar.help_button, self.show_help),
+            (self.sidebar.hide_button, self.toggle_sidebar),
+            (self.header.sidebar_button, self.toggle_sidebar),
+            (self.header.new_button, self.new_conversation),
+            (self.header.more_button, self._show_more),
+        ):
+            pressed.clicked.connect(act)
         self.welcome.put_off.connect(self._put_off)
         self.exporter.reported.connect(self.toasts.show_toast)
         self.notifier.reported.connect(self.toasts.show_toast)
         self.dialogs.previewed.connect(self._preview)
-        self.chat.composer.changed.connect(self._draft_typed)
+        self.chat.composer.changed.connect(self.sidebar.touch_current)
         self.chat.composer.sent.connect(lambda _text: self.acted.emit())
         self._tray.open_wanted.connect(self._open_from_tray)
         self._tray.new_wanted.connect(self._new_from_tray)
@@ -112,26 +112,26 @@ class MainWindow(QMainWindow):
 
     def _make_actions(self) -> None:
         acts = {
-            Shortcut.NEW: self.new_conversation,
-            Shortcut.SEARCH: self.search,
-            Shortcut.FIND: self.chat.open_find,
-            Shortcut.NEXT: lambda: self._step(1),
-            Shortcut.PREVIOUS: lambda: self._step(-1),
-            Shortcut.COMPOSER: self._write,
-            Shortcut.ATTACH: self.chat.pick_files,
-            Shortcut.COPY_ANSWER: self._copy_answer,
-            Shortcut.QUESTION_BEFORE: lambda: self.chat.step_question(-1),
-            Shortcut.QUESTION_AFTER: lambda: self.chat.step_question(1),
-            Shortcut.SIDEBAR: self.toggle_sidebar,
-            Shortcut.SETTINGS: self.show_settings,
-            Shortcut.LARGER: lambda: self._zoom(1),
-            Shortcut.SMALLER: lambda: self._zoom(-1),
-            Shortcut.USUAL_SIZE: lambda: self._zoom(0),
-            Shortcut.HELP: self.show_help,
-            Shortcut.CLOSE: self.close,
-            Shortcut.QUIT: self.quit_wanted.emit,
+            "new": self.new_conversation,
+            "search": self.search,
+            "find": self.chat.open_find,
+            "next": lambda: self._step(1),
+            "previous": lambda: self._step(-1),
+            "composer": self._write,
+            "attach": self.chat.pick_files,
+            "copy_answer": self._copy_answer,
+            "question_before": lambda: self.chat.step_question(-1),
+            "question_after": lambda: self.chat.step_question(1),
+            "sidebar": self.toggle_sidebar,
+            "settings": self.show_settings,
+            "larger": lambda: self._zoom(1),
+            "smaller": lambda: self._zoom(-1),
+            "usual_size": lambda: self._zoom(0),
+            "help": self.show_help,
+            "close": self.close,
+            "quit": self.quit_wanted.emit,
         }
-        self.shortcuts: dict[Shortcut, QAction] = {}
+        self.shortcuts: dict[str, QAction] = {}
         for shortcut, act in acts.items():
             action = QAction(self)
             action.setShortcuts([QKeySequence(key) for key in KEYS[shortcut]])
@@ -141,37 +141,37 @@ class MainWindow(QMainWindow):
 
     # --- appearance and language
 
+    @property
+    def _texts(self) -> Texts:
+        return self._appearance.texts
+
     def set_theme(self, theme: Theme) -> None:
-        if theme == self._theme:
+        if theme == self._appearance.theme:
             return
-        self._theme = theme
         application = QApplication.instance()
         assert isinstance(application, QApplication)
         apply(application, theme)
-        for part in (self.sidebar, self.header, self.banner, self.welcome, self.toasts):
-            part.set_theme(theme)
-        self.chat.set_appearance(self._appearance())
+        self._set_appearance(theme=theme)
 
     def set_texts(self, texts: Texts) -> None:
-        self._texts = texts
-        for part in (self.sidebar, self.header, self.welcome, self.exporter, self.notifier, self._tray):
-            part.set_texts(texts)
-        self.chat.set_appearance(self._appearance())
-        self.toasts.close_name = texts.window.dismiss
+        self._set_appearance(texts=texts)
+        self._tray.set_texts(texts)
         for shortcut, action in self.shortcuts.items():
             action.setText(texts.window.shortcuts[shortcut])
         self._refresh_title()
         self._refresh_screen()
 
-    def _appearance(self) -> Appearance:
-        self._titles = self._app.connection.titles
-        return Appearance(theme=self._theme, texts=self._texts.chat, titles=self._titles)
+    def _set_appearance(self, **changed: Any) -> None:
+        self._appearance = replace(self._appearance, **changed)
+        for part in (self.sidebar, self.header, self.banner, self.chat, self.welcome, self.toasts):
+            part.set_appearance(self._appearance)
 
     # --- what happened
 
     def apply(self, changes: Changes) -> None:
-        if changes.connection and self._app.connection.titles != self._titles:
-            self.chat.set_appearance(self._appearance())
+        if changes.connection and self._app.connection.titles != self._appearance.titles:
+            self._appearance = replace(self._appearance, titles=self._app.connection.titles)
+            self.chat.set_appearance(self._appearance)
         if changes.everything:
             self._begin()
         self.sidebar.apply(changes)
@@ -192,12 +192,9 @@ class MainWindow(QMainWindow):
         if changes.conversations or changes.list or changes.everything:
             self._refresh_title()
         if changes.exported and self._app.exported is not None:
-            self.exporter.save(self._app.exported)
-        self.notifier.apply(changes)
+            self.exporter.save(self._app.exported, self._texts)
+        self.notifier.apply(changes, self._texts)
         self.dialogs.apply(changes)
-
-    def say(self, toast: Toast) -> None:
-        self.toasts.show_toast(toast)
 
     def _begin(self) -> None:
         """Another account, or the current conversation is gone: show the one used last here, or a new one."""
@@ -300,7 +297,7 @@ class MainWindow(QMainWindow):
             self.open_conversation(neighbour.conversation_id)
         text = words.deleted.format(title=short_title(conversation.title, self._texts))
         undo = lambda: self._app.commands.undo_delete(conversation.conversation_id)  # noqa: E731
-        self.say(Toast(text=text, action=words.undo, act=undo))
+        self.toasts.show_toast(Toast(text=text, action=words.undo, act=undo))
 
     def search(self) -> None:
         """The cursor into the search box, the sidebar in sight."""
@@ -316,7 +313,7 @@ class MainWindow(QMainWindow):
 
     def _copy_answer(self) -> None:
         if self.chat.copy_last_answer():
-            self.say(Toast(text=self._texts.window.copied))
+            self.toasts.show_toast(Toast(text=self._texts.window.copied))
 
     def toggle_sidebar(self) -> None:
         is_shown = self.sidebar.isVisibleTo(self)
@@ -325,10 +322,10 @@ class MainWindow(QMainWindow):
         self._arrange(show_list=not is_shown)
 
     def show_settings(self) -> None:
-        self.dialogs.show_settings(self._texts, self._theme)
+        self.dialogs.show_settings(self._appearance)
 
     def show_help(self) -> None:
-        self.dialogs.show_help(self._texts, self._theme)
+        HelpDialog(self._appearance, self).open()
 
     def bring_to_front(self) -> None:
         """Out of the tray, from behind other windows."""
@@ -347,10 +344,6 @@ class MainWindow(QMainWindow):
         self.header.refresh()
         if self._is_narrow:
             self._arrange(show_list=False)
-
-    def _draft_typed(self, _text: str) -> None:
-        if self._app.current is not None:
-            self.sidebar.touch_row(self._app.current.conversation_id)
 
     def _toast_lift(self) -> int:
         """Toasts stand over the input box and the offline line, not on them."""
@@ -371,20 +364,10 @@ class MainWindow(QMainWindow):
         self._app.other_store = None
         self._refresh_screen()
 
-    def _show_details(self, conversation: ConversationViewModel) -> None:
-        self.dialogs.show_conversation(conversation, self._texts, self._theme)
-
-    def _import(self) -> None:
-        self.dialogs.choose_import(self._texts)
-
     def _show_more(self) -> None:
         if self._app.current is not None:
-            menu = self.sidebar.menu_for(self._app.current, self)
-            menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-            button = self.header.more_button
-            place = button.mapToGlobal(button.rect().bottomRight())
-            place.setX(place.x() - menu.sizeHint().width())
-            menu.popup(place)
+            menu, pressed = self.sidebar.menu_for(self._app.current, self), self.header.more_button
+            pop_up(menu, pressed.mapToGlobal(pressed.rect().bottomRight()) - QPoint(menu.sizeHint().width(), 0))
 
     def _put_off(self) -> None:
         self._is_put_off = True

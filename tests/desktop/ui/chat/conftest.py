@@ -7,17 +7,18 @@ from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
 from answerback_desktop.records import Turn
-from answerback_desktop.ui.chat import Appearance, ChatPane
+from answerback_desktop.ui.chat import ChatPane
+from answerback_desktop.ui.parts import Appearance
 from answerback_desktop.ui.theme import Theme
 from answerback_desktop.viewmodels.app import AppViewModel
-from chat_samples import CHAT_EN, Recorder, Scene, pane_of
+from chat_samples import ENGLISH, Recorder, Scene, pane_of
 
 Opened = tuple[ChatPane, AppViewModel, Recorder]
 
 
 @pytest.fixture
 def appearance(theme: Theme) -> Appearance:
-    return Appearance(theme=theme, texts=CHAT_EN)
+    return Appearance(theme=theme, texts=ENGLISH)
 
 
 @pytest.fixture

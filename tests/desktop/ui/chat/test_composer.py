@@ -6,8 +6,8 @@ from PySide6.QtGui import QImage, QInputMethodEvent
 from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
-from answerback_desktop.ui.chat import Appearance
 from answerback_desktop.ui.chat.composer import ENVELOPE_BYTES, Composer
+from answerback_desktop.ui.parts import Appearance
 from answerback_desktop.ui.theme import Theme, apply
 
 
@@ -134,11 +134,11 @@ def test_stop_takes_the_place_of_send_while_the_box_is_empty(
     composer: Composer, qtbot: QtBot, appearance: Appearance
 ) -> None:
     composer.set_running(is_running=True)
-    assert composer.button.accessibleName() == appearance.texts.stop
+    assert composer.button.accessibleName() == appearance.texts.chat.stop
     with qtbot.waitSignal(composer.stopped):
         composer.button.click()
     composer.set_text("next")
-    assert composer.button.accessibleName() == appearance.texts.send
+    assert composer.button.accessibleName() == appearance.texts.chat.send
     with qtbot.waitSignal(composer.stopped):
         qtbot.keyClick(composer.box, Qt.Key.Key_Escape)
 

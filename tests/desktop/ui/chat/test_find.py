@@ -60,7 +60,7 @@ def test_all_hits_are_lit_whatever_they_are_in(opened: Opened, qtbot: QtBot) -> 
     find(pane, qtbot, "1,000,000")
     assert lit(pane) == ["1,000,000"] * 2
     find(pane, qtbot, "nowhere")
-    assert (lit(pane), pane.find_bar.count.text()) == ([], pane.find_bar._appearance.texts.find_nothing)
+    assert (lit(pane), pane.find_bar.count.text()) == ([], pane.find_bar._appearance.texts.chat.find_nothing)
 
 
 def test_words_with_marks_in_between_and_emoji_before(opened: Opened, qtbot: QtBot) -> None:

@@ -15,7 +15,7 @@ from answerback_desktop.engine.events import (
 )
 from answerback_desktop.ui.chat import ChatPane
 from answerback_desktop.viewmodels.app import AppViewModel
-from chat_samples import CHAT_EN, CHAT_KO, Recorder, turn
+from chat_samples import CHAT_EN, CHAT_KO, KOREAN_TEXTS, Recorder, turn
 
 Opened = Callable[..., tuple[ChatPane, AppViewModel, Recorder]]
 ENGLISH = ModelInfo(languages=("en",))
@@ -99,7 +99,7 @@ def test_it_stays_until_the_next_question_is_written(writing: Callable) -> None:
 
 
 def test_examples_are_in_a_language_that_the_model_knows(opened: Opened) -> None:
-    pane, app, _ = opened(texts=CHAT_KO)
+    pane, app, _ = opened(texts=KOREAN_TEXTS)
     assert [button.text() for button in pane.empty.examples] == list(CHAT_KO.examples)
     pane.apply(app.apply([online({"local": ENGLISH})]))
     assert [button.text() for button in pane.empty.examples] == list(CHAT_EN.examples)

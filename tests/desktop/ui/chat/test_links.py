@@ -2,14 +2,14 @@
 
 import pytest
 from PySide6.QtCore import QUrl
-from PySide6.QtGui import QDesktopServices, QGuiApplication, QTextDocument
+from PySide6.QtGui import QColor, QDesktopServices, QGuiApplication, QPalette, QTextDocument
 from PySide6.QtWidgets import QLabel, QPushButton
 from pytestqt.qtbot import QtBot
 
 from answerback_desktop.settings import Language
 from answerback_desktop.texts import texts_of
-from answerback_desktop.ui.chat import Appearance
 from answerback_desktop.ui.chat.links import LinkDialog, host_of, is_openable, text_of, warnings, written_out
+from answerback_desktop.ui.parts import Appearance
 from answerback_desktop.ui.theme import Theme
 
 
@@ -59,7 +59,7 @@ def test_where_a_link_leads_and_what_is_odd_about_it(
     target: str, text: str, host: str, warned: str, appearance: Appearance
 ) -> None:
     assert host_of(target) == host
-    found = warnings(target, text, appearance.texts)
+    found = warnings(target, text, appearance.texts.chat)
     assert [warned in sentence for sentence in found] == [True] * bool(warned), found
 
 
@@ -71,10 +71,9 @@ def test_a_host_is_written_out_once_and_where_it_stands() -> None:
 @pytest.mark.parametrize("language", [Language.ENGLISH, Language.KOREAN])
 @pytest.mark.parametrize("body_px", [12, 15, 28])
 def test_no_word_of_the_dialog_is_cut(qtbot: QtBot, language: Language, body_px: int) -> None:
-    texts = texts_of(language, system_locale="en").chat
-    theme = Theme(body_px=body_px)
+    appearance = Appearance(theme=Theme(body_px=body_px), texts=texts_of(language, system_locale="en"))
     target = "https://www.google.com@" + "a-very-long-name." * 8 + "xn--pple-43d.com/\u202e" + "x" * 300
-    dialog = LinkDialog(target, texts, theme, text="www.google.com")
+    dialog = LinkDialog(target, appearance, text="www.google.com")
     qtbot.addWidget(dialog)
     dialog.show()
     for label in dialog.findChildren(QLabel):
@@ -99,25 +98,37 @@ def opened_urls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_the_dialog_opens_only_on_request(qtbot: QtBot, appearance: Appearance, opened_urls: list[str]) -> None:
-    dialog = LinkDialog("https://a.example/x", appearance.texts, appearance.theme)
+    dialog = LinkDialog("https://a.example/x", appearance)
     qtbot.addWidget(dialog)
     dialog.open()
     assert dialog.target_box.toPlainText() == "https://a.example/x"
     assert opened_urls == []
     default = next(button for button in dialog.findChildren(QPushButton) if button.isDefault())
-    assert default.text() == appearance.texts.cancel
+    assert default.text() == appearance.texts.chat.cancel
     assert dialog.focusWidget() is default
     dialog.open_button.click()
     assert opened_urls == ["https://a.example/x"]
 
 
 def test_escape_and_copy_open_nothing(qtbot: QtBot, appearance: Appearance, opened_urls: list[str]) -> None:
-    dialog = LinkDialog("https://a.example/\u202ex", appearance.texts, appearance.theme)
+    dialog = LinkDialog("https://a.example/\u202ex", appearance)
     qtbot.addWidget(dialog)
     dialog.open()
-    assert any(label.text() == appearance.texts.link_hidden for label in dialog.findChildren(QLabel))
-    copy = next(button for button in dialog.findChildren(QPushButton) if button.text() == appearance.texts.link_copy)
+    assert any(label.text() == appearance.texts.chat.link_hidden for label in dialog.findChildren(QLabel))
+    words = appearance.texts.chat
+    copy = next(button for button in dialog.findChildren(QPushButton) if button.text() == words.link_copy)
     copy.click()
     assert QGuiApplication.clipboard().text() == "https://a.example/\u202ex"
     dialog.reject()
     assert opened_urls == []
+
+
+def test_a_link_with_something_odd_is_opened_by_a_button_that_warns(qtbot: QtBot, appearance: Appearance) -> None:
+    def colour(target: str) -> QColor:
+        dialog = LinkDialog(target, appearance)
+        qtbot.addWidget(dialog)
+        dialog.show()
+        return dialog.open_button.palette().color(QPalette.ColorRole.ButtonText)
+
+    assert colour("https://a.example/\u202ex") == appearance.theme.colour("danger")
+    assert colour("https://a.example/x") == appearance.theme.colour("on_accent")

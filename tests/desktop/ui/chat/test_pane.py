@@ -21,9 +21,10 @@ from answerback_desktop.engine.events import (
     TurnsLoaded,
 )
 from answerback_desktop.records import Conversation, TurnStatus
-from answerback_desktop.ui.chat import Appearance, ChatPane
+from answerback_desktop.ui.chat import ChatPane
 from answerback_desktop.ui.chat.attach import AttachDialog
 from answerback_desktop.ui.chat.links import LinkDialog
+from answerback_desktop.ui.parts import Appearance
 from answerback_desktop.viewmodels.app import AppViewModel
 from chat_samples import HOME, ONLINE, Recorder, turn
 

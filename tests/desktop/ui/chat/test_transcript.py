@@ -12,16 +12,17 @@ from pytestqt.qtbot import QtBot
 
 from answerback_desktop.engine.events import TextAppended, TurnChanged, TurnsLoaded, TurnsRemoved
 from answerback_desktop.records import Turn, TurnStatus
-from answerback_desktop.ui.chat import Appearance, ChatPane
+from answerback_desktop.ui.chat import ChatPane
 from answerback_desktop.ui.chat.blocks import BlockView
 from answerback_desktop.ui.chat.code import CodeView
 from answerback_desktop.ui.chat.footer import FooterView
 from answerback_desktop.ui.chat.prose import ProseView, TableView
 from answerback_desktop.ui.chat.question import QuestionView
 from answerback_desktop.ui.chat.text_view import TextView
+from answerback_desktop.ui.parts import Appearance
 from answerback_desktop.ui.theme import Scheme, Theme
 from answerback_desktop.viewmodels.app import AppViewModel
-from chat_samples import CHAT_KO, HOME, MARKDOWN, Recorder, turn
+from chat_samples import CHAT_KO, HOME, KOREAN_TEXTS, MARKDOWN, Recorder, turn
 
 Opened = Callable[..., tuple[ChatPane, AppViewModel, Recorder]]
 
@@ -137,7 +138,7 @@ def test_reading_above_is_not_disturbed(opened: Opened, appearance: Appearance) 
         append(pane, app, "r9", "another line.\n\n")
         assert top_of(pane, view) == place
     assert not pane.jump_button.isHidden()
-    assert pane.jump_button.accessibleName() == appearance.texts.newest_unseen
+    assert pane.jump_button.accessibleName() == appearance.texts.chat.newest_unseen
     pane.jump_button.click()
     assert pane.transcript.is_pinned
     assert pane.jump_button.isHidden()
@@ -216,7 +217,7 @@ def test_another_theme_draws_all_again_in_place(opened: Opened, qtbot: QtBot) ->
     pane, _, _ = opened(*many(20), height=600)
     scroll_to(pane, 0.5)
     request_id = reading(pane).turn.request_id
-    pane.set_appearance(Appearance(theme=Theme(scheme=Scheme.DARK, body_px=20), texts=CHAT_KO))
+    pane.set_appearance(Appearance(theme=Theme(scheme=Scheme.DARK, body_px=20), texts=KOREAN_TEXTS))
     assert reading(pane).turn.request_id in {request_id, f"r{int(request_id[1:]) + 1}"}
     assert pane.composer.box.placeholderText() == CHAT_KO.placeholder
     assert pane.transcript.accessibleName() == CHAT_KO.transcript_name
@@ -268,7 +269,7 @@ def test_code_is_copied_whole_and_says_so(opened: Opened, appearance: Appearance
     assert isinstance(view, CodeView)
     view.copy_button.click()
     assert QGuiApplication.clipboard().text() == "a = 1\n\nb = 2"
-    assert view.copy_button.text() == appearance.texts.copied
+    assert view.copy_button.text() == appearance.texts.chat.copied
 
 
 def test_streamed_code_is_whole_and_coloured(opened: Opened) -> None:

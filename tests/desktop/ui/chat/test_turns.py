@@ -16,12 +16,11 @@ from answerback_desktop.engine.events import TurnChanged
 from answerback_desktop.records import Failure, FailureCode, Turn, TurnStatus
 from answerback_desktop.texts import ChatTexts
 from answerback_desktop.ui.chat import ChatPane
-from answerback_desktop.ui.chat.footer import FooterView
+from answerback_desktop.ui.chat.footer import FooterView, StateLine, Tone, state_line
 from answerback_desktop.ui.chat.question import QuestionView
-from answerback_desktop.ui.chat.state_line import StateLine, Tone, state_line
+from answerback_desktop.viewmodels import TurnViewModel
 from answerback_desktop.viewmodels import connection as connecting
 from answerback_desktop.viewmodels.app import AppViewModel
-from answerback_desktop.viewmodels.turn import TurnViewModel
 from chat_samples import CHAT_EN, CHAT_KO, Recorder, turn
 
 Opened = Callable[..., tuple[ChatPane, AppViewModel, Recorder]]

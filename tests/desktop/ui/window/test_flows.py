@@ -18,9 +18,9 @@ from answerback_desktop.records import TurnStatus
 from answerback_desktop.settings import Language, Theme
 from answerback_desktop.texts import texts_of
 from answerback_desktop.ui.chat.footer import FooterView
-from answerback_desktop.ui.sidebar.conversation_model import Role
-from answerback_desktop.ui.theme.tokens import Scheme
+from answerback_desktop.ui.theme import Scheme
 from answerback_desktop.ui.window.connection import ConnectionDetails
+from answerback_desktop.ui.window.conversation_model import Role
 from answerback_desktop.ui.window.welcome import Screen
 from answerback_desktop.viewmodels.connection import local_time
 from budgeted import give
@@ -79,7 +79,7 @@ def test_what_is_left_of_a_budget_and_when_it_opens(open_app, tmp_path, monkeypa
         header = person.window.header
         person.until(lambda: left in header.model_button.toolTip())
         turn = None
-        while turn is None or turn.failure is None:
+        while turn is None or turn.record.failure is None:
             gateway.end(text := "?" * (40 + len(person.titles())), "1")
             conversation = person.ask_again(text)
             turn = person.turn(conversation, text)
@@ -91,7 +91,7 @@ def test_what_is_left_of_a_budget_and_when_it_opens(open_app, tmp_path, monkeypa
         details.close()
         footer = next(view for view in person.window.chat.transcript.views if isinstance(view, FooterView))
         person.until(footer.retry_button.isVisible)
-        assert local_time(turn.failure.opens_at_ms) in footer.label.text()
+        assert local_time(turn.record.failure.opens_at_ms) in footer.label.text()
         assert footer.retry_button.text() == texts.chat.retry_in_minutes.format(minutes=math.ceil(turn.retry_in_s / 60))
 
 
@@ -203,15 +203,16 @@ def test_export_writes_what_was_said(open_app, gateway, tmp_path: Path):
     conversation = person.ask_again("Say **hi**")
     gateway.end("Say **hi**", "hi, 안녕")
     person.until(lambda: conversation.pending == 0)
+    texts = person.window._appearance.texts
     for form, name in ((ExportFormat.MARKDOWN, "chat.md"), (ExportFormat.JSON, "chat.json")):
         person.window.exporter.dialog = None
         conversation.export(form)
         person.until(lambda: person.window.exporter.dialog is not None)
         person.window.exporter.dialog.reject()
-        person.window.exporter.write(tmp_path / name, person.model.exported.text.encode(), "{file}")
+        person.window.exporter.write(tmp_path / name, person.model.exported.text.encode(), "{file}", texts)
     assert "hi, 안녕" in (tmp_path / "chat.md").read_text(encoding="utf-8")
     assert "hi, 안녕" in json.dumps(json.loads((tmp_path / "chat.json").read_text("utf-8")), ensure_ascii=False)
-    person.window.exporter.write(tmp_path / "no such folder" / "x.md", b"x", "{file}")
+    person.window.exporter.write(tmp_path / "no such folder" / "x.md", b"x", "{file}", texts)
     assert person.toasts()[-1].startswith("The file could not be written.")
 
 
@@ -228,7 +229,7 @@ def test_settings_are_checked_beside_the_field_then_hold(open_app, gateway):
     assert dialog.save_button.isEnabled()
     dialog.answers.system.setPlainText("Be brief.")
     dialog.appearance.theme.setCurrentIndex(list(Theme).index(Theme.DARK))
-    assert person.window._theme.scheme is Scheme.DARK
+    assert person.window._appearance.theme.scheme is Scheme.DARK
     dialog.save_button.click()
     person.until(lambda: person.model.settings.system == "Be brief.")
     person.ask_again("hello")
@@ -242,9 +243,9 @@ def test_a_cancelled_dialog_leaves_the_theme_as_it_was(open_app, gateway):
     person.window.show_settings()
     dialog = person.window.dialogs.settings
     dialog.appearance.theme.setCurrentIndex(list(Theme).index(Theme.DARK))
-    assert person.window._theme.scheme is Scheme.DARK
+    assert person.window._appearance.theme.scheme is Scheme.DARK
     dialog.reject()
-    assert person.window._theme.scheme is Scheme.LIGHT
+    assert person.window._appearance.theme.scheme is Scheme.LIGHT
     assert person.window.dialogs.settings is None
 
 

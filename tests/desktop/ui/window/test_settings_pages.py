@@ -22,7 +22,8 @@ from pytestqt.qtbot import QtBot
 from answerback_desktop.engine.events import SettingsChanged
 from answerback_desktop.settings import AuthMode, Field, Language, Settings
 from answerback_desktop.texts import texts_of
-from answerback_desktop.ui.dialogs.settings import SettingsDialog
+from answerback_desktop.ui.parts import Appearance
+from answerback_desktop.ui.settings_dialog import SettingsDialog
 from answerback_desktop.ui.theme import Scheme, Theme, apply
 from answerback_desktop.viewmodels import AppViewModel
 from commands import NotedCommands
@@ -41,9 +42,9 @@ class Open:
         self.model.apply([SettingsChanged(settings, locked=frozenset(locked))])
         parent = self._parent = QWidget()
         qtbot.addWidget(parent)
-        texts = texts_of(settings.language, system_locale="en")
+        appearance = Appearance(theme=theme, texts=texts_of(settings.language, system_locale="en"))
         self.dialog = SettingsDialog(
-            self.model, texts, theme, has_tray=True, log_path=tmp_path / "desktop.log", parent=parent
+            self.model, appearance, has_tray=True, log_path=tmp_path / "desktop.log", parent=parent
         )
         self.dialog.show()
         self.dialog.activateWindow()

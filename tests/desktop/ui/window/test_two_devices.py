@@ -56,7 +56,7 @@ def test_whoever_reads_further_up_goes_on_reading_there(both, gateway):
     two.write("half a question")
     turn = asked(one, two, there, gateway)
     gateway.end("second", LONG)
-    two.until(lambda: turn.status is TurnStatus.COMPLETED and not turn.is_elsewhere)
+    two.until(lambda: turn.status is TurnStatus.COMPLETED and not turn.record.is_elsewhere)
     assert bar.value() == at
     assert two.window.chat.composer.box.toPlainText() == "half a question"
 

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from PySide6.QtCore import QEvent, QModelIndex, QObject, QPoint, QSize, Qt, QTimer, Signal
-from PySide6.QtGui import QAction, QKeyEvent, QKeySequence, QPainter, QPaintEvent
+from PySide6.QtCore import QAbstractItemModel, QEvent, QModelIndex, QObject, QPoint, Qt, QTimer, Signal
+from PySide6.QtGui import QAction, QKeyEvent, QKeySequence, QPainter, QPaintEvent, QStandardItem, QStandardItemModel
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QFrame,
-    QHBoxLayout,
     QLabel,
     QLineEdit,
     QListView,
@@ -21,11 +20,11 @@ from PySide6.QtWidgets import (
 )
 
 from answerback_desktop.engine.export import ExportFormat
-from answerback_desktop.texts import Texts
-from answerback_desktop.ui.sidebar.conversation_delegate import ConversationDelegate
-from answerback_desktop.ui.sidebar.conversation_model import ConversationListModel, Index
-from answerback_desktop.ui.sidebar.search_results import HitRole, SearchResultDelegate, SearchResultModel
-from answerback_desktop.ui.theme import Icon, Theme, icon, pixmap
+from answerback_desktop.records import SearchHit
+from answerback_desktop.ui.parts import Appearance, button, label, pop_up, row, set_icon, set_name
+from answerback_desktop.ui.theme import Icon, Theme
+from answerback_desktop.ui.window.conversation_model import ConversationListModel, Index
+from answerback_desktop.ui.window.rows import ConversationDelegate, HitRole, SearchResultDelegate
 from answerback_desktop.viewmodels import AppViewModel, Changes, ConversationViewModel
 
 
@@ -43,9 +42,8 @@ class SearchBox(QLineEdit):
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802
         super().paintEvent(event)
-        painter = QPainter(self)
-        drawn = pixmap(Icon.SEARCH, self._theme.colours.text_muted, self._side, scale=self.devicePixelRatioF())
-        painter.drawPixmap(self._theme.space(2.5), (self.height() - self._side) // 2, drawn)
+        drawn = self._theme.pixmap(Icon.SEARCH, self._side, scale=self.devicePixelRatioF())
+        QPainter(self).drawPixmap(self._theme.space(2.5), (self.height() - self._side) // 2, drawn)
 
 
 _SEARCH_AFTER_MS: Final = 150
@@ -56,86 +54,60 @@ _TOUCH_MS: Final = 60_000
 class Sidebar(QFrame):
     """Shows `app.conversations`.
 
-    Signals: `new_wanted()`; `opened(conversation_id, request_id)`: the request is "" except for a search hit;
-    `settled()`: the person has chosen a row and will not go on to the next one; `delete_wanted(conversation)`;
-    `details_wanted(conversation)`: its tags and instructions; `import_wanted()`; `settings_wanted()`; `help_wanted()`;
-    `hide_wanted()`.
+    Signals: `opened(conversation_id, request_id)`: the request is "" except for a search hit; `settled()`: the person
+    has chosen a row and will not go on to the next one; `delete_wanted(conversation)`; `details_wanted(conversation)`:
+    its tags and instructions; `import_wanted()`. What its buttons do is the window's.
     """
 
-    new_wanted = Signal()
     opened = Signal(str, str)
     settled = Signal()
     delete_wanted = Signal(object)
     details_wanted = Signal(object)
     import_wanted = Signal()
-    settings_wanted = Signal()
-    help_wanted = Signal()
-    hide_wanted = Signal()
 
-    def __init__(self, app: AppViewModel, texts: Texts, theme: Theme, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, app: AppViewModel, appearance: Appearance) -> None:
+        super().__init__()
         self._app = app
-        self._texts = texts
+        self._texts, self._theme = appearance.texts, appearance.theme
         self.setObjectName("sidebar")
         self._make()
-        self._lay_out()
         self._connect()
-        self.set_theme(theme)
-        self.set_texts(texts)
+        self.set_appearance(appearance)
         self.refresh()
 
     # --- building
 
     def _make(self) -> None:
-        self.new_button = QPushButton()
+        self.new_button, self.archive_button = QPushButton(), button("", lambda: self.show_archive(False), "quiet")
         self.new_button.setProperty("variant", "quiet")
-        self.hide_button = QToolButton()
+        self.hide_button, self.menu_button = QToolButton(), QToolButton()
+        self.settings_button, self.help_button = QToolButton(), QToolButton()
+        self.settings_button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self.search_box = SearchBox()
         self.search_box.setClearButtonEnabled(False)
         self._clear_action = QAction(self)
         self._search_timer = QTimer(self, singleShot=True, interval=_SEARCH_AFTER_MS)
         self._day_timer = QTimer(self, interval=_TOUCH_MS)
-
         self._model = ConversationListModel(self._texts, self)
-        self.list = list_view()
-        self.list.setModel(self._model)
+        self.list = list_view(self._model)
         self.list.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
-        self._results = SearchResultModel(self._title_of, self._texts, self)
-        self.results = list_view()
-        self.results.setModel(self._results)
+        self._hits = QStandardItemModel(self)
+        self.results = list_view(self._hits)
         self._empty, self._empty_title, self._empty_hint = _empty()
         self._stack = QStackedWidget()
         for page in (self.list, self.results, self._empty):
             self._stack.addWidget(page)
-        self.archive_button = QPushButton()
-        self.archive_button.setProperty("variant", "quiet")
-        self.menu_button = QToolButton()
-        self.settings_button = QToolButton()
-        self.help_button = QToolButton()
-
-    def _lay_out(self) -> None:
-        self._top = QHBoxLayout()
-        self._top.addWidget(self.new_button, 1)
-        self._top.addWidget(self.hide_button)
-        self._bottom = QHBoxLayout()
-        self._bottom.addWidget(self.settings_button)
-        self._bottom.addStretch(1)
-        self._bottom.addWidget(self.menu_button)
-        self._bottom.addWidget(self.help_button)
+        self._top = row(self.new_button, self.hide_button)
+        self._top.setStretch(0, 1)
         self._column = QVBoxLayout(self)
         self._column.addLayout(self._top)
         self._column.addWidget(self.search_box)
         self._column.addWidget(self.archive_button)
         self._column.addWidget(self._stack, 1)
-        self._column.addLayout(self._bottom)
+        self._column.addLayout(row(self.settings_button, None, self.menu_button, self.help_button))
 
     def _connect(self) -> None:
-        self.new_button.clicked.connect(self.new_wanted)
-        self.hide_button.clicked.connect(self.hide_wanted)
-        self.settings_button.clicked.connect(self.settings_wanted)
-        self.help_button.clicked.connect(self.help_wanted)
         self.menu_button.clicked.connect(self._show_list_menu)
-        self.archive_button.clicked.connect(lambda: self.show_archive(False))
         self.search_box.textChanged.connect(self._search_typed)
         self.search_box.installEventFilter(self)
         self.list.installEventFilter(self)
@@ -149,71 +121,43 @@ class Sidebar(QFrame):
         self.results.clicked.connect(self._hit_chosen)
         self.results.activated.connect(self._hit_chosen)
 
-    # --- appearance and language
-
-    def set_theme(self, theme: Theme) -> None:
-        self._theme = theme
-        gap, side = theme.space(2), theme.space(3)
-        self._column.setContentsMargins(side, side, side, theme.space(2))
-        self._column.setSpacing(gap)
-        size = theme.space(5)
-        muted, text = theme.colours.text_muted, theme.colours.text
-        for button, drawing, colour in (
-            (self.new_button, Icon.NEW_CHAT, text),
-            (self.hide_button, Icon.SIDEBAR, muted),
-            (self.settings_button, Icon.SETTINGS, muted),
-            (self.help_button, Icon.HELP, muted),
-            (self.menu_button, Icon.MORE, muted),
-            (self.archive_button, Icon.CHEVRON_LEFT, muted),
+    def set_appearance(self, appearance: Appearance) -> None:
+        self._texts, self._theme = appearance.texts, appearance.theme
+        theme, words = self._theme, self._texts.window
+        self._column.setContentsMargins(theme.space(3), theme.space(3), theme.space(3), theme.space(2))
+        self._column.setSpacing(theme.space(2))
+        for one, drawing, name in (
+            (self.hide_button, Icon.SIDEBAR, words.hide_sidebar),
+            (self.help_button, Icon.HELP, words.help),
+            (self.menu_button, Icon.MORE, words.list_menu),
         ):
-            button.setIcon(icon(drawing, colour, size))
-            button.setIconSize(QSize(size, size))
-        self.settings_button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self.search_box.set_theme(theme)
-        self._clear_action.setIcon(icon(Icon.CLOSE, muted, theme.space(4)))
-        self.list.setItemDelegate(
-            ConversationDelegate(theme, self._texts, self.list, headed=lambda: self._model.headings)
-        )
-        self.results.setItemDelegate(SearchResultDelegate(theme, self._texts, self.results))
-        self.setStyleSheet(
-            f"#sidebar {{ background: {theme.colours.window}; border: none; "
-            f"border-right: 1px solid {theme.colours.border}; }}"
-            f"#sidebar QPushButton {{ text-align: left; font-weight: 600; padding-left: {theme.space(2)}px; }}"
-        )
-        self._widen()
-
-    def _widen(self) -> None:
-        """Never narrower than the words of its buttons."""
-        side = self._theme.space(3)
-        top = self.new_button.sizeHint().width() + self.hide_button.sizeHint().width() + self._top.spacing()
-        self.setMinimumWidth(max(200, top + 2 * (side + self.frameWidth() + 1)))
-
-    def set_texts(self, texts: Texts) -> None:
-        self._texts = texts
-        words = texts.window
-        self.setAccessibleName(words.sidebar_name)
-        self.new_button.setText(" " + words.new_conversation)
-        self.hide_button.setToolTip(words.hide_sidebar)
-        self.hide_button.setAccessibleName(words.hide_sidebar)
-        self.search_box.setPlaceholderText(words.search)
-        self.search_box.setAccessibleName(words.search_name)
-        self._clear_action.setToolTip(words.clear_search)
-        self.list.setAccessibleName(words.list_name)
-        self.results.setAccessibleName(words.results_name)
-        self.settings_button.setText(" " + words.settings)
-        self._widen()
-        self.help_button.setToolTip(words.help)
-        self.help_button.setAccessibleName(words.help)
-        self.menu_button.setToolTip(words.list_menu)
-        self.menu_button.setAccessibleName(words.list_menu)
-        self.archive_button.setText(" " + words.archived)
+            set_icon(one, theme, drawing, theme.space(5))
+            set_name(one, name)
+        for wide, drawing, text, colour in (
+            (self.new_button, Icon.NEW_CHAT, words.new_conversation, "text"),
+            (self.settings_button, Icon.SETTINGS, words.settings, "text_muted"),
+            (self.archive_button, Icon.CHEVRON_LEFT, words.archived, "text_muted"),
+        ):
+            set_icon(wide, theme, drawing, theme.space(5), colour)
+            wide.setText(" " + text)
         self.archive_button.setToolTip(words.leave_archive)
-        self._model.set_texts(texts)
-        self._results.set_texts(texts)
-        for view in (self.list, self.results):
-            delegate = view.itemDelegate()
-            assert isinstance(delegate, ConversationDelegate | SearchResultDelegate)
-            delegate.set_texts(texts)
+        self.search_box.set_theme(theme)
+        self.search_box.setPlaceholderText(words.search)
+        self._clear_action.setIcon(theme.icon(Icon.CLOSE, theme.space(4)))
+        self._clear_action.setToolTip(words.clear_search)
+        for part, name in (
+            (self, words.sidebar_name),
+            (self.search_box, words.search_name),
+            (self.list, words.list_name),
+            (self.results, words.results_name),
+        ):
+            part.setAccessibleName(name)
+        self._model.set_texts(appearance.texts)
+        self.list.setItemDelegate(ConversationDelegate(appearance, self.list, headed=lambda: self._model.headings))
+        self.results.setItemDelegate(SearchResultDelegate(appearance, self.results))
+        # Never narrower than the words of its buttons.
+        top = self.new_button.sizeHint().width() + self.hide_button.sizeHint().width() + self._top.spacing()
+        self.setMinimumWidth(max(200, top + 2 * (theme.space(3) + self.frameWidth() + 1)))
         self._show_page()
 
     # --- what is shown
@@ -236,9 +180,10 @@ class Sidebar(QFrame):
         self.mark_current()
         self._show_page()
 
-    def touch_row(self, conversation_id: str) -> None:
-        """Its draft was typed in."""
-        self._model.update_rows((conversation_id,))
+    def touch_current(self) -> None:
+        """The draft of the current conversation was typed in."""
+        if self._app.current is not None:
+            self._model.update_rows((self._app.current.conversation_id,))
 
     def mark_current(self) -> None:
         current = self._app.current
@@ -268,7 +213,7 @@ class Sidebar(QFrame):
         if self._app.search_query:
             if found is None or found.query != self._app.search_query:
                 return  # the answer is on its way; what is shown stays
-            self._results.show(found.hits)
+            self._show_hits(found.hits)
             hint = words.found_nothing_hint.format(query=self._app.search_query)
             self._turn_to(self.results if found.hits else self._empty, words.found_nothing, hint)
             return
@@ -278,14 +223,22 @@ class Sidebar(QFrame):
         else:
             self._turn_to(page, words.no_conversations, words.no_conversations_hint)
 
+    def _show_hits(self, hits: Sequence[SearchHit]) -> None:
+        self._hits.clear()
+        for hit in hits:
+            conversation = self._app.conversation(hit.conversation_id)
+            title = "" if conversation is None else conversation.title
+            item = QStandardItem(hit.excerpt)
+            item.setEditable(False)
+            item.setData(hit, HitRole.HIT)
+            item.setData(title or self._texts.window.untitled, HitRole.TITLE)
+            item.setData(f"{title}: {hit.excerpt}", Qt.ItemDataRole.AccessibleTextRole)
+            self._hits.appendRow(item)
+
     def _turn_to(self, page: QWidget, title: str, hint: str) -> None:
         self._empty_title.setText(title)
         self._empty_hint.setText(hint)
         self._stack.setCurrentWidget(page)
-
-    def _title_of(self, conversation_id: str) -> str:
-        conversation = self._app.conversation(conversation_id)
-        return "" if conversation is None else conversation.title
 
     # --- searching
 
@@ -343,7 +296,7 @@ class Sidebar(QFrame):
         menu.addSeparator()
         self._add(menu, words.show_archive, Icon.ARCHIVE, lambda: self.show_archive(True))
         if app.kept:
-            kept_menu = menu.addMenu(icon(Icon.CLOCK, self._theme.colours.text_muted, self._theme.space(4)), words.kept)
+            kept_menu = menu.addMenu(self._theme.icon(Icon.CLOCK, self._theme.space(4)), words.kept)
             for one in app.kept:
                 form = words.kept_copy if one.is_copy else words.kept_store
                 text = form.format(count=one.conversations, time=self._model.time_of(one.changed_at_ms))
@@ -351,14 +304,13 @@ class Sidebar(QFrame):
         return menu
 
     def _add(self, menu: QMenu, text: str, drawing: Icon, act: Callable[[], object]) -> QAction:
-        action = menu.addAction(icon(drawing, self._theme.colours.text_muted, self._theme.space(4)), text)
+        action = menu.addAction(self._theme.icon(drawing, self._theme.space(4)), text)
         action.triggered.connect(lambda _checked=False: act())
         return action
 
     def _show_list_menu(self) -> None:
         menu = self.list_menu(self)
-        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        menu.popup(self.menu_button.mapToGlobal(QPoint(0, -menu.sizeHint().height())))
+        pop_up(menu, self.menu_button.mapToGlobal(QPoint(0, -menu.sizeHint().height())))
 
     # --- what a person does with one
 
@@ -394,9 +346,7 @@ class Sidebar(QFrame):
     def _show_menu(self, place: QPoint) -> None:
         conversation = self._model.conversation(self.list.indexAt(place))
         if conversation is not None:
-            menu = self.menu_for(conversation, self)
-            menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-            menu.popup(self.list.viewport().mapToGlobal(place))
+            pop_up(self.menu_for(conversation, self), self.list.viewport().mapToGlobal(place))
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
         """Keys that move between the box and the lists, and act on the chosen row."""
@@ -417,7 +367,7 @@ class Sidebar(QFrame):
                 if not shown.currentIndex().isValid():
                     shown.setCurrentIndex(shown.model().index(0, 0))
             case Qt.Key.Key_Return | Qt.Key.Key_Enter if shown is self.results:
-                self._hit_chosen(self.results.model().index(max(0, self.results.currentIndex().row()), 0))
+                self._hit_chosen(self._hits.index(max(0, self.results.currentIndex().row()), 0))
             case _:
                 return False
         return True
@@ -445,9 +395,10 @@ class _ListView(QListView):
         QAbstractItemView.dataChanged(self, first, last, roles)
 
 
-def list_view() -> QListView:
-    """An empty list, for the conversations and for what a search finds."""
+def list_view(model: QAbstractItemModel) -> QListView:
+    """A list, of the conversations or of what a search finds."""
     view = _ListView()
+    view.setModel(model)
     view.setFrameShape(QFrame.Shape.NoFrame)
     view.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
     view.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -461,14 +412,11 @@ def list_view() -> QListView:
 def _empty() -> tuple[QWidget, QLabel, QLabel]:
     """A page for nothing: a title and what to do."""
     page = QWidget()
-    title, hint = QLabel(), QLabel()
-    hint.setProperty("variant", "muted")
-    for label in (title, hint):
-        label.setWordWrap(True)
-        label.setAlignment(Qt.AlignmentFlag.AlignHCenter)
-    column = QVBoxLayout(page)
-    column.addStretch(1)
-    column.addWidget(title)
-    column.addWidget(hint)
-    column.addStretch(2)
+    title, hint = label(), label(variant="muted")
+    below = QVBoxLayout(page)
+    below.addStretch(1)
+    for part in (title, hint):
+        part.setAlignment(Qt.AlignmentFlag.AlignHCenter)
+        below.addWidget(part)
+    below.addStretch(2)
     return page, title, hint

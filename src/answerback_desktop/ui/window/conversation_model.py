@@ -8,7 +8,6 @@ from typing import Any, Final
 from PySide6.QtCore import (
     QAbstractListModel,
     QDate,
-    QDateTime,
     QLocale,
     QModelIndex,
     QObject,
@@ -23,8 +22,6 @@ from answerback_desktop.viewmodels import ConversationViewModel
 Index = QModelIndex | QPersistentModelIndex
 _RESET_ABOVE: Final = 64
 """More rows than this that changed places are one new list, not that many moves."""
-
-
 _QUARTER_MS: Final = 15 * 60 * 1000
 """Of an hour: the days of all time zones begin with one."""
 
@@ -263,7 +260,7 @@ def when(epoch_ms: int, *, now: datetime, locale: QLocale, yesterday: str) -> st
     moment = datetime.fromtimestamp(epoch_ms / 1000)
     days = (now.date() - moment.date()).days
     if days <= 0:
-        return clock(epoch_ms, locale=locale)
+        return locale.toString(QTime(moment.hour, moment.minute), QLocale.FormatType.ShortFormat)
     if days == 1:
         return yesterday
     date = QDate(moment.year, moment.month, moment.day)
@@ -273,9 +270,3 @@ def when(epoch_ms: int, *, now: datetime, locale: QLocale, yesterday: str) -> st
         is_korean = locale.language() == QLocale.Language.Korean
         return locale.toString(date, "M월 d일" if is_korean else "d MMM")
     return locale.toString(date, QLocale.FormatType.ShortFormat)
-
-
-def clock(epoch_ms: int, *, locale: QLocale) -> str:
-    """The time of day."""
-    moment = QDateTime.fromMSecsSinceEpoch(epoch_ms)
-    return locale.toString(QTime(moment.time().hour(), moment.time().minute()), QLocale.FormatType.ShortFormat)

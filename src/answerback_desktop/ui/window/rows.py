@@ -1,47 +1,60 @@
-"""How a row of the list looks, and the box in which a title is typed."""
+"""How the rows of the two lists look, and the box in which a title is typed."""
 
 from collections.abc import Callable, Container
+from enum import IntEnum
 from typing import Final
 
-from PySide6.QtCore import QModelIndex, QPersistentModelIndex, QPointF, QRect, QRectF, QSize, Qt
-from PySide6.QtGui import QColor, QFont, QFontMetrics, QPainter
-from PySide6.QtWidgets import QLineEdit, QStyle, QStyledItemDelegate, QStyleOptionViewItem, QWidget
+from PySide6.QtCore import QPointF, QRect, QRectF, QSize, Qt
+from PySide6.QtGui import QColor, QFont, QFontMetrics, QPainter, QTextCharFormat, QTextLayout, QTextOption
+from PySide6.QtWidgets import QLineEdit, QListView, QStyle, QStyledItemDelegate, QStyleOptionViewItem, QWidget
 
-from answerback_desktop.texts import Texts
-from answerback_desktop.ui.sidebar.conversation_model import Role
-from answerback_desktop.ui.theme import Theme
+from answerback_desktop.records import SearchHit
+from answerback_desktop.ui.chat.document import units
+from answerback_desktop.ui.parts import Appearance
+from answerback_desktop.ui.window.conversation_model import Index, Role
 
-Index = QModelIndex | QPersistentModelIndex
 _TITLE_LENGTH: Final = 200
 """Of a conversation's title (PROTOCOL.md, updateConversation)."""
 
 
-class ConversationDelegate(QStyledItemDelegate):
+class _RowDelegate(QStyledItemDelegate):
+    def __init__(self, appearance: Appearance, parent: QWidget) -> None:
+        super().__init__(parent)
+        self._theme, self._words = appearance.theme, appearance.texts.window
+        self._small = self._theme.font(px=self._theme.small_px)
+
+    def _paint_ground(self, painter: QPainter, option: QStyleOptionViewItem, box: QRect) -> None:
+        is_selected = bool(option.state & QStyle.StateFlag.State_Selected)
+        if is_selected or option.state & QStyle.StateFlag.State_MouseOver:
+            painter.setPen(Qt.PenStyle.NoPen)
+            painter.setBrush(self._theme.colour("selected_fill" if is_selected else "hover_fill"))
+            painter.drawRoundedRect(box, self._theme.space(2), self._theme.space(2))
+
+    @staticmethod
+    def _draw(painter: QPainter, box: QRect, font: QFont, colour: QColor, text: str) -> None:
+        shown = QFontMetrics(font).elidedText(" ".join(text.split()), Qt.TextElideMode.ElideRight, box.width())
+        painter.setFont(font)
+        painter.setPen(colour)
+        painter.drawText(box, int(Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft), shown)
+
+
+class ConversationDelegate(_RowDelegate):
     """Two lines: the title; below it the tags and the time, or what goes on. A badge counts answers that nobody has
     seen. Over the first conversation of a day stands the day.
     """
 
-    def __init__(self, theme: Theme, texts: Texts, parent: QWidget, *, headed: Callable[[], Container[int]]) -> None:
+    def __init__(self, appearance: Appearance, parent: QWidget, *, headed: Callable[[], Container[int]]) -> None:
         """`headed`: the rows over which a heading stands."""
-        super().__init__(parent)
-        self._headed = headed
-        self.set_theme(theme)
-        self.set_texts(texts)
-
-    def set_theme(self, theme: Theme) -> None:
-        self._theme = theme
+        super().__init__(appearance, parent)
+        theme, self._headed = self._theme, headed
         self._title = theme.font()
         self._title_unread = theme.font(weight=QFont.Weight.DemiBold)
-        self._small = theme.font(px=theme.small_px)
+        self._badge = theme.font(px=theme.small_px - 2, weight=QFont.Weight.DemiBold)
         small = QFontMetrics(self._small).height()
         height = QFontMetrics(self._title).height() + small + theme.space(4.5)
         self._size = QSize(80, height)
         self._first_size = QSize(80, height + small + theme.space(2))
         self._headed_size = QSize(80, height + small + theme.space(4))
-        self._badge = theme.font(px=theme.small_px - 2, weight=QFont.Weight.DemiBold)
-
-    def set_texts(self, texts: Texts) -> None:
-        self._texts = texts
 
     def sizeHint(self, option: QStyleOptionViewItem, index: Index) -> QSize:  # noqa: N802
         """Asked for each row whenever a row changes, so it only looks up."""
@@ -73,12 +86,7 @@ class ConversationDelegate(QStyledItemDelegate):
         painter.restore()
 
     def _paint_ground(self, painter: QPainter, option: QStyleOptionViewItem, box: QRect) -> None:
-        is_selected = bool(option.state & QStyle.StateFlag.State_Selected)
-        is_hovered = bool(option.state & QStyle.StateFlag.State_MouseOver)
-        if is_selected or is_hovered:
-            painter.setPen(Qt.PenStyle.NoPen)
-            painter.setBrush(self._theme.colour("selected_fill" if is_selected else "hover_fill"))
-            painter.drawRoundedRect(box, self._theme.space(2), self._theme.space(2))
+        super()._paint_ground(painter, option, box)
         if option.state & QStyle.StateFlag.State_HasFocus and option.state & QStyle.StateFlag.State_KeyboardFocusChange:
             painter.setBrush(Qt.BrushStyle.NoBrush)
             painter.setPen(self._theme.colour("focus"))
@@ -125,19 +133,12 @@ class ConversationDelegate(QStyledItemDelegate):
         is_live = bool(index.data(Role.IS_STREAMING))
         self._draw(painter, below, self._small, self._theme.colour("accent" if is_live else "text_muted"), note or time)
 
-    @staticmethod
-    def _draw(painter: QPainter, box: QRect, font: QFont, colour: QColor, text: str) -> None:
-        shown = QFontMetrics(font).elidedText(" ".join(text.split()), Qt.TextElideMode.ElideRight, box.width())
-        painter.setFont(font)
-        painter.setPen(colour)
-        painter.drawText(box, int(Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft), shown)
-
     # --- renaming in place
 
     def createEditor(self, parent: QWidget, option: QStyleOptionViewItem, index: Index) -> QWidget:  # noqa: N802
         editor = QLineEdit(parent)
         editor.setMaxLength(_TITLE_LENGTH)
-        editor.setAccessibleName(self._texts.window.rename_name)
+        editor.setAccessibleName(self._words.rename_name)
         return editor
 
     def updateEditorGeometry(self, editor: QWidget, option: QStyleOptionViewItem, index: Index) -> None:  # noqa: N802
@@ -145,3 +146,74 @@ class ConversationDelegate(QStyledItemDelegate):
         height = editor.sizeHint().height()
         box = option.rect.adjusted(self._theme.space(1), self._heading_height(index), -self._theme.space(1), 0)
         editor.setGeometry(box.left(), box.center().y() - height // 2, box.width(), height)
+
+
+class HitRole(IntEnum):
+    """What the delegate and the sidebar ask for."""
+
+    HIT = Qt.ItemDataRole.UserRole
+    TITLE = Qt.ItemDataRole.UserRole + 1
+
+
+class SearchResultDelegate(_RowDelegate):
+    """The title, small; below it up to two lines of text around the match."""
+
+    def __init__(self, appearance: Appearance, parent: QWidget) -> None:
+        super().__init__(appearance, parent)
+        self._title = self._theme.font(px=self._theme.small_px, weight=QFont.Weight.DemiBold)
+
+    def sizeHint(self, option: QStyleOptionViewItem, index: Index) -> QSize:  # noqa: N802
+        """As high as its text is at the width of the list."""
+        parent = self.parent()
+        width = parent.viewport().width() if isinstance(parent, QListView) else option.rect.width()
+        layout = self._layout(index, max(40, width - self._theme.space(6)))
+        return QSize(
+            80, QFontMetrics(self._title).height() + round(layout.boundingRect().height()) + self._theme.space(4)
+        )
+
+    def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
+        painter.save()
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        box = option.rect.adjusted(0, 1, 0, -1)
+        self._paint_ground(painter, option, box)
+        inner = box.adjusted(self._theme.space(3), self._theme.space(1.5), -self._theme.space(3), 0)
+        metrics = QFontMetrics(self._title)
+        line = QRect(inner.left(), inner.top(), inner.width(), metrics.height())
+        self._draw(painter, line, self._title, self._theme.colour("text"), str(index.data(HitRole.TITLE)))
+        painter.setPen(self._theme.colour("text_muted"))
+        layout = self._layout(index, inner.width())
+        layout.draw(painter, QPointF(inner.left(), inner.top() + metrics.height() + self._theme.space(0.5)))
+        painter.restore()
+
+    def _layout(self, index: Index, width: int) -> QTextLayout:
+        """The excerpt in at most two lines, its words marked."""
+        hit: SearchHit = index.data(HitRole.HIT)
+        text = self._words.found_title if hit.request_id is None else hit.excerpt
+        layout = QTextLayout(text, self._small)
+        option = QTextOption()
+        option.setWrapMode(QTextOption.WrapMode.WrapAtWordBoundaryOrAnywhere)
+        layout.setTextOption(option)
+        if hit.request_id is not None:
+            layout.setFormats([self._mark(hit, start, end) for start, end in hit.marks])
+        layout.beginLayout()
+        top = 0.0
+        for _ in range(2):
+            line = layout.createLine()
+            if not line.isValid():
+                break
+            line.setLineWidth(width)
+            line.setPosition(QPointF(0, top))
+            top += line.height()
+        layout.endLayout()
+        return layout
+
+    def _mark(self, hit: SearchHit, start: int, end: int) -> QTextLayout.FormatRange:
+        """Qt counts UTF-16 units; the hit counts code points."""
+        marked = QTextLayout.FormatRange()
+        marked.start = units(hit.excerpt[:start])
+        marked.length = units(hit.excerpt[start:end])
+        appearance = QTextCharFormat()
+        appearance.setForeground(self._theme.colour("text"))
+        appearance.setBackground(self._theme.colour("selection"))
+        marked.format = appearance
+        return marked

@@ -1,4 +1,4 @@
-"""One appearance at one font size, and how it is put on the application."""
+"""The appearance: every colour, size, font and drawing that the widgets use, and the style sheet made of them."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,11 +14,105 @@ from PySide6.QtWidgets import QApplication
 
 from answerback_desktop.settings import Settings
 from answerback_desktop.settings import Theme as ThemeChoice
-from answerback_desktop.ui.theme.tokens import DARK, LIGHT, MONO_FAMILIES, TEXT_FAMILIES, Colours, Scheme
 
 BODY_PX: Final = 15
 MIN_BODY_PX: Final = 10
 MAX_BODY_PX: Final = 44
+TEXT_FAMILIES: Final = (
+    *("Inter", ".AppleSystemUIFont", "Segoe UI Variable Text", "Segoe UI"),
+    *("Cantarell", "Ubuntu", "Roboto", "Noto Sans"),
+    *("Apple SD Gothic Neo", "Malgun Gothic", "Noto Sans CJK KR", "Noto Sans KR"),
+    *("Hiragino Sans", "Yu Gothic UI", "Noto Sans CJK JP"),
+    *("PingFang SC", "Microsoft YaHei UI", "Noto Sans CJK SC"),
+    *("Apple Color Emoji", "Segoe UI Emoji", "Noto Color Emoji", "DejaVu Sans"),
+)
+"""Tried in this order, glyph by glyph: Latin of each system first, then Korean, Japanese, Chinese, emoji."""
+MONO_FAMILIES: Final = (
+    *("JetBrains Mono", "SF Mono", "Menlo", "Cascadia Mono", "Consolas", "Ubuntu Mono", "Noto Sans Mono"),
+    *("DejaVu Sans Mono", "Noto Sans Mono CJK KR", "Apple SD Gothic Neo", "Malgun Gothic"),
+    *("Apple Color Emoji", "Segoe UI Emoji", "Noto Color Emoji"),
+)
+"""The same for code."""
+COLOURS: Final = {
+    "window": ("#f5f6f8", "#16171a"),
+    "surface": ("#ffffff", "#1d1e22"),
+    "raised": ("#ffffff", "#26282d"),
+    "hover_fill": ("#eaecf0", "#2b2d33"),
+    "selected_fill": ("#e3e8f8", "#2b3150"),
+    "bubble_fill": ("#eef1f8", "#2a2e3a"),
+    "code_fill": ("#f6f7f9", "#15161a"),
+    "text": ("#1b1d22", "#e9eaee"),
+    "text_muted": ("#5a6070", "#a5abb8"),
+    "border": ("#e1e4ea", "#34373f"),
+    "control_border": ("#868d9c", "#757c8b"),
+    "scroll": ("#cdd2db", "#454953"),
+    "accent": ("#3355d1", "#8ea6ff"),
+    "accent_hover": ("#2844ad", "#a9bbff"),
+    "on_accent": ("#ffffff", "#0f1430"),
+    "accent_fill": ("#e8edfc", "#283056"),
+    "link": ("#2d4fc9", "#9db2ff"),
+    "focus": ("#3355d1", "#8ea6ff"),
+    "selection": ("#c3d0f9", "#3d4c8c"),
+    "on_selection": ("#11131a", "#ffffff"),
+    "found_fill": ("#ffe69c", "#5c4a12"),
+    "danger": ("#b3261e", "#ff9e95"),
+    "danger_fill": ("#fdeceb", "#3a2123"),
+    "warning": ("#7d5200", "#f0c36b"),
+    "warning_fill": ("#fff3d9", "#3a2f19"),
+    "success": ("#1a7440", "#7fd6a4"),
+    "shadow": ("#1b1d22", "#000000"),
+}
+"""In the light scheme, and in the dark one. A `…_fill` is a ground that text stands on, `on_accent` text on `accent`.
+
+Every text colour reaches 4.5:1 on each ground that it is used on (WCAG 2.2, 1.4.3), every edge that says what a control
+is reaches 3:1 (1.4.11); tests hold both.
+"""
+
+CODE_COLOURS: Final = {
+    "keyword": ("#7c3aad", "#cba6f7"),
+    "string": ("#1f7039", "#a0d9a8"),
+    "number": ("#95500a", "#f2b98a"),
+    "comment": ("#646b7a", "#9097a6"),
+    "function": ("#2655c0", "#93b8ff"),
+    "type": ("#0b6b7a", "#83d5e0"),
+    "decorator": ("#8a5a00", "#e8c57a"),
+    "deleted": ("#b3261e", "#ff9e95"),
+    "inserted": ("#1a7440", "#7fd6a4"),
+}
+"""Of highlighted code, each readable on `code_fill`."""
+_ROLES: Final = {
+    QPalette.ColorRole.Window: "window",
+    QPalette.ColorRole.WindowText: "text",
+    QPalette.ColorRole.Base: "surface",
+    QPalette.ColorRole.AlternateBase: "code_fill",
+    QPalette.ColorRole.Text: "text",
+    QPalette.ColorRole.Button: "raised",
+    QPalette.ColorRole.ButtonText: "text",
+    QPalette.ColorRole.BrightText: "danger",
+    QPalette.ColorRole.ToolTipBase: "raised",
+    QPalette.ColorRole.ToolTipText: "text",
+    QPalette.ColorRole.PlaceholderText: "text_muted",
+    QPalette.ColorRole.Highlight: "selection",
+    QPalette.ColorRole.HighlightedText: "on_selection",
+    QPalette.ColorRole.Accent: "accent",
+    QPalette.ColorRole.Link: "link",
+    QPalette.ColorRole.LinkVisited: "link",
+    QPalette.ColorRole.Light: "raised",
+    QPalette.ColorRole.Midlight: "hover_fill",
+    QPalette.ColorRole.Mid: "border",
+    QPalette.ColorRole.Dark: "control_border",
+    QPalette.ColorRole.Shadow: "shadow",
+}
+_SCALES: Final = (1.0, 1.5, 2.0, 3.0)
+_PX_PER_PT: Final = 96 / 72
+"""Logical pixels: Qt scales them for the screen."""
+
+
+class Scheme(StrEnum):
+    """Which of the two colour schemes."""
+
+    LIGHT = "light"
+    DARK = "dark"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +129,6 @@ class Theme:
         if not MIN_BODY_PX <= self.body_px <= MAX_BODY_PX:
             raise ValueError(f"body_px is {self.body_px}; choose {MIN_BODY_PX} to {MAX_BODY_PX}")
 
-    @cached_property
-    def colours(self) -> Colours:
-        return LIGHT if self.scheme is Scheme.LIGHT else DARK
-
     @property
     def small_px(self) -> int:
         """Status lines, labels, captions."""
@@ -49,7 +139,37 @@ class Theme:
         return round(steps * 4 * (1 + self.body_px / BODY_PX) / 2)
 
     def colour(self, name: str) -> QColor:
-        return QColor(getattr(self.colours, name))
+        """One of `COLOURS`."""
+        return QColor(COLOURS[name][self.scheme is Scheme.DARK])
+
+    def code_colour(self, name: str) -> QColor:
+        """One of `CODE_COLOURS`."""
+        return QColor(CODE_COLOURS[name][self.scheme is Scheme.DARK])
+
+    def pixmap(self, drawing: "Icon", size_px: int, colour: str = "text_muted", *, scale: float = 1.0) -> QPixmap:
+        """A drawing of `size_px` logical pixels, in one of `COLOURS`, at a device pixel ratio of `scale`."""
+        name = self.colour(colour).name()
+        body = drawing.value.replace("currentColor", name)
+        svg = (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24" fill="none" stroke="{name}" '
+            f'stroke-width="1.75" stroke-linecap="round" stroke-linejoin="round">{body}</svg>'
+        )
+        drawn = QPixmap(round(size_px * scale), round(size_px * scale))
+        drawn.fill(Qt.GlobalColor.transparent)
+        painter = QPainter(drawn)
+        QSvgRenderer(QByteArray(svg.encode())).render(painter, QRectF(0, 0, drawn.width(), drawn.height()))
+        painter.end()
+        drawn.setDevicePixelRatio(scale)
+        return drawn
+
+    def icon(self, drawing: "Icon", size_px: int, colour: str = "text_muted", *, disabled: str = "") -> QIcon:
+        """An icon, sharp at the usual device pixel ratios. Give the button `setIconSize` of the same size."""
+        made = QIcon()
+        for scale in _SCALES:
+            made.addPixmap(self.pixmap(drawing, size_px, colour, scale=scale))
+            if disabled:
+                made.addPixmap(self.pixmap(drawing, size_px, disabled, scale=scale), QIcon.Mode.Disabled)
+        return made
 
     def font(self, *, px: int | None = None, weight: QFont.Weight = QFont.Weight.Normal) -> QFont:
         """The text font; `px` defaults to the body size."""
@@ -71,34 +191,11 @@ class Theme:
     @cached_property
     def palette(self) -> QPalette:
         """The palette, for what style sheets do not reach and for text documents."""
-        colours = self.colours
         palette = QPalette()
-        for role, colour in {
-            QPalette.ColorRole.Window: colours.window,
-            QPalette.ColorRole.WindowText: colours.text,
-            QPalette.ColorRole.Base: colours.surface,
-            QPalette.ColorRole.AlternateBase: colours.code_fill,
-            QPalette.ColorRole.Text: colours.text,
-            QPalette.ColorRole.Button: colours.raised,
-            QPalette.ColorRole.ButtonText: colours.text,
-            QPalette.ColorRole.BrightText: colours.danger,
-            QPalette.ColorRole.ToolTipBase: colours.raised,
-            QPalette.ColorRole.ToolTipText: colours.text,
-            QPalette.ColorRole.PlaceholderText: colours.text_muted,
-            QPalette.ColorRole.Highlight: colours.selection,
-            QPalette.ColorRole.HighlightedText: colours.on_selection,
-            QPalette.ColorRole.Accent: colours.accent,
-            QPalette.ColorRole.Link: colours.link,
-            QPalette.ColorRole.LinkVisited: colours.link,
-            QPalette.ColorRole.Light: colours.raised,
-            QPalette.ColorRole.Midlight: colours.hover_fill,
-            QPalette.ColorRole.Mid: colours.border,
-            QPalette.ColorRole.Dark: colours.control_border,
-            QPalette.ColorRole.Shadow: colours.shadow,
-        }.items():
-            palette.setColor(role, QColor(colour))
+        for role, name in _ROLES.items():
+            palette.setColor(role, self.colour(name))
         for role in (QPalette.ColorRole.WindowText, QPalette.ColorRole.Text, QPalette.ColorRole.ButtonText):
-            palette.setColor(QPalette.ColorGroup.Disabled, role, QColor(colours.text_muted))
+            palette.setColor(QPalette.ColorGroup.Disabled, role, self.colour("text_muted"))
         return palette
 
 
@@ -120,45 +217,31 @@ def system_scheme(application: QApplication) -> Scheme:
     return Scheme.DARK if dark else Scheme.LIGHT
 
 
-_PX_PER_PT: Final = 96 / 72
-"""Logical pixels: Qt scales them for the screen."""
-
-
 def theme_of(settings: Settings, application: QApplication) -> Theme:
     """Scheme and size."""
-    match settings.theme:
-        case ThemeChoice.LIGHT:
-            scheme = Scheme.LIGHT
-        case ThemeChoice.DARK:
-            scheme = Scheme.DARK
-        case _:
-            scheme = system_scheme(application)
+    is_chosen = settings.theme is not ThemeChoice.SYSTEM
+    scheme = Scheme(settings.theme.value) if is_chosen else system_scheme(application)
     return Theme(scheme=scheme, body_px=min(MAX_BODY_PX, max(MIN_BODY_PX, round(settings.font_size * _PX_PER_PT))))
 
 
 def stylesheet(theme: Theme) -> str:
     """The style sheet of the application. Sizes: logical pixels."""
-    colours, body_px = theme.colours, theme.body_px
     steps = {"s05": 0.5, "s1": 1, "s15": 1.5, "s2": 2, "s25": 2.5, "s3": 3, "s35": 3.5, "s4": 4, "s6": 6}
     spaces = {name: theme.space(step) for name, step in steps.items()}
     template = Template(files(__package__).joinpath("app.qss").read_text(encoding="utf-8"))
     return template.substitute(
-        {name: getattr(colours, name) for name in colours.__slots__ if name != "code"},
+        {name: theme.colour(name).name() for name in COLOURS},
         **spaces,
         s15m=max(0, spaces["s15"] - 1),
         s25m=max(0, spaces["s25"] - 1),
         s35m=max(0, spaces["s35"] - 1),
-        body=body_px,
         small=theme.small_px,
-        title=round(body_px * 22 / 15),
-        line=round(body_px * 1.4),
+        title=round(theme.body_px * 22 / 15),
+        line=round(theme.body_px * 1.4),
         bar=12,
         barhalf=3,
         chip=round(theme.small_px * 0.6) + spaces["s1"],  # Qt draws no round corners above half of the height
     )
-
-
-_SCALES = (1.0, 1.5, 2.0, 3.0)
 
 
 class Icon(StrEnum):
@@ -197,30 +280,3 @@ class Icon(StrEnum):
     TAG = '<path d="M4.5 5.5v6l8 8 7-7-8-8h-6a1 1 0 0 0-1 1zM8.5 9v.1"/>'
     ATTACH = '<path d="m19 11.5-7.2 7.2a4.4 4.4 0 0 1-6.3-6.2l7.7-7.7a2.9 2.9 0 0 1 4.2 4.1l-7.4 7.4a1.5 1.5 0 0 1-2.1-2.1l6.6-6.6"/>'  # noqa: E501
     USER = '<circle cx="12" cy="8.5" r="3.7"/><path d="M5 19.5c.8-3.4 3.6-5.2 7-5.2s6.2 1.8 7 5.2"/>'
-
-
-def pixmap(drawing: Icon, colour: QColor | str, size_px: int, *, scale: float = 1.0) -> QPixmap:
-    """One drawing of `size_px` logical pixels at a device pixel ratio of `scale`."""
-    name = QColor(colour).name()
-    body = drawing.value.replace("currentColor", name)
-    svg = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24" fill="none" stroke="{name}" '
-        f'stroke-width="1.75" stroke-linecap="round" stroke-linejoin="round">{body}</svg>'
-    )
-    drawn = QPixmap(round(size_px * scale), round(size_px * scale))
-    drawn.fill(Qt.GlobalColor.transparent)
-    painter = QPainter(drawn)
-    QSvgRenderer(QByteArray(svg.encode())).render(painter, QRectF(0, 0, drawn.width(), drawn.height()))
-    painter.end()
-    drawn.setDevicePixelRatio(scale)
-    return drawn
-
-
-def icon(drawing: Icon, colour: QColor | str, size_px: int, *, disabled: QColor | str | None = None) -> QIcon:
-    """An icon, sharp at the usual device pixel ratios. Give the button `setIconSize` of the same size."""
-    made = QIcon()
-    for scale in _SCALES:
-        made.addPixmap(pixmap(drawing, colour, size_px, scale=scale))
-        if disabled is not None:
-            made.addPixmap(pixmap(drawing, disabled, size_px, scale=scale), QIcon.Mode.Disabled)
-    return made

@@ -11,9 +11,10 @@ from PySide6.QtWidgets import QApplication
 from answerback_desktop.records import Conversation, Traits, Turn, TurnStatus
 from answerback_desktop.settings import Language
 from answerback_desktop.texts import texts_of
-from answerback_desktop.ui.sidebar.conversation_delegate import ConversationDelegate
-from answerback_desktop.ui.sidebar.conversation_model import ConversationListModel, Role
-from answerback_desktop.ui.sidebar.sidebar import list_view
+from answerback_desktop.ui.parts import Appearance
+from answerback_desktop.ui.window.conversation_model import ConversationListModel, Role
+from answerback_desktop.ui.window.rows import ConversationDelegate
+from answerback_desktop.ui.window.sidebar import list_view
 from answerback_desktop.viewmodels import ConversationViewModel
 from commands import NotedCommands
 
@@ -78,19 +79,17 @@ def test_what_a_row_says(model):
     one.draft = "and   tomorrow?"
     assert row.data(Role.NOTE) == "Draft: and tomorrow?"
     waiting = Turn(request_id="r", conversation_id="Weather", question="q", asked_at_ms=0)
-    one.note_pending([waiting])
+    one.note_pending(waiting)
     assert row.data(Role.NOTE) == "Waiting to be sent"
     model.set_online(True)
     assert row.data(Role.NOTE) == "Waiting for its turn"
-    one.note_pending(
-        [Turn(request_id="r", conversation_id="Weather", question="q", asked_at_ms=0, status=TurnStatus.STREAMING)]
-    )
+    one.note_pending(dataclasses.replace(waiting, status=TurnStatus.STREAMING))
     assert (row.data(Role.NOTE), row.data(Role.IS_STREAMING)) == ("Answering…", True)
     model.set_online(False)
     assert (row.data(Role.NOTE), row.data(Role.IS_STREAMING)) == ("Continues when connected", False)
-    one.note_pending([dataclasses.replace(waiting, status=TurnStatus.QUEUED)])
+    one.note_pending(dataclasses.replace(waiting, status=TurnStatus.QUEUED))
     assert row.data(Role.NOTE) == "Continues when connected"  # taken by the server: there is nothing to send
-    one.note_pending([dataclasses.replace(waiting, status=TurnStatus.STREAMING)])
+    one.note_pending(dataclasses.replace(waiting, status=TurnStatus.STREAMING))
     model.set_online(True)
     spoken = row.data(Qt.ItemDataRole.AccessibleTextRole)
     assert spoken.startswith("Weather, 2 new, Answering…, ")
@@ -154,7 +153,7 @@ def test_hundreds_that_change_places_are_one_reset(model):
 
 
 def test_a_row_that_says_something_else_lays_out_no_other(model, qtbot, theme):
-    view = list_view()
+    view = list_view(model)
     qtbot.addWidget(view)
     measured = []
 
@@ -163,8 +162,7 @@ def test_a_row_that_says_something_else_lays_out_no_other(model, qtbot, theme):
             measured.append(index.row())
             return super().sizeHint(option, index)
 
-    view.setModel(model)
-    view.setItemDelegate(Delegate(theme, TEXTS, view, headed=lambda: model.headings))
+    view.setItemDelegate(Delegate(Appearance(theme=theme, texts=TEXTS), view, headed=lambda: model.headings))
     everything = [conversation(str(number)) for number in range(50)]
     model.show(everything)
     view.show()

@@ -8,9 +8,7 @@ from PySide6.QtGui import QColor, QPalette
 from PySide6.QtWidgets import QApplication, QLabel
 from pytestqt.qtbot import QtBot
 
-from answerback_desktop.ui.theme import Icon, Scheme, Theme, apply, contrast, icon, pixmap
-from answerback_desktop.ui.theme.theme import stylesheet
-from answerback_desktop.ui.theme.tokens import DARK, LIGHT, Colours
+from answerback_desktop.ui.theme import CODE_COLOURS, Icon, Scheme, Theme, apply, stylesheet
 
 GROUNDS = ("window", "surface", "raised", "hover_fill", "selected_fill", "bubble_fill", "code_fill", "accent_fill")
 TEXTS = ("text", "text_muted", "link", "danger", "warning", "success", "accent")
@@ -23,7 +21,21 @@ PAIRS = [
     ("on_selection", "selection"),
     ("text", "found_fill"),
 ]
-SCHEMES = pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
+SCHEMES = pytest.mark.parametrize("look", [Theme(scheme=scheme) for scheme in Scheme], ids=list(Scheme))
+
+
+def contrast(one: str | QColor, other: str | QColor) -> float:
+    """The contrast ratio of two colours, 1 to 21 (WCAG 2.2, relative luminance)."""
+    lighter, darker = sorted((luminance(QColor(one)), luminance(QColor(other))), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def luminance(colour: QColor) -> float:
+    red, green, blue = (
+        channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4
+        for channel in (colour.redF(), colour.greenF(), colour.blueF())
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def test_the_ratio_is_the_standards_one() -> None:
@@ -33,22 +45,22 @@ def test_the_ratio_is_the_standards_one() -> None:
 
 
 @SCHEMES
-def test_text_is_readable_on_every_ground(colours: Colours) -> None:
-    poor = {(t, g): contrast(getattr(colours, t), getattr(colours, g)) for t, g in PAIRS}
+def test_text_is_readable_on_every_ground(look: Theme) -> None:
+    poor = {(t, g): contrast(look.colour(t), look.colour(g)) for t, g in PAIRS}
     assert {pair: ratio for pair, ratio in poor.items() if ratio < 4.5} == {}
 
 
 @SCHEMES
-def test_code_is_readable(colours: Colours) -> None:
-    ratios = {name: contrast(getattr(colours.code, name), colours.code_fill) for name in colours.code.__slots__}
+def test_code_is_readable(look: Theme) -> None:
+    ratios = {name: contrast(look.code_colour(name), look.colour("code_fill")) for name in CODE_COLOURS}
     assert {name: ratio for name, ratio in ratios.items() if ratio < 4.5} == {}
 
 
 @SCHEMES
-def test_the_edges_of_controls_and_the_focus_ring_are_seen(colours: Colours) -> None:
+def test_the_edges_of_controls_and_the_focus_ring_are_seen(look: Theme) -> None:
     for ground in ("window", "surface", "raised"):
-        assert contrast(colours.control_border, getattr(colours, ground)) >= 3
-        assert contrast(colours.focus, getattr(colours, ground)) >= 3
+        assert contrast(look.colour("control_border"), look.colour(ground)) >= 3
+        assert contrast(look.colour("focus"), look.colour(ground)) >= 3
 
 
 def test_every_size_follows_the_font() -> None:
@@ -74,16 +86,16 @@ def test_it_is_put_on_the_application(qapp: QApplication, qtbot: QtBot, scheme: 
     qtbot.addWidget(label)
     label.ensurePolished()
     assert qapp.style().name() in {"fusion", ""}  # a style sheet's own style stands before it
-    assert label.palette().color(QPalette.ColorRole.WindowText) == QColor(theme.colours.text)
+    assert label.palette().color(QPalette.ColorRole.WindowText) == theme.colour("text")
     assert qapp.font().pixelSize() == 18
 
 
 @pytest.mark.parametrize("drawing", list(Icon), ids=lambda drawing: drawing.name)
 def test_every_icon_draws_something(qapp: QApplication, drawing: Icon) -> None:
-    image = pixmap(drawing, "#ff0000", 24, scale=2).toImage()
+    image = Theme().pixmap(drawing, 24, "danger", scale=2).toImage()
     assert image.width() == 48
     assert any(image.pixelColor(x, y).alpha() for x in range(48) for y in range(48))
 
 
 def test_an_icon_is_sharp_on_a_high_density_screen(qapp: QApplication) -> None:
-    assert icon(Icon.SEND, "#000000", 20).pixmap(QSize(20, 20), 2.0).width() == 40
+    assert Theme().icon(Icon.SEND, 20).pixmap(QSize(20, 20), 2.0).width() == 40

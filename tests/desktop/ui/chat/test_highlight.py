@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from answerback_desktop.ui.highlight import MAX_CHARACTERS, Highlighter, Span, language_name
-from answerback_desktop.ui.theme.tokens import LIGHT
+from answerback_desktop.ui.chat.code import MAX_CHARACTERS, Highlighter, Span, language_name
+from answerback_desktop.ui.theme import CODE_COLOURS
 
 PYTHON = '''import os
 
@@ -55,7 +55,7 @@ def test_unknown_languages_and_huge_code_stay_plain() -> None:
 
 def test_every_colour_is_a_token_of_the_theme() -> None:
     source = "\n".join([PYTHON, "@d\nclass A(int): pass\nx = 1 and print"])
-    assert {span.colour for line in lines_of(source) for span in line} <= set(LIGHT.code.__slots__)
+    assert {span.colour for line in lines_of(source) for span in line} <= set(CODE_COLOURS)
 
 
 def test_names_for_people() -> None:

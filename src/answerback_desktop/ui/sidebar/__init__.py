@@ -1,1 +1,0 @@
-"""The conversations at the left: the list, the search through all text."""
