@@ -467,7 +467,7 @@ def test_what_a_file_is_is_seen_from_its_bytes(name: str, data: bytes, media_typ
     assert (file.kind is None) is (media_type == "application/octet-stream")
 
 
-def test_the_blocking_client_sends_files_too(tmp_path: Path) -> None:
+def test_the_blocking_client_sends_files_and_gets_them_back(tmp_path: Path) -> None:
     chosen = GatewaySettings(
         port=0, admin_port=None, data_dir=tmp_path, grace_s=0.1, models=("python:files_model:make",), rate_limit=0
     )
@@ -477,7 +477,10 @@ def test_the_blocking_client_sends_files_too(tmp_path: Path) -> None:
 
             def ask() -> str:
                 with BlockingClient(gateway.url) as app:
-                    return app.ask("?", attachments=[File(name="a.png", data=PNG)]).text
+                    answer = app.ask("?", attachments=[File(name="a.png", data=PNG)], conversation="c")
+                    (turn,) = app.history("c")
+                    assert app.attachment(turn.attachments[0]).data == PNG
+                    return answer.text
 
             return await asyncio.to_thread(ask)
 
