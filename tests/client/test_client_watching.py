@@ -107,7 +107,7 @@ async def test_a_plain_loop_begins_and_ends_it(watched):
         await reading
         assert shown == ["a"]
         assert (await peer.get("watch"))["off"]
-        assert app._watches._watches == {}
+        assert app._watches._watches == app._watches._is_live == {}
 
 
 async def test_a_loop_inside_of_async_with_may_be_left_and_begun_again(watched):
@@ -195,6 +195,7 @@ async def test_a_server_that_lost_it_while_it_was_watched(watched):
             with pytest.raises(RequestFailed, match="does not show answers to other devices"):
                 await watch.next()
         assert not watch.is_live
+        assert app._watches._watches == app._watches._is_live == {}
 
 
 async def test_a_server_that_does_not_answer_is_given_up_where_it_is_waited_for(watched):
