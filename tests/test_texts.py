@@ -37,6 +37,7 @@ SPEAKING = {
     "warn": ["answerback/cli"],
     "confirm": ["answerback/cli"],
     "spoken": ["answerback/cli", "answerback_proof/demo"],
+    **{name: ["answerback/cli"] for name in ("say_result", "say_rows", "say_budgets")},
     **{
         level: [f"answerback/cli/{name}.py" for name in ("doctor", "probe", "database_checks")]
         for level in ("ok", "warning", "failure")

@@ -153,9 +153,7 @@ class JwtTokens:
         if team is not None and not is_id(team):
             raise TokenRefused(f"the claim {self._team_claim} is not a team")
         return Identity(
-            normal_id(user_id),
-            (int(exp) + self._leeway_s) * 1000,
-            team=None if team is None else normal_id(team),
+            normal_id(user_id), (int(exp) + self._leeway_s) * 1000, team=None if team is None else normal_id(team)
         )
 
 

@@ -553,12 +553,7 @@ class ModelError(Exception):
     """The model cannot answer, or broke off. `detail` is for the operator's log, never for a client."""
 
     def __init__(
-        self,
-        code: ErrorCode,
-        detail: str = "",
-        *,
-        retry_after_ms: int | None = None,
-        transient: bool = False,
+        self, code: ErrorCode, detail: str = "", *, retry_after_ms: int | None = None, transient: bool = False
     ) -> None:
         super().__init__(code, detail)
         self.code = code

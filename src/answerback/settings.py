@@ -1,19 +1,23 @@
 """Settings, declared once: a field of a settings class says its name, type, bounds, default and help.
 
-A settings class is a frozen dataclass. A field that may be set from outside is annotated with a `Setting`; `declared`
-finds them all, also those of inner settings classes. The setting `idle_timeout` is the flag `--idle-timeout`, the
+A settings class is a frozen dataclass. A field that may be set from outside is a `setting`. `declared` finds them all,
+also those of inner settings classes. The setting `idle_timeout` is the flag `--idle-timeout`, the
 variable `ANSWERBACK_IDLE_TIMEOUT` and the TOML key `idle_timeout`.
 """
 
+import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Final, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Final, TypeVar, cast
 
 T = TypeVar("T")
+
+_SETTINGS: Final = "settings"
+"""In a field's metadata: its settings by the name inside of its class, '' for its own."""
 
 _UNITS_MS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
@@ -34,10 +38,8 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How a field may be set from outside.
-
-    Annotate the field with it. `key` '': the field's own name. `path`: field names from the settings class to the
-    value. `declared` fills both in.
+    """How a field may be set from outside. `key` '': by the field's own name. `path`: field names from the settings
+    class to the value. `declared` fills both in.
     """
 
     panel: str
@@ -67,11 +69,25 @@ class Setting:
         return settings
 
 
-class Inner:
-    """Settings of a field whose class does not know that it can be set: `Setting` by that class's field name."""
+def setting(
+    panel: str,
+    kind: Kind,
+    help: str,
+    default: T = MISSING,  # type: ignore[assignment]
+    *,
+    key: str = "",
+    is_secret: bool = False,
+) -> T:
+    """A field that may be set from outside. Without `default` it has to be given."""
+    own = Setting(panel, kind, help, key, is_secret)
+    made: T = dataclasses.field(default=default, metadata={_SETTINGS: {"": own}})
+    return made
 
-    def __init__(self, **settings: Setting) -> None:
-        self.settings: Final[Mapping[str, Setting]] = settings
+
+def inner(kind: type[T], **settings: Setting) -> T:
+    """A field whose class does not know that it can be set: `Setting` by that class's field name."""
+    made: T = dataclasses.field(default_factory=kind, metadata={_SETTINGS: settings})
+    return made
 
 
 def declared(kind: type) -> tuple[Setting, ...]:
@@ -81,19 +97,13 @@ def declared(kind: type) -> tuple[Setting, ...]:
     return tuple(sorted(found, key=lambda setting: panels.index(setting.panel)))
 
 
-def _declared(kind: type, path: tuple[str, ...]) -> Iterator[Setting]:
-    hints = get_type_hints(kind, include_extras=True)
+def _declared(kind: Any, path: tuple[str, ...]) -> Iterator[Setting]:
     for field in fields(kind):
-        hint, at = hints[field.name], (*path, field.name)
-        notes = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
-        for note in notes:
-            if isinstance(note, Setting):
-                yield replace(note, key=note.key or field.name, path=at)
-            elif isinstance(note, Inner):
-                for name, setting in note.settings.items():
-                    yield replace(setting, key=setting.key or name, path=(*at, name))
-        if not notes and is_dataclass(hint):
-            yield from _declared(hint, at)  # type: ignore[arg-type]
+        at, factory = (*path, field.name), cast("Any", field.default_factory)
+        for name, setting in field.metadata.get(_SETTINGS, {}).items():
+            yield replace(setting, key=setting.key or name or field.name, path=(*at, name) if name else at)
+        if not field.metadata and is_dataclass(factory):
+            yield from _declared(factory, at)
 
 
 def changed(settings: T, path: Sequence[str], value: object) -> T:

@@ -27,14 +27,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import Decision, ParentBasedTraceIdRatio
-from opentelemetry.trace import (
-    NonRecordingSpan,
-    SpanContext,
-    SpanKind,
-    StatusCode,
-    TraceFlags,
-    set_span_in_context,
-)
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags, set_span_in_context
 from opentelemetry.util.types import AttributeValue
 
 import answerback
@@ -128,12 +121,7 @@ class Traces(Observer):
     """
 
     def __init__(
-        self,
-        exporter: SpanExporter,
-        *,
-        clock: Callable[[], int],
-        attributes: Attributes,
-        ratio: float | None = None,
+        self, exporter: SpanExporter, *, clock: Callable[[], int], attributes: Attributes, ratio: float | None = None
     ) -> None:
         named = {} if "OTEL_SERVICE_NAME" in os.environ else {"service.name": "answerback"}
         resource = Resource.create({**named, "service.version": answerback.__version__, **attributes})
@@ -383,12 +371,7 @@ class TracedDeliverySender(DeliverySender):
         self._traces = traces
 
     def stream(
-        self,
-        record: Record,
-        answer: Answer,
-        *,
-        target: DeliveryTarget | None = None,
-        asked: MessageAsked | None = None,
+        self, record: Record, answer: Answer, *, target: DeliveryTarget | None = None, asked: MessageAsked | None = None
     ) -> Stream:
         stream = super().stream(record, answer, target=target, asked=asked)
         if asked is None:  # of the trace of the question are those who asked it

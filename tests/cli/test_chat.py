@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import forked
-from answerback.cli.chat import Choice, run_chat
-from answerback.cli.options import ClientOptions
+from answerback.cli.chat import run_chat
+from answerback.cli.options import ClientOptions, PromptOptions
 from chat_terminal import Screen, terminal
 from cli_process import STOP_TIMEOUT_S, Result, Serve, start_gateway
 
@@ -144,8 +144,8 @@ def test_control_c_while_something_is_shown_stops_the_answer_if_it_is_not_over(
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{question}\nafter\n"))
     monkeypatch.setattr("sys.stdout", screen)
     monkeypatch.setattr("sys.stderr", notes)
-    choice = Choice(conversation=None, model="slow", system=None, max_tokens=None)
-    assert run_chat(ClientOptions(url=url, token=None, user="shown"), choice, use_last=False) == 0
+    prompt = PromptOptions(model="slow")
+    assert run_chat(ClientOptions(url=url, token=None, user="shown"), prompt, None, use_last=False) == 0
     assert noted in notes.getvalue()
     assert screen.getvalue().endswith("\nafter\n")
 

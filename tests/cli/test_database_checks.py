@@ -57,7 +57,7 @@ def test_gateways_are_judged() -> None:
     stopped = replace(LIVES, name="d", state="gone", has_lock=False, age_ms=3_000, version="1.0")
     frozen = replace(LIVES, name="f", age_ms=3_000)
     left = replace(LIVES, name="g", state="draining", has_lock=False, age_ms=3_000, version="1.0")
-    found = node_findings([LIVES, killed, vanished, stopped, frozen, left])
+    found = list(node_findings([LIVES, killed, vanished, stopped, frozen, left]))
     said = [(one.level, " ".join(one.text.split()[:3])) for one in found]
     assert said == [
         (Level.OK, "a is serving,"),

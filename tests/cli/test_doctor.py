@@ -103,14 +103,14 @@ def _answer_like_a_web_server(server: socket.socket) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)  # root may write anywhere
-    found = doctor.check_data_dir(GatewaySettings(data_dir=tmp_path / "data"))
+    found = list(doctor.check_data_dir(GatewaySettings(data_dir=tmp_path / "data")))
     assert found[0].level is Level.FAIL
     assert str(tmp_path) in found[0].text
 
 
 def test_a_file_in_the_folders_place(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
-    found = doctor.check_data_dir(GatewaySettings(data_dir=tmp_path / "data"))
+    found = list(doctor.check_data_dir(GatewaySettings(data_dir=tmp_path / "data")))
     assert (found[0].level, found[0].advice) == (Level.FAIL, "say another --data-dir")
 
 
@@ -134,7 +134,7 @@ def test_a_model_that_cannot_be_used(run: Run, tmp_path: Path, model: str, advic
 
 def test_missing_packages_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(doctor.EXTRAS, "local-llm", ("no_such_module_here",))
-    found = doctor.check_installation(GatewaySettings(data_dir=tmp_path, models=("mine=local",)))
+    found = list(doctor.check_installation(GatewaySettings(data_dir=tmp_path, models=("mine=local",))))
     [missing] = [finding for finding in found if finding.level is Level.FAIL]
     assert missing.advice == "pip install '.[local-llm]', or use --model echo"
 

@@ -21,8 +21,8 @@ from answerback.client import (
     Timing,
 )
 from answerback.client.exchange import Timeouts
-from answerback.client.link import fragments
 from answerback.client.session import Session
+from answerback.protocol.codec import pieces_of
 
 QUICK = Timing(backoff_min_s=0.001, backoff_max_s=0.002, close_s=0.5)
 
@@ -276,8 +276,8 @@ async def test_a_large_message_goes_in_fragments(gateway):
 
 @pytest.mark.parametrize("text", ["", "abc", "가나다라", "a\U0001f600b\U0001f600", "x" * 32])
 @pytest.mark.parametrize("size", [4, 5, 8])
-def test_fragments(text, size):
-    pieces = list(fragments(text.encode(), size))
+def test_pieces_are_cut_between_code_points(text, size):
+    pieces = list(pieces_of(text.encode(), size))
     assert "".join(pieces) == text
     assert all(0 < len(piece.encode()) <= size for piece in pieces)
 

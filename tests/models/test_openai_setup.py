@@ -47,7 +47,7 @@ def test_a_key_from_a_file(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "key"
     file.write_text("sk-1\n")
     model = build_model(f"openai:http://127.0.0.1/v1?api_key_file={file}#m")
-    assert model._model._http._headers["Authorization"] == "Bearer sk-1"
+    assert model.model._http._headers["Authorization"] == "Bearer sk-1"
     with pytest.raises(ModelSpecError, match="cannot be read"):
         build_model(f"openai:http://127.0.0.1/v1?api_key_file={tmp_path / 'absent'}#m")
 

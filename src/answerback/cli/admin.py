@@ -11,14 +11,13 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from answerback.cli.options import Json, StoreOptions, with_options
-from answerback.cli.output import CliError, ExitCode, note, say, say_json
-from answerback.cli.settings import Configuration, load
+from answerback.cli.output import CliError, ExitCode, note, say_result
+from answerback.cli.settings import Configuration, load_store
 from answerback.core.budget import Budget, BudgetState, Counter, Period, Unit
 from answerback.core.camel import snake
 from answerback.gateway.admin_key import KEY_FILE, PORT_FILE, read_key
 from answerback.gateway.settings import SettingsError
 from answerback.ports import DailyUsage, StoredUser
-from answerback.texts import spoken
 
 T = TypeVar("T")
 TIMEOUT_S: Final = 10.0
@@ -66,12 +65,9 @@ def reload(*, place: StoreOptions, as_json: Json = False) -> None:
     Sockets stay open. What cannot be used stays as it was, and the exit code is 1. Other settings that have changed
     need a restart, and are named.
     """
-    given = {"data_dir": place.data_dir, "admin_port": place.admin_port}
-    answer = admin_of(load(given, file=place.config)).reload()
-    if as_json:
-        say_json(answer)
-    else:
-        say(spoken(f"read again: {', '.join(answer['read']) or 'nothing'}"))
+    answer = admin_of(load_store(place)).reload()
+    say_result(answer, f"read again: {', '.join(answer['read']) or 'nothing'}", as_json=as_json)
+    if not as_json:
         for why in answer["kept"]:
             note(f"kept as it was: {why}")
         if restart := answer.get("restart"):
@@ -81,7 +77,10 @@ def reload(*, place: StoreOptions, as_json: Json = False) -> None:
 
 
 class AdminUsers:
-    """ports.Users over the admin port of a running gateway. Its methods block: they serve one command."""
+    """ports.Users over the admin port of a running gateway. Its methods block: they serve one command.
+
+    A change is made at the gateway's own instant: `now_ms` is not used.
+    """
 
     def __init__(self, *, port: int, key: str) -> None:
         self._port = port
@@ -92,41 +91,30 @@ class AdminUsers:
         return _rows(self._call("GET", f"/users?{urlencode(query)}")["users"], StoredUser)
 
     async def user(self, user_id: str) -> StoredUser | None:
-        found = self._call("GET", f"/users/{quote(user_id, safe='')}")
+        found = self._call("GET", _of(user_id))
         return None if found is None else _rows([found], StoredUser)[0]
 
     async def set_limit(self, user_id: str, per_minute: int | None, *, now_ms: int) -> None:
-        """Set the limit at the gateway's own instant; `now_ms` is not used."""
-        del now_ms
-        self._call("PUT", f"/users/{quote(user_id, safe='')}/limit", {"perMinute": per_minute})
+        self._call("PUT", _of(user_id, "/limit"), {"perMinute": per_minute})
 
     async def set_blocked(self, user_id: str, *, blocked: bool, now_ms: int) -> None:
-        """Block or unblock, and end the sessions of who is blocked; `now_ms` is not used."""
-        del now_ms
-        self._call("PUT", f"/users/{quote(user_id, safe='')}/blocked", {"blocked": blocked})
+        """Block or unblock, and end the sessions of who is blocked."""
+        self._call("PUT", _of(user_id, "/blocked"), {"blocked": blocked})
 
     async def set_retention(
         self, user_id: str, keep_days: int | None, *, now_ms: int, conversation_id: str | None = None
     ) -> bool:
-        """Set it at the gateway's own instant; `now_ms` is not used."""
-        del now_ms
         body = {"keepDays": keep_days, **({} if conversation_id is None else {"conversationId": conversation_id})}
-        return self._call("PUT", f"/users/{quote(user_id, safe='')}/retention", body) is not None
+        return self._call("PUT", _of(user_id, "/retention"), body) is not None
 
     async def set_budget(self, holder: str, period: Period, budget: Budget | None, *, now_ms: int) -> None:
-        """Set it at the gateway's own instant; `now_ms` is not used."""
-        del now_ms
         given = None if budget is None else {"limit": budget.limit, "unit": budget.unit.value}
         self._call("PUT", f"/budgets/{quote(holder, safe='')}", {"period": period.value, "budget": given})
 
     async def set_team(self, user_id: str, team: str | None, *, now_ms: int) -> None:
-        """Set it at the gateway's own instant; `now_ms` is not used."""
-        del now_ms
-        self._call("PUT", f"/users/{quote(user_id, safe='')}/team", {"team": team})
+        self._call("PUT", _of(user_id, "/team"), {"team": team})
 
     async def budgets(self, holder: str, *, now_ms: int) -> Sequence[BudgetState]:
-        """As they stand at the gateway's own instant; `now_ms` is not used."""
-        del now_ms
         found = self._call("GET", f"/budgets/{quote(holder, safe='')}")["budgets"]
         return [
             BudgetState(
@@ -149,7 +137,7 @@ class AdminUsers:
         return _rows(self._call("GET", f"/usage?{urlencode(query)}")["usage"], DailyUsage)
 
     async def export(self, user_id: str) -> AsyncIterator[bytes]:
-        with self._asked("GET", f"/users/{quote(user_id, safe='')}/export") as response:
+        with self._asked("GET", _of(user_id, "/export")) as response:
             if response.status != http.client.OK:
                 _result(response.status, response.read(), self._port)
                 return
@@ -157,7 +145,7 @@ class AdminUsers:
                 yield line
 
     async def delete_user(self, user_id: str) -> bool:
-        return self._call("DELETE", f"/users/{quote(user_id, safe='')}") is not None
+        return self._call("DELETE", _of(user_id)) is not None
 
     def reload(self) -> dict[str, list[str]]:
         """What was read again, what was kept and why, and what needs a restart."""
@@ -189,6 +177,10 @@ class AdminUsers:
             ) from exc
         finally:
             connection.close()
+
+
+def _of(user_id: str, what: str = "") -> str:
+    return f"/users/{quote(user_id, safe='')}{what}"
 
 
 def _result(status: int, text: bytes, port: int) -> Any:

@@ -14,9 +14,8 @@ from answerback.cli.options import ClientOptions, Encoding, PromptOptions, with_
 from answerback.cli.output import CliError, ExitCode, check_stdout, note, say_exactly, say_json, usage_error
 from answerback.cli.reading import STDIN_HINT, checked, decode, text_file, typed
 from answerback.cli.talk import AnswerPrinter, explain, note_language, shortfall, update_wanted, wrong_input
-from answerback.client import Answer, AnswerbackError, Client, File
+from answerback.client import Answer, AnswerbackError, Client, Done, Event, File, Text
 from answerback.client.errors import RequestCancelled, RequestFailed, RequestTimeout
-from answerback.client.events import Done, Event, Text
 from answerback.client.typed import without_fence
 from answerback.client.uploads import read_bounded
 from answerback.protocol.codec import is_deep
@@ -32,21 +31,17 @@ def ask(
     ] = None,
     asked: ClientOptions,
     conversation: Annotated[
-        str | None,
-        typer.Option("--conversation", "-c", help="Its id: earlier turns are context.", show_default=False),
+        str | None, typer.Option("--conversation", "-c", help="Its id: earlier turns are context.")
     ] = None,
     prompt: PromptOptions,
     attach: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="A file to show the model; again for more.", show_default=False),
+        list[Path] | None, typer.Option(metavar="FILE", help="A file to show the model; again for more.")
     ] = None,
     schema: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A JSON Schema that the answer must be valid under.", show_default=False),
+        Path | None, typer.Option(metavar="FILE", help="A JSON Schema that the answer must be valid under.")
     ] = None,
     timeout: Annotated[
-        str | None,
-        typer.Option(metavar="DURATION", help="For the whole answer, as in 90s.  [default: 30s of silence]"),
+        str | None, typer.Option(metavar="DURATION", help="For the whole answer, as in 90s.  [default: 30s of silence]")
     ] = None,
     encoding: Encoding = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, also if it fails.")] = False,
@@ -70,26 +65,16 @@ def ask(
 
       answerback ask "Who wrote to whom, and when?" --attach letter.txt --schema letter.schema.json | jq .date
     """
-    what = _Question(
-        message=_message(question, encoding),
-        conversation=conversation,
-        prompt=prompt,
-        timeout_s=_seconds(timeout),
-        files=[_file(path, encoding) for path in attach or ()],
-        schema=None if schema is None else _Schema.read(schema),
-    )
+    message = _message(question, encoding)
+    options: dict[str, Any] = {
+        **prompt.asked,
+        "conversation": conversation,
+        "total_timeout": _seconds(timeout),
+        "attachments": [_file(path, encoding) for path in attach or ()],
+    }
+    valid_under = None if schema is None else _Schema.read(schema)
     check_stdout()  # an answer that has no place to go is not asked for
-    return asyncio.run(_ask(asked, what, as_json=as_json))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Question:
-    message: str
-    conversation: str | None
-    prompt: PromptOptions
-    timeout_s: float | None
-    files: list[File]
-    schema: "_Schema | None" = None
+    return asyncio.run(_ask(asked, message, options, valid_under, as_json=as_json))
 
 
 class _Schema:
@@ -209,11 +194,13 @@ class _Clock:
         return {"firstTextMs": None if first_s is None else round(first_s * 1000), "totalMs": round(total_s * 1000)}
 
 
-async def _ask(asked: ClientOptions, question: _Question, *, as_json: bool) -> ExitCode:
+async def _ask(
+    asked: ClientOptions, message: str, options: dict[str, Any], schema: _Schema | None, *, as_json: bool
+) -> ExitCode:
     """Ask, and print the answer. Raises: CliError: there is no whole answer."""
     try:
         async with Client(asked.url, token=asked.token, user=asked.user, session=asked.session) as client:
-            return await _converse(client, question, as_json=as_json)
+            return await _converse(client, message, options, schema, as_json=as_json)
     except ValueError as exc:
         raise wrong_input(exc) from exc
     except AnswerbackError as exc:
@@ -223,25 +210,17 @@ async def _ask(asked: ClientOptions, question: _Question, *, as_json: bool) -> E
         raise failure from exc
 
 
-async def _converse(client: Client, question: _Question, *, as_json: bool) -> ExitCode:
+async def _converse(
+    client: Client, message: str, options: dict[str, Any], schema: _Schema | None, *, as_json: bool
+) -> ExitCode:
     clock = _Clock(asked_at=time.monotonic())
     growing = None if as_json else AnswerPrinter(shows_text=sys.stdout.isatty())
-    prompt = question.prompt
-    stream = client.stream(
-        question.message,
-        total_timeout=question.timeout_s,
-        conversation=question.conversation,
-        model=prompt.model,
-        system=prompt.system,
-        max_tokens=prompt.max_tokens,
-        parts=prompt.parts,
-        schema=None if question.schema is None else question.schema.schema,
-        attachments=question.files,
-    )
+    stream = client.stream(message, schema=None if schema is None else schema.schema, **options)
     if (update := update_wanted(client.wanted_version)) is not None:
         note(f"answerback: {update}")
-    model = prompt.model or next(iter(getattr(client.state, "models", ())), "?")
-    note_language(question.message, model, client.model_info(prompt.model))
+    named = options["model"]
+    model = named or next(iter(getattr(client.state, "models", ())), "?")
+    note_language(message, model, client.model_info(named))
     answer: Answer | None = None
     try:
         async with stream:  # leaving it early, as Ctrl+C does, stops the request at the gateway
@@ -260,7 +239,7 @@ async def _converse(client: Client, question: _Question, *, as_json: bool) -> Ex
         say_exactly(answer.text)
     if (why := shortfall(answer)) is not None:
         note(f"answerback: {why}")
-    if question.schema is not None and (invalid := question.schema.why_not(answer.text)) is not None:
+    if schema is not None and (invalid := schema.why_not(answer.text)) is not None:
         note(f"answerback: {invalid}")
         return ExitCode.FAILED
     return ExitCode.OK

@@ -9,12 +9,10 @@ import msgspec
 import typer
 
 from answerback.cli.options import Json, StoreOptions, with_options
-from answerback.cli.output import CliError, extra_needed, say, say_json
-from answerback.cli.settings import load
+from answerback.cli.output import CliError, extra_needed, say_result
+from answerback.cli.settings import load_store
 from answerback.clock import epoch_ms
-from answerback.gateway.settings import GatewaySettings
 from answerback.stores import StoreError
-from answerback.texts import spoken
 
 if TYPE_CHECKING:
     from answerback.stores.backup import Manifest
@@ -39,7 +37,7 @@ def backup(*, folder: _Folder, place: StoreOptions, as_json: Json = False) -> No
     The copy is the store at one instant. It is read again, and every row in it is counted. A PostgreSQL database needs
     PostgreSQL's own pg_dump. FOLDER.part is a copy that was interrupted, and no backup.
     """
-    settings = _settings(place)
+    settings = load_store(place).gateway
     folder = folder.absolute()
     try:
         if settings.database is None:
@@ -65,7 +63,7 @@ def restore(*, folder: _Folder, place: StoreOptions, as_json: Json = False) -> N
     Nothing is overwritten. Start the gateway afterwards: it goes on with the requests that had not ended, and those
     whose time is over end as `timeout`.
     """
-    settings = _settings(place)
+    settings = load_store(place).gateway
     try:
         if settings.database is None:
             from answerback.stores.backup import restore_sqlite  # noqa: PLC0415 - as the database
@@ -80,24 +78,16 @@ def restore(*, folder: _Folder, place: StoreOptions, as_json: Json = False) -> N
     _show(manifest, folder, as_json=as_json)
 
 
-def _settings(place: StoreOptions) -> GatewaySettings:
-    given = {"data_dir": place.data_dir, "database": place.database, "admin_port": place.admin_port}
-    return load(given, file=place.config).gateway
-
-
 def _show(manifest: "Manifest", folder: Path, *, as_json: bool) -> None:
     rows = manifest.content.rows
-    if as_json:
-        say_json({"folder": str(folder), **msgspec.to_builtins(manifest)})
-        return
     made = datetime.fromtimestamp(manifest.made_at_ms / 1000).strftime("%Y-%m-%d %H:%M:%S")
     users, conversations, requests = (rows[name] for name in ("users", "conversations", "requests"))
     store = manifest.content.store_id or "-"
-    say(
-        spoken(
-            f"{folder}: checked, {users} users, {conversations} conversations, {requests} requests, as of {made}, "
-            f"store {store}"
-        )
+    say_result(
+        {"folder": str(folder), **msgspec.to_builtins(manifest)},
+        f"{folder}: checked, {users} users, {conversations} conversations, {requests} requests, as of {made}, "
+        f"store {store}",
+        as_json=as_json,
     )
 
 

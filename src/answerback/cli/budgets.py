@@ -10,15 +10,14 @@ from typing import Annotated, Any, Final
 import typer
 
 from answerback.cli.options import Json, with_options
-from answerback.cli.output import say, say_exactly, say_json, say_table, usage_error
-from answerback.cli.users import Place, UserId, read_day, run
+from answerback.cli.output import say_exactly, say_result, say_rows, usage_error
+from answerback.cli.users import Place, UserId, check_user, read_day, run
 from answerback.clock import epoch_ms
 from answerback.core.budget import Budget, BudgetState, Period, Unit, shown, team_holder
 from answerback.core.camel import camel, row_as_json
 from answerback.core.instants import iso
 from answerback.ports import DailyUsage, Users
 from answerback.protocol.frames import is_id
-from answerback.texts import spoken
 
 TEAMS: Final = {
     "list": ("List the teams that have a budget.", "answerback.cli.budgets:list_teams"),
@@ -27,8 +26,7 @@ TEAMS: Final = {
 _AMOUNT: Final = re.compile(r"(?P<number>\d{1,12}(\.\d{1,6})?)(?P<unit>usd|tokens)/(?P<period>day|month)", re.ASCII)
 _OFF: Final = re.compile(r"off(/(?P<period>day|month))?")
 _BudgetText = Annotated[
-    str,
-    typer.Argument(metavar="AMOUNT", help="20usd/month, 5000tokens/day, or off, off/day, off/month for no budget."),
+    str, typer.Argument(metavar="AMOUNT", help="20usd/month, 5000tokens/day, or off, off/day, off/month for no budget.")
 ]
 _COUNTS: Final = ("requests", "input_tokens", "output_tokens")
 _TITLES: Final = tuple(name.replace("_", " ") for name in _COUNTS)
@@ -41,8 +39,7 @@ def set_user_budget(*, user: UserId, amount: _BudgetText, place: Place, as_json:
 
     It holds for questions from now on. What runs is not stopped. Budgets of the user and of the team both count.
     """
-    if not is_id(user):
-        raise usage_error(f"{user!r} cannot be a user id", "it is 1 to 128 visible characters")
+    check_user(user)
     _set(user, user, amount, place, as_json=as_json)
 
 
@@ -68,13 +65,11 @@ def set_team(
 ) -> None:
     """Put a user into a team, whose budget then counts as well. A team in the user's token wins (--team-claim)."""
     new = None if team == "none" else _checked(team)
-    if not is_id(user):
-        raise usage_error(f"{user!r} cannot be a user id", "it is 1 to 128 visible characters")
+    check_user(user)
     run(lambda users: users.set_team(user, new, now_ms=epoch_ms()), place)
-    if as_json:
-        say_json({"userId": user, "team": new})
-    else:
-        say(spoken(f"{user}: no team" if new is None else f"{user}: team {new}"))
+    say_result(
+        {"userId": user, "team": new}, f"{user}: no team" if new is None else f"{user}: team {new}", as_json=as_json
+    )
 
 
 @with_options
@@ -90,12 +85,7 @@ def list_teams(*, place: Place, as_json: Json = False) -> None:
         ]
 
     found = run(everything, place)
-    if as_json:
-        say_json([{"team": team, **state_as_json(state)} for team, state in found])
-    elif not found:
-        say(spoken("No team has a budget: answerback teams set-budget TEAM 500usd/month"))
-    else:
-        say_table(("team", *_HEADERS[1:]), [_row(team, state) for team, state in found])
+    say_budgets("team", found, "No team has a budget: answerback teams set-budget TEAM 500usd/month", as_json=as_json)
 
 
 @with_options
@@ -111,24 +101,16 @@ def show_budgets(*, user: UserId, place: Place, as_json: Json = False) -> None:
         return found
 
     found = run(both, place)
-    if as_json:
-        say_json([{"holder": holder, **state_as_json(state)} for holder, state in found])
-    elif not found:
-        say(spoken(f"{user} has no budget: any number of tokens."))
-    else:
-        say_table(_HEADERS, [_row(holder, state) for holder, state in found])
+    say_budgets("holder", found, f"{user} has no budget: any number of tokens.", as_json=as_json)
 
 
 @with_options
 def usage(
     *,
     user: Annotated[str | None, typer.Argument(metavar="[USER]", help="One user; everyone without it.")] = None,
-    since: Annotated[
-        str | None, typer.Option(metavar="DAY|Nd", help="From a day on, as in 2026-01-31 or 30d.", show_default=False)
-    ] = None,
+    since: Annotated[str | None, typer.Option(metavar="DAY|Nd", help="From a day on, as in 2026-01-31 or 30d.")] = None,
     by: Annotated[
-        str | None,
-        typer.Option(metavar="model|team|user|day", help="Sum it up by that, with a total.", show_default=False),
+        str | None, typer.Option(metavar="model|team|user|day", help="Sum it up by that, with a total.")
     ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print it as CSV.")] = False,
     place: Place,
@@ -162,16 +144,10 @@ def usage(
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([headers, *rows])
         say_exactly(text.getvalue())
-    elif as_json:
-        say_json(
-            [row_as_json(day) for day in found]
-            if by is None
-            else [dict(zip((by, *map(camel, _COUNTS)), row, strict=True)) for row in rows]
-        )
-    elif not found:
-        say(spoken("Nothing was used."))
-    else:
-        say_table(headers, rows)
+        return
+    names = (by, *map(camel, _COUNTS))
+    shown = map(row_as_json, found) if by is None else (dict(zip(names, row, strict=True)) for row in rows)
+    say_rows(list(shown), headers, rows, "Nothing was used.", as_json=as_json)
 
 
 def _summed(found: Sequence[DailyUsage], by: str, teams: dict[str, str]) -> list[tuple[object, ...]]:
@@ -179,11 +155,8 @@ def _summed(found: Sequence[DailyUsage], by: str, teams: dict[str, str]) -> list
     for day in found:
         name = {"model": day.model, "team": teams.get(day.user_id), "user": day.user_id, "day": day.day}[by]
         counts = sums.setdefault(name or "-", [0, 0, 0])
-        counts[:] = (
-            counts[0] + day.requests,
-            counts[1] + day.input_tokens,
-            counts[2] + day.output_tokens,
-        )
+        for number, count in enumerate((day.requests, day.input_tokens, day.output_tokens)):
+            counts[number] += count
     rows: list[tuple[object, ...]] = [(name, *counts) for name, counts in sorted(sums.items())]
     return [*rows, ("total", *map(sum, zip(*sums.values(), strict=True)))] if sums else rows
 
@@ -197,12 +170,19 @@ def _set(name: str, holder: str, amount: str, place: Place, *, as_json: bool) ->
         return list(await users.budgets(holder, now_ms=epoch_ms()))
 
     found = run(change, place)
-    if as_json:
-        say_json([{"holder": holder, **state_as_json(state)} for state in found])
-    elif not found:
-        say(spoken(f"{name}: no budget"))
-    else:
-        say_table(_HEADERS, [_row(name, state) for state in found])
+    say_rows(
+        [{"holder": holder, **state_as_json(state)} for state in found],
+        _HEADERS,
+        [_row(name, state) for state in found],
+        f"{name}: no budget",
+        as_json=as_json,
+    )
+
+
+def say_budgets(kind: str, found: Sequence[tuple[str, BudgetState]], nothing: str, *, as_json: bool) -> None:
+    """Budgets and how they stand; `kind`: what their holders are."""
+    values = [{kind: holder, **state_as_json(state)} for holder, state in found]
+    say_rows(values, (kind, *_HEADERS[1:]), [_row(*one) for one in found], nothing, as_json=as_json)
 
 
 def read_budget(text: str) -> dict[Period, Budget | None]:

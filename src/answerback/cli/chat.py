@@ -5,7 +5,7 @@ import sys
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BufferedReader, TextIOWrapper
 from itertools import islice
 from typing import Annotated, Final
@@ -19,11 +19,11 @@ from answerback.cli.talk import (
     AnswerPrinter,
     ConnectionNotes,
     Interruptions,
+    connected,
     explain,
     note_language,
     shortfall,
     update_wanted,
-    wrong_input,
 )
 from answerback.cli.watch import follow
 from answerback.client import (
@@ -46,8 +46,7 @@ def chat(
     *,
     asked: ClientOptions,
     conversation: Annotated[
-        str | None,
-        typer.Option("--conversation", "-c", help="Go on with this one.  [default: a new one]", show_default=False),
+        str | None, typer.Option("--conversation", "-c", help="Go on with this one.  [default: a new one]")
     ] = None,
     last: Annotated[bool, typer.Option("--last", help="Go on with the conversation used last.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Only show what is asked there on other devices.")] = False,
@@ -65,18 +64,11 @@ def chat(
     """
     if last and conversation is not None:
         raise usage_error("--last and --conversation are two different ones", "keep one of them")
-    choice = Choice(
-        conversation=conversation,
-        model=prompt.model,
-        system=prompt.system,
-        max_tokens=prompt.max_tokens,
-        parts=prompt.parts,
-    )
     if watch:
-        if any((choice.model, choice.system, choice.max_tokens, encoding)):
+        if any((prompt.model, prompt.system, prompt.max_tokens, encoding)):
             raise usage_error("--watch asks nothing", "leave out --model, --system, --max-tokens and --encoding")
         return follow(asked, conversation, kinds=prompt.parts)
-    return run_chat(asked, choice, use_last=last, encoding=encoding)
+    return run_chat(asked, prompt, conversation, use_last=last, encoding=encoding)
 
 
 def _prepare_stdin(encoding: str | None) -> None:
@@ -101,34 +93,23 @@ _HELP: Final = """\
 /quit            leave; so does Ctrl+D"""
 
 
-@dataclass(slots=True, kw_only=True)
-class Choice:
-    """What the next question is asked with."""
-
-    conversation: str | None
-    model: str | None
-    system: str | None
-    max_tokens: int | None
-    parts: tuple[str, ...] = ()
-
-
-def run_chat(asked: ClientOptions, choice: Choice, *, use_last: bool, encoding: str | None = None) -> ExitCode:
+def run_chat(
+    asked: ClientOptions,
+    prompt: PromptOptions,
+    conversation: str | None,
+    *,
+    use_last: bool,
+    encoding: str | None = None,
+) -> ExitCode:
     """Talk until the input ends. In a pipe the exit code is that of the last failure. Raises: CliError: cannot talk."""
     link = ConnectionNotes()
-    try:
-        with BlockingClient(
-            asked.url, token=asked.token, user=asked.user, session=asked.session, on_state=link.changed
-        ) as client:
-            if use_last:
-                last = next(iter(client.conversations()), None)
-                choice.conversation = None if last is None else last.conversation_id
-            chat = Chat(client, link, choice, asked)
-            _prepare_stdin(encoding)
-            chat.run()
-    except ValueError as exc:
-        raise wrong_input(exc) from exc
-    except AnswerbackError as exc:
-        raise explain(exc) from exc
+    with connected(asked, link) as client:
+        if use_last:
+            last = next(iter(client.conversations()), None)
+            conversation = None if last is None else last.conversation_id
+        chat = Chat(client, link, prompt, conversation or _new_id(), asked)
+        _prepare_stdin(encoding)
+        chat.run()
     return chat.exit_code
 
 
@@ -147,12 +128,19 @@ class _Asked:
 class Chat:
     """One run of the command."""
 
-    def __init__(self, client: BlockingClient, link: ConnectionNotes, choice: Choice, asked: ClientOptions) -> None:
+    def __init__(
+        self,
+        client: BlockingClient,
+        link: ConnectionNotes,
+        prompt: PromptOptions,
+        conversation: str,
+        asked: ClientOptions,
+    ) -> None:
         self._client = client
         self._options = asked
         self._link = link
-        self._choice = choice
-        self._conversation = choice.conversation or _new_id()
+        self._prompt = prompt
+        self._conversation = conversation
         self._asked = _Asked()
         self._stream: BlockingAnswerStream | None = None  # the one that is shown
         self._is_stopping = False
@@ -248,17 +236,11 @@ class Chat:
         with Interruptions(self._interrupted) as interruptions:
             with interruptions.step():
                 self._stream = stream = self._client.stream(
-                    question,
-                    conversation=self._conversation,
-                    model=self._choice.model,
-                    system=self._choice.system,
-                    max_tokens=self._choice.max_tokens,
-                    replaces=replaces,
-                    parts=self._choice.parts,
+                    question, conversation=self._conversation, replaces=replaces, **self._prompt.asked
                 )
                 self._asked = _Asked(question=question, request_id=stream.request_id)
-            used = self._choice.model or next(iter(self._link.models), "?")
-            if used not in self._told and note_language(question, used, self._client.model_info(self._choice.model)):
+            used = self._prompt.model or next(iter(self._link.models), "?")
+            if used not in self._told and note_language(question, used, self._client.model_info(self._prompt.model)):
                 self._told.add(used)
             try:
                 answer = self._show(stream, interruptions)
@@ -367,18 +349,18 @@ class Chat:
         if name and name not in self._link.models:
             note(f"(there is no model {name}; the gateway has {', '.join(self._link.models)})")
             return
-        self._choice.model = name or self._choice.model
+        self._prompt = replace(self._prompt, model=name or self._prompt.model)
         say(spoken(self._models()))
 
     def _models(self) -> str:
-        used = self._choice.model or next(iter(self._link.models), "?")
+        used = self._prompt.model or next(iter(self._link.models), "?")
         others = [name for name in self._link.models if name != used]
         return f"{used} (others: {', '.join(others)})" if others else used
 
     def _system(self, text: str) -> None:
         if text:
-            self._choice.system = None if text == "off" else text
-        say(self._choice.system or spoken("(no system prompt)"))
+            self._prompt = replace(self._prompt, system=None if text == "off" else text)
+        say(self._prompt.system or spoken("(no system prompt)"))
 
     def _quit(self, _: str) -> None:
         raise _Quit

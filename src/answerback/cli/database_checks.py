@@ -1,7 +1,7 @@
 """The checks of `answerback doctor` that look at a PostgreSQL server, and at the gateways that share it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
@@ -81,26 +81,24 @@ def _read(connection: Connection) -> Server:
     return Server(*(*facts, now_s - (began + time.time()) / 2))
 
 
-def server_findings(server: Server, *, gateways: int) -> list[Finding]:
+def server_findings(server: Server, *, gateways: int) -> Iterator[Finding]:
     """Whether the server suits so many gateways."""
-    found = []
     if server.is_standby or server.is_read_only:
         text = "it is a standby" if server.is_standby else "it is read-only"
         advice = "name the primary, or both: postgresql://USER@ONE,OTHER/NAME?target_session_attrs=read-write"
-        found.append(failure("database", text, advice))
+        yield failure("database", text, advice)
     else:
-        found.append(ok("database", f"PostgreSQL {server.version}, and it can be written"))
-    found += _standbys(server)
-    found.append(_clock(server.skew_s))
+        yield ok("database", f"PostgreSQL {server.version}, and it can be written")
+    yield from _standbys(server)
+    yield _clock(server.skew_s)
     needed = CONNECTIONS_A_GATEWAY * max(1, gateways)
     text = (
         f"{server.in_use} of {server.connections} in use; {gateways} gateways take about {CONNECTIONS_A_GATEWAY} each"
     )
     if needed > server.connections or server.in_use + CONNECTIONS_A_GATEWAY > server.connections:
-        found.append(warning("connections", text, "raise max_connections, or a gateway cannot come back"))
+        yield warning("connections", text, "raise max_connections, or a gateway cannot come back")
     else:
-        found.append(ok("connections", text))
-    return found
+        yield ok("connections", text)
 
 
 def _standbys(server: Server) -> list[Finding]:
@@ -125,26 +123,22 @@ def _clock(skew_s: float) -> Finding:
     return warning("clock", text, "synchronise both (NTP): tokens fail when clocks disagree")
 
 
-def node_findings(nodes: Sequence[Node]) -> list[Finding]:
+def node_findings(nodes: Sequence[Node]) -> Iterator[Finding]:
     """How the gateways of the fleet are, each by itself and together."""
-    found = []
     for node in nodes:
         age_s = node.age_ms / 1000
         if node.is_dead:
             text = f"{node.name} is dead: silent for {age_s:.0f} s, and not stopped"
-            found.append(warning("node", text, "start it again; the others have taken over what it ran"))
+            yield warning("node", text, "start it again; the others have taken over what it ran")
         elif node.age_ms > STALE_MS and _is_there(node):
             text = f"{node.name} is silent for {age_s:.0f} s, and its process is there"
-            found.append(warning("node", text, "see its log; what it runs is taken over after 20 s of silence"))
+            yield warning("node", text, "see its log; what it runs is taken over after 20 s of silence")
         elif _is_there(node):
-            found.append(ok("node", f"{node.name} is {node.state}, version {node.version}, heard {age_s:.1f} s ago"))
+            yield ok("node", f"{node.name} is {node.state}, version {node.version}, heard {age_s:.1f} s ago")
     versions = sorted({node.version for node in nodes if _is_there(node)})
     if len(versions) > 1:
         text = f"the gateways have different versions: {', '.join(versions)}"
-        found.append(
-            warning("versions", text, "finish the upgrade: stop and start the older ones, one after the other")
-        )
-    return found
+        yield warning("versions", text, "finish the upgrade: stop and start the older ones, one after the other")
 
 
 def _is_there(node: Node) -> bool:

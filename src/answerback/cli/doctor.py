@@ -9,8 +9,8 @@ import shutil
 import sqlite3
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -43,6 +43,8 @@ EXTRAS: Final = {
     "aws": ("boto3", "aws_lambda_powertools"),
     "desktop": ("PySide6", "keyring"),
 }
+_EXTRA_OF: Final = {"local": "local-llm", "openai": "openai", "bedrock": "aws"}
+"""By the kind of a model."""
 LONG_LOG_BYTES: Final = 128 << 20
 """Twice what SQLite leaves of its log."""
 
@@ -60,19 +62,15 @@ _NETWORK_VARIABLES: Final = {
 
 def doctor(
     *,
-    url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Look at this gateway only, as an app would.", show_default=False)
-    ] = None,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Look at this gateway only, as an app would.")] = None,
     deep: Annotated[
         bool, typer.Option("--deep", help="Also read every page of the store, and ask the model something.")
     ] = False,
     config: ConfigFile = None,
     data_dir: DataDir = None,
     database: DatabaseUrl = None,
-    port: Annotated[str | None, typer.Option(metavar="PORT", help="The gateway's port.", show_default=False)] = None,
-    model: Annotated[
-        list[str] | None, typer.Option(metavar="SPEC", help="A model to look at.", show_default=False)
-    ] = None,
+    port: Annotated[str | None, typer.Option(metavar="PORT", help="The gateway's port.")] = None,
+    model: Annotated[list[str] | None, typer.Option(metavar="SPEC", help="A model to look at.")] = None,
     ca_file: CaFile = None,
     as_json: Json = False,
 ) -> int:
@@ -109,11 +107,8 @@ async def _report(findings: AsyncIterator[Finding], *, show: bool) -> list[Findi
 
 async def _local(configuration: Configuration, *, token: str | None, deep: bool) -> AsyncIterator[Finding]:
     settings = configuration.gateway
-    yield check_sources(configuration)
-    for finding in check_network():
-        yield finding
-    installation = check_installation(settings)
-    for finding in installation:
+    installation = list(check_installation(settings))
+    for finding in (check_sources(configuration), *check_network(), *installation):
         yield finding
     lacks = {finding.level for finding in installation if finding.what == "packages"} - {Level.OK}
     if Level.WARN in lacks:  # an app's machine: what a gateway needs is no fault here
@@ -128,7 +123,7 @@ async def _local(configuration: Configuration, *, token: str | None, deep: bool)
     if all(finding.level is not Level.FAIL for finding in server):  # else the store fails by the same
         async for finding in check_store(settings):
             yield finding
-    for finding in await asyncio.to_thread(check_files, settings, deep=deep):
+    for finding in await asyncio.to_thread(list, check_files(settings, deep=deep)):
         yield finding
     async for finding in check_auth(settings, token=token):
         yield finding
@@ -191,33 +186,27 @@ def _show(finding: Finding) -> None:
 # --- checks of this machine ---------------------------------------------------------------------------------
 
 
-def check_installation(settings: GatewaySettings) -> list[Finding]:
+def check_installation(settings: GatewaySettings) -> Iterator[Finding]:
     """Python, and the optional packages that these settings need."""
-    found = [ok("python", f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")]
-    needed = {"server"}
-    needed |= {"postgres"} if settings.database else set()
+    yield ok("python", f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")
     kinds = {_kind(spec) for spec in settings.models}
-    needed |= {
-        extra for kind, extra in (("local", "local-llm"), ("openai", "openai"), ("bedrock", "aws")) if kind in kinds
-    }
+    needed = {"server", *(extra for kind, extra in _EXTRA_OF.items() if kind in kinds)}
+    needed |= {"postgres"} if settings.database else set()
     missing = [extra for extra in EXTRAS if not _is_installed(extra)]
     if "server" in missing:
-        return [
-            *found,
-            warning("packages", "the client only; no gateway can run here", "pip install '.[server,local-llm]'"),
-        ]
-    for extra in sorted(needed):
-        if extra in missing:
-            advice = f"pip install '.[{extra}]'"
-            if extra == "local-llm":
-                advice += ", or use --model echo"
-            found.append(failure("packages", f"[{extra}] is not installed", advice))
-    present = [extra for extra in EXTRAS if extra not in missing]
-    unneeded = [extra for extra in missing if extra not in needed]
-    text = f"installed: {', '.join(present)}"
-    if unneeded:
-        text = f"installed: {', '.join(present)}; not needed here: {', '.join(unneeded)}"
-    return [*found, ok("packages", text)]
+        yield warning("packages", "the client only; no gateway can run here", "pip install '.[server,local-llm]'")
+        return
+    for extra in sorted(needed.intersection(missing)):
+        advice = f"pip install '.[{extra}]'"
+        yield failure(
+            "packages",
+            f"[{extra}] is not installed",
+            f"{advice}, or use --model echo" if extra == "local-llm" else advice,
+        )
+    text = f"installed: {', '.join(extra for extra in EXTRAS if extra not in missing)}"
+    if unneeded := [extra for extra in missing if extra not in needed]:
+        text = f"{text}; not needed here: {', '.join(unneeded)}"
+    yield ok("packages", text)
 
 
 def check_weights(settings: GatewaySettings) -> list[Finding]:
@@ -240,28 +229,27 @@ def check_weights(settings: GatewaySettings) -> list[Finding]:
     return [ok("weights", f"{path.name}, {path.stat().st_size >> 20} MB, sha256 is right")]
 
 
-def check_data_dir(settings: GatewaySettings) -> list[Finding]:
+def check_data_dir(settings: GatewaySettings) -> Iterator[Finding]:
     """The data folder: can it be made, written, and is there room."""
     folder = settings.data_dir
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
-        return [failure("data folder", f"{existing} is not a folder", "say another --data-dir")]
+        yield failure("data folder", f"{existing} is not a folder", "say another --data-dir")
+        return
     if not os.access(existing, os.W_OK | os.X_OK):
-        return [
-            failure(
-                "data folder", f"{existing} cannot be written", "correct its permissions, or say another --data-dir"
-            )
-        ]
-    found = [ok("data folder", str(folder) if folder.exists() else f"{folder} (made at the first start)")]
+        yield failure(
+            "data folder", f"{existing} cannot be written", "correct its permissions, or say another --data-dir"
+        )
+        return
+    yield ok("data folder", str(folder) if folder.exists() else f"{folder} (made at the first start)")
     free = shutil.disk_usage(existing).free
     text = f"{free / (1 << 30):.1f} GB free"
     if free < NO_DISK_BYTES:
-        found.append(failure("disk", text, "make room: without it no request can be accepted"))
+        yield failure("disk", text, "make room: without it no request can be accepted")
     elif free < LOW_DISK_BYTES:
-        found.append(warning("disk", text, "make room soon"))
+        yield warning("disk", text, "make room soon")
     else:
-        found.append(ok("disk", text))
-    return found
+        yield ok("disk", text)
 
 
 def check_open_files(settings: GatewaySettings) -> list[Finding]:
@@ -278,13 +266,8 @@ def check_open_files(settings: GatewaySettings) -> list[Finding]:
         advice = f"before serve: ulimit -n {wanted}"
     else:
         advice = f"raise the system's limit to {wanted}, or say --max-connections {max(1, soft - SPARE_FILES)}"
-    return [
-        warning(
-            "open files",
-            f"{soft} open files are allowed, room for about {max(0, soft - SPARE_FILES)} connections",
-            advice,
-        )
-    ]
+    room = max(0, soft - SPARE_FILES)
+    return [warning("open files", f"{soft} open files are allowed, room for about {room} connections", advice)]
 
 
 async def check_store(settings: GatewaySettings) -> AsyncIterator[Finding]:
@@ -318,50 +301,43 @@ async def check_store(settings: GatewaySettings) -> AsyncIterator[Finding]:
             )
 
 
-def check_files(settings: GatewaySettings, *, deep: bool) -> list[Finding]:
+def check_files(settings: GatewaySettings, *, deep: bool) -> Iterator[Finding]:
     """The files of an SQLite store, with `deep` every page of them, and the last backup. A gateway may run."""
-    from answerback.stores import backup  # noqa: PLC0415 - its packages may be missing
-
     path = settings.data_dir / FILE_NAME
-    found: list[Finding] = []
     if settings.database is None:
         if not path.exists():
-            return []
+            return
         log = path.with_name(f"{FILE_NAME}-wal")
         size, log_size = path.stat().st_size, log.stat().st_size if log.exists() else 0
         if log_size > LONG_LOG_BYTES:
-            found.append(
-                warning(
-                    "database",
-                    f"{size >> 20} MB, and its log has {log_size >> 20} MB",
-                    "end the program that reads answerback.db for so long",
-                )
+            yield warning(
+                "database",
+                f"{size >> 20} MB, and its log has {log_size >> 20} MB",
+                "end the program that reads answerback.db for so long",
             )
         else:
-            found.append(ok("database", f"{size >> 20} MB, and {log_size >> 20} MB of log"))
+            yield ok("database", f"{size >> 20} MB, and {log_size >> 20} MB of log")
         if shutil.disk_usage(settings.data_dir).free < size:
-            found.append(
-                warning("disk", "less is free than the database has", "make room, and write backups to another disk")
-            )
+            yield warning("disk", "less is free than the database has", "make room, and write backups to another disk")
         if sys.platform != "win32" and path.stat().st_mode & 0o077:
-            found.append(warning("database", "others on this machine may read it", f"chmod 600 {path}"))
+            yield warning("database", "others on this machine may read it", f"chmod 600 {path}")
         if deep:
-            found.append(_every_page(path, backup.reading))
+            yield _every_page(path)
     last = last_backup(settings.data_dir)
     if last is None:
-        found.append(ok("backup", "none is known here; answerback backup FOLDER makes one"))
+        yield ok("backup", "none is known here; answerback backup FOLDER makes one")
+        return
+    days = int((time.time() - last.made_at_ms / 1000) / 86_400)
+    text = f"the last one is {days} days old, in {last.folder}"
+    if days <= OLD_BACKUP_DAYS and Path(last.folder).exists():
+        yield ok("backup", text)
     else:
-        days = int((time.time() - last.made_at_ms / 1000) / 86_400)
-        text = f"the last one is {days} days old, in {last.folder}"
-        found.append(
-            ok("backup", text)
-            if days <= OLD_BACKUP_DAYS and Path(last.folder).exists()
-            else warning("backup", text, "make one: answerback backup FOLDER")
-        )
-    return found
+        yield warning("backup", text, "make one: answerback backup FOLDER")
 
 
-def _every_page(path: Path, reading: Callable[[Path], AbstractContextManager[sqlite3.Connection]]) -> Finding:
+def _every_page(path: Path) -> Finding:
+    from answerback.stores.backup import reading  # noqa: PLC0415 - its packages may be missing
+
     try:
         with reading(path) as connection:
             ((said,), *_) = connection.execute("PRAGMA quick_check").fetchall()

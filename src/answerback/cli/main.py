@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Annotated, Any, Final, TypeAlias
 
 import typer
@@ -110,7 +111,7 @@ def import_place(place: str) -> Any:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code. Nothing but a defect shows a traceback, and that only on request."""
-    options = _Options()
+    options = SimpleNamespace(debug=False)  # what the options before the command say
     try:
         result = build_app(options)(list(arguments), prog_name="answerback", standalone_mode=False)
     except typer.TyperException as exc:
@@ -156,9 +157,9 @@ def _show_as_json(message: str, hint: str, arguments: Sequence[str]) -> None:
             say_json({"requestId": None, "status": "failed", "response": None, "error": error})
 
 
-def build_app(options: "_Options | None" = None) -> typer.Typer:
+def build_app(options: SimpleNamespace | None = None) -> typer.Typer:
     """The tree of commands."""
-    settings = options or _Options()
+    settings = options or SimpleNamespace()
     app = typer.Typer(
         cls=LazyGroup,
         help="Many apps, one language model, and every answer goes home to the app that asked.",
@@ -194,13 +195,6 @@ def _epilog() -> str:
     examples = "\n".join(f"  {command:<38} {what}" for command, what in _EXAMPLES)
     codes = "\n".join(f"  {code}" for code in _EXIT_CODES)
     return f"{keep}Examples:\n{examples}\n\n{keep}Exit codes:\n{codes}"
-
-
-class _Options:
-    """What the options before the command say; known only while it runs."""
-
-    def __init__(self) -> None:
-        self.debug = False
 
 
 def _complain(message: str, hint: str, exit_code: ExitCode) -> ExitCode:

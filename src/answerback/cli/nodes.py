@@ -6,10 +6,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from answerback.cli.options import Json, StoreOptions, with_options
-from answerback.cli.output import CliError, ExitCode, extra_needed, say, say_json, say_table, usage_error
-from answerback.cli.settings import load
+from answerback.cli.output import CliError, ExitCode, extra_needed, say_rows, usage_error
+from answerback.cli.settings import load_store
 from answerback.core.camel import camel
-from answerback.texts import spoken
 
 if TYPE_CHECKING:
     from answerback.stores.nodes import Node
@@ -26,20 +25,17 @@ def nodes(*, place: StoreOptions, as_json: Json = False) -> None:
     The exit code is 1 if one of them is dead: silent, and not stopped. One that was stopped while the database was down
     could not say so, and counts as dead until it starts again, or for a day.
     """
-    given = {"data_dir": place.data_dir, "database": place.database, "admin_port": place.admin_port}
-    url = load(given, file=place.config).gateway.database
+    url = load_store(place).gateway.database
     if url is None:
         raise usage_error("only gateways on one PostgreSQL are several", "name it with --database")
     found = _read(url)
-    if as_json:
-        say_json([_as_json(node) for node in found])
-    elif not found:
-        say(spoken("No gateway has served this database with --node."))
-    else:
-        say_table(
-            ("node", "state", "version", "last beat", "since", *_COUNTS, "notices/s", "janitor"),
-            [_row(node) for node in found],
-        )
+    say_rows(
+        [_as_json(node) for node in found],
+        ("node", "state", "version", "last beat", "since", *_COUNTS, "notices/s", "janitor"),
+        [_row(node) for node in found],
+        "No gateway has served this database with --node.",
+        as_json=as_json,
+    )
     if dead := [node.name for node in found if node.is_dead]:
         raise CliError(f"dead: {', '.join(dead)}", "the others have taken over what it ran; start it again")
 

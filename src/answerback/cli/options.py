@@ -22,34 +22,18 @@ R = TypeVar("R")
 
 DEFAULT_URL: Final = "ws://127.0.0.1:8765"
 
-TokenText: TypeAlias = Annotated[
-    str | None,
-    typer.Option(envvar="ANSWERBACK_TOKEN", metavar="TOKEN", help="Bearer token.", show_default=False),
-]
-ModelName: TypeAlias = Annotated[
-    str | None, typer.Option("--model", "-m", help="One of the gateway's models.", show_default=False)
-]
-MaxTokens: TypeAlias = Annotated[
-    int | None, typer.Option(min=1, max=1_000_000, help="Longest answer.", show_default=False)
-]
+_Text: TypeAlias = str | None
+TokenText: TypeAlias = Annotated[_Text, typer.Option(envvar="ANSWERBACK_TOKEN", metavar="TOKEN", help="Bearer token.")]
+ModelName: TypeAlias = Annotated[_Text, typer.Option("--model", "-m", help="One of the gateway's models.")]
+MaxTokens: TypeAlias = Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Longest answer.")]
 ConfigFile: TypeAlias = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="TOML file with the gateway's settings.", show_default=False)
+    Path | None, typer.Option(metavar="FILE", help="TOML file with the gateway's settings.")
 ]
-DataDir: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="FOLDER", help="The gateway's data folder.", show_default=False)
-]
-DatabaseUrl: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="URL", help="The gateway's postgresql:// URL.", show_default=False)
-]
-Encoding: TypeAlias = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Of text that is not UTF-8, as in cp949.", show_default=False),
-]
+DataDir: TypeAlias = Annotated[_Text, typer.Option(metavar="FOLDER", help="The gateway's data folder.")]
+DatabaseUrl: TypeAlias = Annotated[_Text, typer.Option(metavar="URL", help="The gateway's postgresql:// URL.")]
+Encoding: TypeAlias = Annotated[_Text, typer.Option(metavar="NAME", help="Of text that is not UTF-8, as in cp949.")]
 CaFile: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(
-        envvar=outbound.CA_VARIABLE, metavar="FILE", help="PEM file with more authorities.", show_default=False
-    ),
+    Path | None, typer.Option(envvar=outbound.CA_VARIABLE, metavar="FILE", help="PEM file with more authorities.")
 ]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -60,11 +44,8 @@ class ClientOptions:
 
     url: Annotated[str, typer.Option(envvar="ANSWERBACK_URL", help="Where the gateway listens.")] = DEFAULT_URL
     token: TokenText = None
-    user: Annotated[
-        str | None,
-        typer.Option(envvar="ANSWERBACK_USER", help="Who asks, where no token is needed.", show_default=False),
-    ] = None
-    session: Annotated[str | None, typer.Option(help="Session id.  [default: a new one]", show_default=False)] = None
+    user: Annotated[_Text, typer.Option(envvar="ANSWERBACK_USER", help="Who asks, where no token is needed.")] = None
+    session: Annotated[_Text, typer.Option(help="Session id.  [default: a new one]")] = None
     ca_file: CaFile = None
 
     def __post_init__(self) -> None:
@@ -87,7 +68,7 @@ class PromptOptions:
     """How a question is asked."""
 
     model: ModelName = None
-    system: Annotated[str | None, typer.Option("--system", "-s", help="System prompt.", show_default=False)] = None
+    system: Annotated[_Text, typer.Option("--system", "-s", help="System prompt.")] = None
     max_tokens: MaxTokens = None
     show: Annotated[
         str,
@@ -106,6 +87,11 @@ class PromptOptions:
         """The kinds of parts to show."""
         return tuple(filter(None, self.show.split(",")))
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """As the client has them."""
+        return {"model": self.model, "system": self.system, "max_tokens": self.max_tokens, "parts": self.parts}
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoreOptions:
@@ -114,26 +100,16 @@ class StoreOptions:
     config: ConfigFile = None
     data_dir: DataDir = None
     database: DatabaseUrl = None
-    admin_port: Annotated[
-        str | None, typer.Option(metavar="PORT", help="Admin port of a running gateway.", show_default=False)
-    ] = None
+    admin_port: Annotated[_Text, typer.Option(metavar="PORT", help="Admin port of a running gateway.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class AwsOptions:
     """Where on AWS, and as whom. None: as the environment says."""
 
-    region: Annotated[
-        str | None,
-        typer.Option(metavar="REGION", help="AWS region.  [default: of the environment]", show_default=False),
-    ] = None
-    profile: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="AWS profile.  [default: of the environment]", show_default=False),
-    ] = None
-    endpoint_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Of an emulator of AWS, instead of AWS.", show_default=False)
-    ] = None
+    region: Annotated[_Text, typer.Option(metavar="REGION", help="AWS region.  [default: of the environment]")] = None
+    profile: Annotated[_Text, typer.Option(metavar="NAME", help="AWS profile.  [default: of the environment]")] = None
+    endpoint_url: Annotated[_Text, typer.Option(metavar="URL", help="Of an emulator of AWS, instead of AWS.")] = None
 
 
 def with_options(command: Callable[..., R]) -> Callable[..., R]:

@@ -5,9 +5,9 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from enum import IntEnum
 from io import UnsupportedOperation
-from typing import NoReturn
 
 from answerback.texts import STEERING, escaped, spoken
 
@@ -24,14 +24,13 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
+@dataclass(eq=False)
 class CliError(Exception):
     """A command cannot go on. `message` says what is wrong; `hint` what to do about it."""
 
-    def __init__(self, message: str, hint: str = "", *, exit_code: ExitCode = ExitCode.FAILED) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-        self.exit_code = exit_code
+    message: str
+    hint: str = ""
+    exit_code: ExitCode = field(default=ExitCode.FAILED, kw_only=True)
 
     def __str__(self) -> str:
         return f"{self.message} — {self.hint}" if self.hint else self.message
@@ -94,6 +93,24 @@ def say_json(value: object) -> None:
     say(escaped(text))
 
 
+def say_result(value: object, sentence: str, *, as_json: bool) -> None:
+    """What a command has done, for programs or in a sentence."""
+    if as_json:
+        say_json(value)
+    else:
+        say(spoken(sentence))
+
+
+def say_rows(
+    value: object, headers: Sequence[str], rows: Sequence[Sequence[object]], nothing: str = "", *, as_json: bool
+) -> None:
+    """What a command has found, for programs or as a table; `nothing`: what is said where there are no rows."""
+    if as_json or not rows:
+        say_result(value, nothing, as_json=as_json)
+    else:
+        say_table(headers, rows)
+
+
 def check_stdout() -> None:
     """Raises: OSError: nothing can be written there. Before work that costs something."""
     with suppress(UnsupportedOperation):  # it is no file: a program has put its own there
@@ -143,8 +160,4 @@ def confirm(question: str) -> None:
         raise usage_error("this asks for confirmation, and there is no terminal", "repeat it with --yes")
     note(f"{question} [y/N] ")
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
-        _abort()
-
-
-def _abort() -> NoReturn:
-    raise CliError("nothing was changed")
+        raise CliError("nothing was changed")

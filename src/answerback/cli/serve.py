@@ -36,14 +36,9 @@ def _flag(setting: Setting) -> inspect.Parameter:
         show_default=False,
         rich_help_panel=setting.panel,
     )
-    if kind is YES_NO:
-        return _parameter(setting.key, bool | None, option)
-    return _parameter(setting.key, list[str] | None if setting.repeats else str | None, option)
-
-
-def _parameter(name: str, annotation: Any, option: Any, default: object = None) -> inspect.Parameter:
+    annotation = bool | None if kind is YES_NO else list[str] | None if setting.repeats else str | None
     return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[annotation, option], default=default
+        setting.key, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[annotation, option], default=None
     )
 
 
@@ -62,9 +57,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 @with_settings
 def serve(
     *,
-    config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="TOML file with settings.", show_default=False)
-    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML file with settings.")] = None,
     show_config: Annotated[bool, typer.Option("--show-config", help="Show the settings as TOML and exit.")] = False,
     **flags: object,
 ) -> None:

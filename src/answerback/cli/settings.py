@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import platformdirs
 
+from answerback.cli.options import StoreOptions
 from answerback.cli.output import usage_error, warn
 from answerback.cli.reading import decode, typed
 from answerback.gateway.settings import GatewaySettings
@@ -114,6 +115,12 @@ def load(
             gateway = changed(gateway, setting.path, given[setting.key])
     kept = {key: source for key, source in sources.items() if key in given}
     return Configuration(gateway=gateway, file=path if document or chosen else None, sources=kept)
+
+
+def load_store(place: StoreOptions) -> Configuration:
+    """The settings of the gateway whose store these options name. Raises: as `load`."""
+    given = {"data_dir": place.data_dir, "database": place.database, "admin_port": place.admin_port}
+    return load(given, file=place.config)
 
 
 def read_secret(path: Path) -> str:

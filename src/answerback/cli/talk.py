@@ -9,31 +9,31 @@ from datetime import datetime, timedelta
 from typing import Final, Self, TextIO
 
 from answerback import __version__
+from answerback.cli.options import ClientOptions
 from answerback.cli.output import CliError, ExitCode, note, printable, usage_error
 from answerback.client import (
     Answer,
     AnswerbackError,
+    BlockingClient,
     CannotConnect,
-    Forbidden,
-    Obstacle,
-    RateLimited,
-    RequestCancelled,
-    RequestFailed,
-    RequestTimeout,
-    Unauthorized,
-)
-from answerback.client.events import (
     Connected,
     ConnectionState,
     Disconnected,
     Done,
     Event,
+    Forbidden,
+    Obstacle,
     PartStarted,
     PartText,
     Queued,
+    RateLimited,
+    RequestCancelled,
+    RequestFailed,
+    RequestTimeout,
     Restarted,
     Text,
     Thinking,
+    Unauthorized,
     Uploading,
 )
 from answerback.protocol.frames import ModelInfo
@@ -118,6 +118,20 @@ def wrong_input(error: ValueError) -> CliError:
     if isinstance(error, UnicodeEncodeError):
         raise error
     return usage_error(str(error).rstrip("."))
+
+
+@contextmanager
+def connected(asked: ClientOptions, notes: "ConnectionNotes") -> Iterator[BlockingClient]:
+    """A client of the gateway, which tells `notes` of its connection. Raises: CliError: what its errors mean."""
+    try:
+        with BlockingClient(
+            asked.url, token=asked.token, user=asked.user, session=asked.session, on_state=notes.changed
+        ) as client:
+            yield client
+    except ValueError as exc:
+        raise wrong_input(exc) from exc
+    except AnswerbackError as exc:
+        raise explain(exc) from exc
 
 
 def _when(error: RateLimited) -> str:

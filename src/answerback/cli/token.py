@@ -9,21 +9,18 @@ from typing import Annotated
 
 import typer
 
-from answerback.cli.output import CliError, say, say_json, usage_error
+from answerback.cli.output import CliError, say, say_json, say_result, usage_error
 from answerback.cli.settings import load, read_secret
 from answerback.settings import duration_ms
-from answerback.texts import spoken
 
 
 def token(
     *,
     user: Annotated[str | None, typer.Option("--user", "-u", help="Whom the token speaks for.")] = None,
     ttl: Annotated[str, typer.Option(metavar="DURATION", help="How long it is valid, as in 10m, 1h, 7d.")] = "1h",
-    secret_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File with the gateway's secret.", show_default=False)
-    ] = None,
-    issuer: Annotated[str | None, typer.Option(help="`iss` that the gateway wants.", show_default=False)] = None,
-    audience: Annotated[str | None, typer.Option(help="`aud` that the gateway wants.", show_default=False)] = None,
+    secret_file: Annotated[Path | None, typer.Option(metavar="FILE", help="File with the gateway's secret.")] = None,
+    issuer: Annotated[str | None, typer.Option(help="`iss` that the gateway wants.")] = None,
+    audience: Annotated[str | None, typer.Option(help="`aud` that the gateway wants.")] = None,
     new_secret: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Make a new secret in FILE instead, for you alone to read.")
     ] = None,
@@ -85,7 +82,8 @@ def _make_secret(path: Path, *, as_json: bool) -> None:
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(secrets.token_urlsafe(48) + "\n")
     read_secret(path)
-    if as_json:
-        say_json({"secretFile": str(path)})
-    else:
-        say(spoken(f"Wrote {path}. Start the gateway with: answerback serve --auth-secret-file {path}"))
+    say_result(
+        {"secretFile": str(path)},
+        f"Wrote {path}. Start the gateway with: answerback serve --auth-secret-file {path}",
+        as_json=as_json,
+    )

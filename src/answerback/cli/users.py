@@ -20,8 +20,8 @@ import typer
 from answerback.cli.admin import AdminUsers, admin_of
 from answerback.cli.main import STACK_USERS, import_place
 from answerback.cli.options import AwsOptions, Json, StoreOptions, with_options
-from answerback.cli.output import CliError, ExitCode, confirm, say, say_json, say_table, usage_error
-from answerback.cli.settings import Configuration, load
+from answerback.cli.output import CliError, ExitCode, confirm, say_result, say_rows, usage_error
+from answerback.cli.settings import Configuration, load_store
 from answerback.clock import epoch_ms
 from answerback.core.camel import row_as_json
 from answerback.core.defaults import KEEP_FOREVER_DAYS
@@ -31,7 +31,6 @@ from answerback.protocol.frames import is_id
 from answerback.service.id_forms import UsersInBothForms
 from answerback.settings import DAYS_OR_FOREVER, whole
 from answerback.stores import StoreError, StoreInUse, open_store
-from answerback.texts import spoken
 
 T = TypeVar("T")
 COMMANDS: Final = {
@@ -56,14 +55,7 @@ _LIMIT: Final = whole(1, 1_000_000)
 class Place(StoreOptions, AwsOptions):
     """Whose users: those of a gateway, or those of a stack on AWS."""
 
-    stack: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A stack on AWS instead of a gateway.", show_default=False)
-    ] = None
-
-    @property
-    def of_gateway(self) -> dict[str, str | None]:
-        """Settings of a gateway that were given, by key."""
-        return {"data_dir": self.data_dir, "database": self.database, "admin_port": self.admin_port}
+    stack: Annotated[str | None, typer.Option(metavar="NAME", help="A stack on AWS instead of a gateway.")] = None
 
     @property
     def of_aws(self) -> dict[str, str | None]:
@@ -75,11 +67,7 @@ UserId: TypeAlias = Annotated[str, typer.Argument(metavar="USER", help="The user
 
 
 @with_options
-def list_users(
-    *,
-    place: Place,
-    as_json: Json = False,
-) -> None:
+def list_users(*, place: Place, as_json: Json = False) -> None:
     """List all users."""
 
     async def everyone(users: Users) -> list[StoredUser]:
@@ -89,29 +77,22 @@ def list_users(
         return found
 
     found = run(everyone, place)
-    if as_json:
-        say_json([row_as_json(user) for user in found])
-    elif not found:
-        say(spoken("No users yet: a user appears with the first request."))
-    else:
-        say_table(_HEADERS, [_row(user) for user in found])
+    say_rows(
+        [row_as_json(user) for user in found],
+        _HEADERS,
+        [_row(user) for user in found],
+        "No users yet: a user appears with the first request.",
+        as_json=as_json,
+    )
 
 
 @with_options
-def show(
-    *,
-    user: UserId,
-    place: Place,
-    as_json: Json = False,
-) -> None:
+def show(*, user: UserId, place: Place, as_json: Json = False) -> None:
     """Show one user."""
     found = run(lambda users: users.user(user), place)
     if found is None:
         raise _no_such(user)
-    if as_json:
-        say_json(row_as_json(found))
-    else:
-        say_table(_HEADERS, [_row(found)])
+    say_rows(row_as_json(found), _HEADERS, [_row(found)], as_json=as_json)
 
 
 @with_options
@@ -124,15 +105,8 @@ def set_limit(
 ) -> None:
     """Set a user's own rate limit: requests a minute, `off` for no limit, `default` for the gateway's."""
     per_minute = _read_limit(limit)
-
-    async def change(users: Users) -> None:
-        await users.set_limit(user, per_minute, now_ms=epoch_ms())
-
-    run(change, place)
-    if as_json:
-        say_json({"userId": user, "perMinute": per_minute})
-    else:
-        say(spoken(f"{user}: {_limit_text(per_minute)}"))
+    run(lambda users: users.set_limit(user, per_minute, now_ms=epoch_ms()), place)
+    say_result({"userId": user, "perMinute": per_minute}, f"{user}: {_limit_text(per_minute)}", as_json=as_json)
 
 
 @with_options
@@ -140,9 +114,7 @@ def set_retention(
     *,
     user: UserId,
     days: Annotated[str, typer.Argument(metavar="Nd|forever|default", help="Days after the last turn.")],
-    conversation: Annotated[
-        str | None, typer.Option(metavar="ID", help="Of this conversation alone.", show_default=False)
-    ] = None,
+    conversation: Annotated[str | None, typer.Option(metavar="ID", help="Of this conversation alone.")] = None,
     place: Place,
     as_json: Json = False,
 ) -> None:
@@ -151,17 +123,15 @@ def set_retention(
     A conversation's own days count, else its user's, else the gateway's --history-days. `default` takes the own days
     away. Then it is deleted as if its user had deleted it: erased --retention-days after its last turn at the earliest.
     """
-    if not is_id(user):
-        raise usage_error(f"{user!r} cannot be a user id", "it is 1 to 128 visible characters")
+    check_user(user)
     keep_days = _read_keep_days(days)
     if not run(
         lambda users: users.set_retention(user, keep_days, now_ms=epoch_ms(), conversation_id=conversation), place
     ):
         raise CliError(f"{user} has no conversation {conversation}")
-    if as_json:
-        say_json({"userId": user, "keepDays": keep_days} | ({"conversationId": conversation} if conversation else {}))
-    else:
-        say(spoken(f"{conversation or user}: {_keep_text(keep_days)}"))
+    about = {"conversationId": conversation} if conversation else {}
+    kept = {"userId": user, "keepDays": keep_days, **about}
+    say_result(kept, f"{conversation or user}: {_keep_text(keep_days)}", as_json=as_json)
 
 
 @with_options
@@ -180,13 +150,13 @@ def unblock(*, user: UserId, place: Place, as_json: Json = False) -> None:
 
 
 def _set_blocked(user: str, place: Place, *, blocked: bool, as_json: bool) -> None:
-    if not is_id(user):
-        raise usage_error(f"{user!r} cannot be a user id", "it is 1 to 128 visible characters")
+    check_user(user)
     run(lambda users: users.set_blocked(user, blocked=blocked, now_ms=epoch_ms()), place)
-    if as_json:
-        say_json({"userId": user, "blocked": blocked})
-    else:
-        say(spoken(f"{user} is blocked." if blocked else f"{user} is not blocked."))
+    say_result(
+        {"userId": user, "blocked": blocked},
+        f"{user} is blocked." if blocked else f"{user} is not blocked.",
+        as_json=as_json,
+    )
 
 
 @with_options
@@ -220,10 +190,8 @@ def export(
         raise CliError(f"{file} cannot be written ({exc.strerror})", "name a file that this user may write") from exc
     finally:
         part.unlink(missing_ok=True)
-    if as_json:
-        say_json({"userId": user, "file": str(file), "lines": lines})
-    else:
-        say(spoken(f"{file}: {lines} lines about {user}"))
+    done = {"userId": user, "file": str(file), "lines": lines}
+    say_result(done, f"{file}: {lines} lines about {user}", as_json=as_json)
 
 
 @with_options
@@ -239,10 +207,7 @@ def delete(
         confirm(f"Erase everything about {user}? This cannot be undone.")
     if not run(lambda users: users.delete_user(user), place):
         raise _no_such(user)
-    if as_json:
-        say_json({"userId": user, "deleted": True})
-    else:
-        say(spoken(f"{user} is erased."))
+    say_result({"userId": user, "deleted": True}, f"{user} is erased.", as_json=as_json)
 
 
 def run(work: Callable[[Users], Awaitable[T]], place: Place) -> T:
@@ -265,8 +230,8 @@ def _users(place: Place) -> AbstractAsyncContextManager[Users]:
     if place.stack is None:
         if any(place.of_aws.values()):
             raise usage_error("--region, --profile and --endpoint-url are about a stack", "name it with --stack")
-        return _open(load(place.of_gateway, file=place.config))
-    if place.config is not None or any(place.of_gateway.values()):
+        return _open(load_store(place))
+    if any((place.config, place.data_dir, place.database, place.admin_port)):
         raise usage_error("--stack goes with no setting of a gateway", "leave out the one or the other")
     opened: AbstractAsyncContextManager[Users] = import_place(STACK_USERS)(place.stack, **place.of_aws)
     return opened
@@ -346,6 +311,12 @@ def _read_limit(text: str) -> int | None:
         ) from None
     assert isinstance(number, int)
     return number
+
+
+def check_user(user: str) -> None:
+    """Raises: CliError: nobody can be called so."""
+    if not is_id(user):
+        raise usage_error(f"{user!r} cannot be a user id", "it is 1 to 128 visible characters")
 
 
 def read_day(text: str) -> str:

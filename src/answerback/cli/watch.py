@@ -6,9 +6,8 @@ from typing import Final
 
 from answerback.cli.options import ClientOptions
 from answerback.cli.output import CliError, ExitCode, note, say, say_exactly
-from answerback.cli.talk import AnswerPrinter, ConnectionNotes, Interruptions, explain, shortfall, wrong_input
+from answerback.cli.talk import AnswerPrinter, ConnectionNotes, Interruptions, connected, explain, shortfall
 from answerback.client import (
-    AnswerbackError,
     Asked,
     BlockingClient,
     BlockingWatch,
@@ -29,23 +28,15 @@ _SHOWN: Final = 20
 
 def follow(asked: ClientOptions, conversation: str | None, *, kinds: tuple[str, ...]) -> ExitCode:
     """Show what is asked in a conversation, the last one by default, until Ctrl+C twice. Raises: CliError."""
-    notes = ConnectionNotes()
-    try:
-        with BlockingClient(
-            asked.url, token=asked.token, user=asked.user, session=asked.session, on_state=notes.changed
-        ) as client:
-            if conversation is None and (last := next(iter(client.conversations()), None)) is not None:
-                conversation = last.conversation_id
-            if conversation is None:
-                raise CliError("there is no conversation yet", "name the one that will be used, with --conversation ID")
-            with client.watch(conversation) as watch:
-                Follower(client, conversation, kinds, watch).run()
-                if sys.stdout.isatty():
-                    print()
-    except ValueError as exc:
-        raise wrong_input(exc) from exc
-    except AnswerbackError as exc:
-        raise explain(exc) from exc
+    with connected(asked, ConnectionNotes()) as client:
+        if conversation is None and (last := next(iter(client.conversations()), None)) is not None:
+            conversation = last.conversation_id
+        if conversation is None:
+            raise CliError("there is no conversation yet", "name the one that will be used, with --conversation ID")
+        with client.watch(conversation) as watch:
+            Follower(client, conversation, kinds, watch).run()
+            if sys.stdout.isatty():
+                print()
     return ExitCode.OK
 
 

@@ -30,7 +30,6 @@ from answerback.client.errors import (
 )
 from answerback.client.events import (
     Answer,
-    AnswerPart,
     Asked,
     ChangesMissed,
     Connected,
@@ -40,13 +39,8 @@ from answerback.client.events import (
     Done,
     Event,
     Failed,
-    PartStarted,
-    PartText,
     Queued,
-    Restarted,
-    Started,
     Stopped,
-    Text,
     Thinking,
     TurnsMissed,
     Uploading,
@@ -61,6 +55,7 @@ from answerback.client.tokens import Token
 from answerback.client.uploads import File
 from answerback.client.watching import AnswerWatch, ChangeWatch
 from answerback.core.answer import clean
+from answerback.core.assembly import AnswerPart, PartStarted, PartText, Restarted, Started, Text
 from answerback.core.context import title_of
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
@@ -78,12 +73,7 @@ from answerback.protocol.frames import (
     Usage,
     is_id,
 )
-from answerback.protocol.limits import (
-    MAX_ATTACHED_BYTES,
-    MAX_ATTACHMENT_BYTES,
-    MAX_ATTACHMENTS,
-    MAX_TITLE_LENGTH,
-)
+from answerback.protocol.limits import MAX_ATTACHED_BYTES, MAX_ATTACHMENT_BYTES, MAX_ATTACHMENTS, MAX_TITLE_LENGTH
 
 __all__ = [
     "MAX_ATTACHED_BYTES",

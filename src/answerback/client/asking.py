@@ -34,6 +34,13 @@ class AskOptions(TypedDict, total=False):
     schema: Mapping[str, Any] | None
 
 
+class StreamOptions(AskOptions, total=False):
+    """How a question is asked whose answer is streamed; see `Client.stream`."""
+
+    total_timeout: float | None
+    parts: Collection[str]
+
+
 def question(
     message: str,
     files: Sequence[File],

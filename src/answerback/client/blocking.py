@@ -2,37 +2,26 @@
 
 import asyncio
 import concurrent.futures
+import inspect
 import os
-import random
-import ssl as ssl_module
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
-from answerback.client.asking import AskOptions
-from answerback.client.client import Client, ValueT
+from answerback.client.asking import AskOptions, StreamOptions
+from answerback.client.client import Client, ClientOptions, ValueT
 from answerback.client.errors import Closed
 from answerback.client.events import Answer, ChangesMissed, ConnectionState, Event, Watched
-from answerback.client.outbox import Outbox, PendingRequest
+from answerback.client.outbox import PendingRequest
 from answerback.client.stream import AnswerStream
-from answerback.client.timing import Timing
-from answerback.client.tokens import Token
-from answerback.client.uploads import File, Source
+from answerback.client.uploads import File
 from answerback.client.watching import Watch
-from answerback.protocol.frames import (
-    Attachment,
-    BudgetInfo,
-    Conversation,
-    ConversationChanged,
-    ConversationSummary,
-    ModelInfo,
-    Turn,
-)
+from answerback.protocol import frames
 
 T = TypeVar("T")
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 _POLL_S = 0.2
 """A wait in pieces, so that Ctrl-C gets through on every platform."""
@@ -167,10 +156,8 @@ class BlockingAnswerStream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._thread.run(self._stream.__aexit__(exc_type, exc, traceback))
+    def __exit__(self, *_: object) -> None:
+        self._thread.run(self._stream.__aexit__())
 
 
 class BlockingWatch(Generic[T]):
@@ -219,11 +206,20 @@ class BlockingWatch(Generic[T]):
         self._is_entered = True
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with suppress(Closed):
-            self._thread.run(self._watch.__aexit__(exc_type, exc, traceback))
+            self._thread.run(self._watch.__aexit__())
+
+
+def _as_in(method: Callable[..., Any]) -> Callable[[FunctionT], FunctionT]:
+    """Show the arguments of a method of `Client`, to which they are passed on."""
+
+    def mark(function: FunctionT) -> FunctionT:
+        shown = inspect.signature(method).replace(return_annotation=inspect.signature(function).return_annotation)
+        vars(function)["__signature__"] = shown
+        return function
+
+    return mark
 
 
 class BlockingClient:
@@ -235,47 +231,16 @@ class BlockingClient:
     May be used from several threads. `on_state`, a token function and the outbox are called on its private thread.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        token: Token | None = None,
-        session: str | None = None,
-        user: str | None = None,
-        connect_timeout: float = 10.0,
-        request_timeout: float | None = None,
-        offline_start: bool = False,
-        store: str | None = None,
-        outbox: Outbox | None = None,
-        on_state: Callable[[ConnectionState], None] | None = None,
-        ssl: ssl_module.SSLContext | None = None,
-        timing: Timing | None = None,
-        rng: random.Random | None = None,
-    ) -> None:
-        self._client = Client(
-            url,
-            token=token,
-            session=session,
-            user=user,
-            connect_timeout=connect_timeout,
-            request_timeout=request_timeout,
-            offline_start=offline_start,
-            store=store,
-            outbox=outbox,
-            on_state=on_state,
-            ssl=ssl,
-            timing=timing,
-            rng=rng,
-        )
+    @_as_in(Client.__init__)
+    def __init__(self, url: str, **options: Unpack[ClientOptions]) -> None:
+        self._client = Client(url, **options)
         self._running: _LoopThread | None = None
 
     def __enter__(self) -> Self:
         self.open()
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def open(self) -> None:
@@ -309,7 +274,7 @@ class BlockingClient:
         """The least version that the server likes to see; see `Client.wanted_version`."""
         return self._client.wanted_version
 
-    def model_info(self, name: str | None = None) -> ModelInfo:
+    def model_info(self, name: str | None = None) -> frames.ModelInfo:
         """What the server has said of a model; see `Client.model_info`."""
         return self._client.model_info(name)
 
@@ -319,73 +284,20 @@ class BlockingClient:
     @overload
     def ask(self, message: str, **options: Unpack[AskOptions]) -> Answer: ...
 
+    @_as_in(Client.ask)
     def ask(
-        self,
-        message: str,
-        *,
-        timeout: float | None = None,
-        conversation: str | None = None,
-        model: str | None = None,
-        system: str | None = None,
-        max_tokens: int | None = None,
-        replaces: str | None = None,
-        attachments: Sequence[Source] = (),
-        request_id: str | None = None,
-        schema: Mapping[str, Any] | None = None,
-        type: type[ValueT] | None = None,
-        repair: int = 0,
+        self, message: str, *, type: type[ValueT] | None = None, repair: int = 0, **options: Unpack[AskOptions]
     ) -> Answer | ValueT:
         """Ask and wait for the whole answer; see `Client.ask`. Ctrl-C stops the request at the server."""
-        options: AskOptions = {
-            "timeout": timeout,
-            "conversation": conversation,
-            "model": model,
-            "system": system,
-            "max_tokens": max_tokens,
-            "replaces": replaces,
-            "attachments": attachments,
-            "request_id": request_id,
-            "schema": schema,
-        }
         if type is None:
             return self._thread.run(self._client.ask(message, **options))
         return self._thread.run(self._client.ask(message, type=type, repair=repair, **options))
 
-    def stream(
-        self,
-        message: str,
-        *,
-        timeout: float | None = None,
-        total_timeout: float | None = None,
-        conversation: str | None = None,
-        model: str | None = None,
-        system: str | None = None,
-        max_tokens: int | None = None,
-        replaces: str | None = None,
-        attachments: Sequence[Source] = (),
-        request_id: str | None = None,
-        schema: Mapping[str, Any] | None = None,
-        parts: Collection[str] = (),
-    ) -> BlockingAnswerStream:
+    @_as_in(Client.stream)
+    def stream(self, message: str, **options: Unpack[StreamOptions]) -> BlockingAnswerStream:
         """Ask, and read the answer while it comes: `for piece in app.stream(…)`; see `Client.stream`."""
-
-        def begin() -> AnswerStream:
-            return self._client.stream(
-                message,
-                timeout=timeout,
-                total_timeout=total_timeout,
-                conversation=conversation,
-                model=model,
-                system=system,
-                max_tokens=max_tokens,
-                replaces=replaces,
-                attachments=attachments,
-                request_id=request_id,
-                schema=schema,
-                parts=parts,
-            )
-
-        return BlockingAnswerStream(self._thread.run(_called(begin)), self._thread)
+        stream = self._thread.run(_called(lambda: self._client.stream(message, **options)))
+        return BlockingAnswerStream(stream, self._thread)
 
     def cancel(self, request_id: str, *, conversation: str | None = None) -> None:
         """Stop a question; see `Client.cancel`."""
@@ -395,7 +307,7 @@ class BlockingClient:
         """Show what other apps of the user ask in a conversation: `for request_id, event in …`; see `Client.watch`."""
         return BlockingWatch(self._client.watch(conversation, after=after), self._thread)
 
-    def changes(self) -> BlockingWatch[ConversationChanged | ChangesMissed]:
+    def changes(self) -> BlockingWatch[frames.ConversationChanged | ChangesMissed]:
         """Tell when other apps of the user change the list of conversations; see `Client.changes`."""
         return BlockingWatch(self._client.changes(), self._thread)
 
@@ -408,31 +320,31 @@ class BlockingClient:
         """Every question without an ending, in the order asked."""
         return self._thread.run(_called(self._client.pending))
 
-    def conversations(self) -> Iterator[ConversationSummary]:
+    def conversations(self) -> Iterator[frames.ConversationSummary]:
         """The user's conversations, last used first."""
         return _iterate(self._client.conversations(), self._thread)
 
-    def history(self, conversation: str, *, superseded: bool = False, parts: bool = False) -> Iterator[Turn]:
+    def history(self, conversation: str, *, superseded: bool = False, parts: bool = False) -> Iterator[frames.Turn]:
         """A conversation's turns, newest first, each whole; see `Client.history`."""
         return _iterate(self._client.history(conversation, superseded=superseded, parts=parts), self._thread)
 
-    def attachment(self, named: Attachment, *, progress: Callable[[int], None] = lambda _: None) -> File:
+    def attachment(self, named: frames.Attachment, *, progress: Callable[[int], None] = lambda _: None) -> File:
         """A file of an earlier question; see `Client.attachment`. `progress` is called on the private thread."""
         return self._thread.run(self._client.attachment(named, progress=progress))
 
-    def rename(self, conversation: str, title: str) -> Conversation:
+    def rename(self, conversation: str, title: str) -> frames.Conversation:
         """Give a conversation a title of at most 200 characters."""
         return self._thread.run(self._client.rename(conversation, title))
 
-    def delete(self, conversation: str) -> Conversation:
+    def delete(self, conversation: str) -> frames.Conversation:
         """Delete a conversation; `restore` brings it back."""
         return self._thread.run(self._client.delete(conversation))
 
-    def restore(self, conversation: str) -> Conversation:
+    def restore(self, conversation: str) -> frames.Conversation:
         """Bring a deleted conversation back."""
         return self._thread.run(self._client.restore(conversation))
 
-    def budget(self) -> BudgetInfo | None:
+    def budget(self) -> frames.BudgetInfo | None:
         """How the user's budget stands now; None: there is none, or the server knows no budgets."""
         return self._thread.run(self._client.budget())
 

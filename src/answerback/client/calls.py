@@ -4,34 +4,21 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from answerback.client.effects import Effect, Reply, ReplyFailed, RoundTrip, Send
+from answerback.client.effects import Effect, Reply, ReplyFailed, ReplyFrame, RoundTrip, Send
 from answerback.client.errors import AnswerbackError, RequestTimeout, request_failed
 from answerback.client.timing import Timing
+from answerback.protocol import frames
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import (
-    AttachmentPiece,
-    Budget,
-    CancelMessage,
-    Conversation,
-    Conversations,
-    Error,
-    GetAttachment,
-    GetBudget,
-    GetHistory,
-    History,
-    ListConversations,
-    Ping,
-    PutPiece,
-    RenewToken,
-    TokenRenewed,
-    UpdateConversation,
-    UploadState,
-)
 
 CallFrame: TypeAlias = (
-    ListConversations | GetHistory | UpdateConversation | PutPiece | GetAttachment | RenewToken | GetBudget
+    frames.ListConversations
+    | frames.GetHistory
+    | frames.UpdateConversation
+    | frames.PutPiece
+    | frames.GetAttachment
+    | frames.RenewToken
+    | frames.GetBudget
 )
-ReplyFrame: TypeAlias = History | Conversations | Conversation | UploadState | AttachmentPiece | TokenRenewed | Budget
 
 _STOP_TRIES: Final = 4
 
@@ -40,7 +27,7 @@ _STOP_TRIES: Final = 4
 class _Call:
     """Repeated until it is answered or late. `frame` is a `Ping` for a round trip. `send_at` None: not on the way."""
 
-    frame: CallFrame | Ping
+    frame: CallFrame | frames.Ping
     deadline: float
     timeout_s: float
     send_at: float | None = None
@@ -50,7 +37,7 @@ class _Call:
 class _Stopping:
     """A request that was given up, or a watched one. `send_at` None: waits for a connection."""
 
-    frame: CancelMessage
+    frame: frames.CancelMessage
     send_at: float | None = None
     tries_left: int = _STOP_TRIES
 
@@ -75,7 +62,7 @@ class Calls:
             instants += [stop.send_at for stop in self._stopping.values() if stop.send_at is not None]
         return min(instants, default=None)
 
-    def call(self, request_id: str, frame: CallFrame | Ping, *, timeout_s: float, now: float) -> list[Effect]:
+    def call(self, request_id: str, frame: CallFrame | frames.Ping, *, timeout_s: float, now: float) -> list[Effect]:
         """Begin a call."""
         call = _Call(frame=frame, deadline=now + timeout_s, timeout_s=timeout_s)
         self._calls[request_id] = call
@@ -84,7 +71,7 @@ class Calls:
     def ping(self, *, now: float) -> list[Effect]:
         """Send a ping without waiting for its answer."""
         self._pings.append((None, now))
-        return [Send(Ping())]
+        return [Send(frames.Ping())]
 
     def drop(self, request_id: str) -> None:
         """Forget a call whose caller has gone."""
@@ -95,7 +82,7 @@ class Calls:
 
         `conversation_id`: of a request that another session has asked.
         """
-        stopping = _Stopping(frame=CancelMessage(request_id=request_id, conversation_id=conversation_id))
+        stopping = _Stopping(frame=frames.CancelMessage(request_id=request_id, conversation_id=conversation_id))
         self._stopping[request_id] = stopping
         return [self._send_stop(stopping, now)] if self._is_open else []
 
@@ -109,7 +96,7 @@ class Calls:
         self._pings.clear()
         effects: list[Effect] = [self._send_stop(stopping, now) for stopping in self._stopping.values()]
         for request_id, call in self._calls.items():
-            if not isinstance(call.frame, RenewToken):  # a new connection has a token of its own
+            if not isinstance(call.frame, frames.RenewToken):  # a new connection has a token of its own
                 effects.append(self._send(request_id, call, now))
         return effects
 
@@ -141,7 +128,7 @@ class Calls:
             return []
         return [RoundTrip(request_id, now - sent_at)]
 
-    def refused(self, error: Error, *, now: float) -> list[Effect] | None:
+    def refused(self, error: frames.Error, *, now: float) -> list[Effect] | None:
         """An error about a call; None if it is about none of them."""
         request_id = error.request_id
         if error.code is ErrorCode.UNKNOWN_REQUEST and request_id in self._stopping:
@@ -185,7 +172,7 @@ class Calls:
 
     def _send(self, request_id: str, call: _Call, now: float) -> Effect:
         call.send_at = now + self._timing.silence_s
-        if isinstance(call.frame, Ping):
+        if isinstance(call.frame, frames.Ping):
             self._pings.append((request_id, now))
         return Send(call.frame)
 

@@ -8,8 +8,7 @@ import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, overload
+from typing import Any, Self, TypedDict, TypeVar, Unpack, overload
 
 from answerback import __version__
 from answerback.client import versions
@@ -36,7 +35,7 @@ from answerback.client.errors import (
     RequestFailed,
     request_failed,
 )
-from answerback.client.events import Answer, Connecting, ConnectionState, Done, Event, Queued, Started, Stopped
+from answerback.client.events import Answer, Connecting, ConnectionState, Done, Event, Queued, Stopped
 from answerback.client.exchange import Timeouts
 from answerback.client.link import Address
 from answerback.client.outbox import Outbox, PendingRequest
@@ -49,38 +48,33 @@ from answerback.client.typed import asked_again, read_as, schema_of
 from answerback.client.upload_queue import UploadQueue
 from answerback.client.uploads import File, Source, fetch, files_of
 from answerback.client.watching import AnswerWatch, ChangeWatch, WatchHub
+from answerback.core.assembly import Started
 from answerback.core.keys import normal_id
+from answerback.protocol import frames
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import (
-    Attachment,
-    AttachmentPiece,
-    Budget,
-    BudgetInfo,
-    ClientInfo,
-    Conversation,
-    Conversations,
-    ConversationSummary,
-    GetAttachment,
-    GetBudget,
-    GetHistory,
-    History,
-    ListConversations,
-    ModelInfo,
-    Ping,
-    PutPiece,
-    SendMessage,
-    ServerInfo,
-    ServerLimits,
-    Turn,
-    UpdateConversation,
-    UploadState,
-)
 
 log = logging.getLogger("answerback.client")
 
 ReplyT = TypeVar("ReplyT")
 ValueT = TypeVar("ValueT")
 _STATES_KEPT = 100
+
+
+class ClientOptions(TypedDict, total=False):
+    """The arguments of `Client` besides the URL."""
+
+    token: Token | None
+    session: str | None
+    user: str | None
+    connect_timeout: float
+    request_timeout: float | None
+    offline_start: bool
+    store: str | None
+    outbox: Outbox | None
+    on_state: Callable[[ConnectionState], None] | None
+    ssl: ssl_module.SSLContext | None
+    timing: Timing | None
+    rng: random.Random | None
 
 
 class Client:
@@ -133,7 +127,7 @@ class Client:
         self._request_timeout_s = request_timeout
         self._outbox = outbox
         self._listener = on_state
-        client = ClientInfo(name="answerback-python", version=__version__)
+        client = frames.ClientInfo(name="answerback-python", version=__version__)
         tokens = TokenSource(token)
         self._session = Session(timing=self._timing, client=client, store=store, can_renew=tokens.can_renew)
         self._streams: dict[str, AnswerStream] = {}
@@ -162,9 +156,7 @@ class Client:
         await self.open()
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def open(self) -> None:
@@ -348,12 +340,14 @@ class Client:
 
     # --- conversations ----------------------------------------------------------------------------------
 
-    async def conversations(self) -> AsyncIterator[ConversationSummary]:
+    async def conversations(self) -> AsyncIterator[frames.ConversationSummary]:
         """The user's conversations, last used first."""
         before: str | None = None
         while True:
             request_id = _id()
-            page = await self._call(request_id, ListConversations(request_id=request_id, before=before), Conversations)
+            page = await self._call(
+                request_id, frames.ListConversations(request_id=request_id, before=before), frames.Conversations
+            )
             for summary in page.conversations:
                 yield summary
             if page.next is None:
@@ -362,31 +356,33 @@ class Client:
                 raise ProtocolViolation(request_id, "a page of conversations follows itself")
             before = page.next
 
-    async def history(self, conversation: str, *, superseded: bool = False, parts: bool = False) -> AsyncIterator[Turn]:
+    async def history(
+        self, conversation: str, *, superseded: bool = False, parts: bool = False
+    ) -> AsyncIterator[frames.Turn]:
         """A conversation's turns, newest first, each whole.
 
         `superseded`: also those whose place a later one took, which have `superseded_by`. A server that does not know
         this gives the others only. `parts`: answers with all of their parts, which `parts_of` tells apart.
         """
 
-        async def page(before: str | None) -> History:
-            frame = GetHistory(
+        async def page(before: str | None) -> frames.History:
+            frame = frames.GetHistory(
                 request_id=_id(), conversation_id=conversation, before=before, superseded=superseded, parts=parts
             )
-            return await self._call(frame.request_id, frame, History)
+            return await self._call(frame.request_id, frame, frames.History)
 
         async for turn in turns(conversation, page):
             yield turn
 
-    async def attachment(self, named: Attachment, *, progress: Callable[[int], None] = lambda _: None) -> File:
+    async def attachment(self, named: frames.Attachment, *, progress: Callable[[int], None] = lambda _: None) -> File:
         """A file of an earlier question, as a turn of `history` names it, checked by its hash.
 
         `progress` is called with the bytes that have arrived. A lost connection only costs time.
         Raises: AttachmentMissing: the server does not keep it any more. RequestTimeout, RequestFailed, Closed.
         """
 
-        async def get(frame: GetAttachment) -> AttachmentPiece:
-            return await self._call(frame.request_id, frame, AttachmentPiece)
+        async def get(frame: frames.GetAttachment) -> frames.AttachmentPiece:
+            return await self._call(frame.request_id, frame, frames.AttachmentPiece)
 
         try:
             return await fetch(named, get, progress=progress)
@@ -395,24 +391,30 @@ class Client:
                 raise request_failed(ErrorCode.FORBIDDEN, NO_FILES) from error
             raise
 
-    async def rename(self, conversation: str, title: str) -> Conversation:
+    async def rename(self, conversation: str, title: str) -> frames.Conversation:
         """Give a conversation a title of at most 200 characters."""
-        return await self._update(UpdateConversation(request_id=_id(), conversation_id=conversation, title=title))
+        return await self._update(
+            frames.UpdateConversation(request_id=_id(), conversation_id=conversation, title=title)
+        )
 
-    async def delete(self, conversation: str) -> Conversation:
+    async def delete(self, conversation: str) -> frames.Conversation:
         """Delete a conversation; `restore` brings it back."""
-        return await self._update(UpdateConversation(request_id=_id(), conversation_id=conversation, deleted=True))
+        return await self._update(
+            frames.UpdateConversation(request_id=_id(), conversation_id=conversation, deleted=True)
+        )
 
-    async def restore(self, conversation: str) -> Conversation:
+    async def restore(self, conversation: str) -> frames.Conversation:
         """Bring a deleted conversation back."""
-        return await self._update(UpdateConversation(request_id=_id(), conversation_id=conversation, deleted=False))
+        return await self._update(
+            frames.UpdateConversation(request_id=_id(), conversation_id=conversation, deleted=False)
+        )
 
-    async def budget(self) -> BudgetInfo | None:
+    async def budget(self) -> frames.BudgetInfo | None:
         """How the user's budget stands now; None: there is none, or the server knows no budgets."""
         if "budgets" not in self._session.features:
             return None
-        frame = GetBudget(request_id=_id())
-        return (await self._call(frame.request_id, frame, Budget)).budget
+        frame = frames.GetBudget(request_id=_id())
+        return (await self._call(frame.request_id, frame, frames.Budget)).budget
 
     # --- the connection ---------------------------------------------------------------------------------
 
@@ -422,12 +424,12 @@ class Client:
         return self._state
 
     @property
-    def limits(self) -> ServerLimits | None:
+    def limits(self) -> frames.ServerLimits | None:
         """What the server allows, once it has said so."""
         return self._session.limits
 
     @property
-    def server(self) -> ServerInfo | None:
+    def server(self) -> frames.ServerInfo | None:
         """Which server this is, once it has said so; an old one never does."""
         return self._session.server
 
@@ -436,7 +438,7 @@ class Client:
         """The least version of this package that the server likes to see, if this one is lower."""
         return versions.wanted(self._session.server)
 
-    def model_info(self, name: str | None = None) -> ModelInfo:
+    def model_info(self, name: str | None = None) -> frames.ModelInfo:
         """What the server has said of a model (None: its default), once the client is connected."""
         return self._session.model_info(name)
 
@@ -459,7 +461,7 @@ class Client:
 
     async def ping(self) -> float:
         """The round trip to the server and back, in seconds. Raises: RequestTimeout, Closed, SessionReplaced."""
-        return await self._call(_id(), Ping(), float)
+        return await self._call(_id(), frames.Ping(), float)
 
     def reconnect_now(self) -> None:
         """The network changed or came back: try at once instead of waiting."""
@@ -468,11 +470,13 @@ class Client:
 
     # --- inside -----------------------------------------------------------------------------------------
 
-    def _timeouts(self, frame: SendMessage, silence_s: float | None = None, total_s: float | None = None) -> Timeouts:
+    def _timeouts(
+        self, frame: frames.SendMessage, silence_s: float | None = None, total_s: float | None = None
+    ) -> Timeouts:
         total_s = self._request_timeout_s if total_s is None else total_s
         return timeouts(frame, self._session, self._timing, silence_s=silence_s, total_s=total_s)
 
-    def _begin(self, frame: SendMessage, limit: Timeouts, files: Sequence[File]) -> AnswerStream:
+    def _begin(self, frame: frames.SendMessage, limit: Timeouts, files: Sequence[File]) -> AnswerStream:
         self._check_loop()
         effects = self._session.ask(frame, limit, now=self._driver.now)
         stream = self._new_stream(frame.request_id)
@@ -505,8 +509,8 @@ class Client:
     def _abandon(self, request_id: str) -> None:
         self._driver.carry_out(self._session.abandon(request_id, now=self._driver.now))
 
-    async def _update(self, frame: UpdateConversation) -> Conversation:
-        return await self._call(frame.request_id, frame, Conversation)
+    async def _update(self, frame: frames.UpdateConversation) -> frames.Conversation:
+        return await self._call(frame.request_id, frame, frames.Conversation)
 
     def _check_loop(self) -> None:
         """Raises: RuntimeError: not open, or another event loop, in which nothing of this client runs."""
@@ -515,7 +519,7 @@ class Client:
         if self._loop is not asyncio.get_running_loop():
             raise RuntimeError("the client was opened in another event loop; open a new Client in this one")
 
-    async def _call(self, request_id: str, frame: CallFrame | Ping, kind: type[ReplyT]) -> ReplyT:
+    async def _call(self, request_id: str, frame: CallFrame | frames.Ping, kind: type[ReplyT]) -> ReplyT:
         self._check_loop()
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         timeout_s = self._timing.call_timeout_s
@@ -531,8 +535,8 @@ class Client:
             raise ProtocolViolation(request_id, "the answer is of another kind")
         return reply
 
-    async def _put(self, piece: PutPiece) -> UploadState:
-        return await self._call(piece.request_id, piece, UploadState)
+    async def _put(self, piece: frames.PutPiece) -> frames.UploadState:
+        return await self._call(piece.request_id, piece, frames.UploadState)
 
     def _show(self, request_id: str, event: Event) -> None:
         if (stream := self._streams.get(request_id)) is not None:

@@ -5,25 +5,25 @@ from typing import TypeAlias
 
 from answerback.client.errors import AnswerbackError
 from answerback.client.events import ChangesMissed, Event, Watched
-from answerback.protocol.frames import (
-    AttachmentPiece,
-    Budget,
-    ClientFrame,
-    Conversation,
-    ConversationChanged,
-    Conversations,
-    History,
-    TokenRenewed,
-    UploadState,
-    Welcome,
+from answerback.protocol import frames
+
+ReplyFrame: TypeAlias = (
+    frames.History
+    | frames.Conversations
+    | frames.Conversation
+    | frames.UploadState
+    | frames.AttachmentPiece
+    | frames.TokenRenewed
+    | frames.Budget
 )
+"""What a call is answered with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
     """Put this frame on the present connection."""
 
-    frame: ClientFrame
+    frame: frames.ClientFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Reply:
     """What a call (history, renewal of a token) was answered with."""
 
     request_id: str
-    frame: History | Conversations | Conversation | UploadState | AttachmentPiece | TokenRenewed | Budget
+    frame: ReplyFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Show:
     """Something happened in a watched conversation; None: in the list of them."""
 
     conversation_id: str | None
-    item: Watched | ConversationChanged | ChangesMissed
+    item: Watched | frames.ConversationChanged | ChangesMissed
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ AppEffect: TypeAlias = Emit | Fail | FilesWanted | Reply | ReplyFailed | RoundTr
 class Ready:
     """The present connection is the session's; an older one can be closed."""
 
-    welcome: Welcome
+    welcome: frames.Welcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,32 +8,6 @@ from answerback.core.assembly import AnswerPart, Ended, PartStarted, PartText, R
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status, Timing, Turn, Usage
 
-__all__ = [
-    "Answer",
-    "AnswerPart",
-    "Asked",
-    "ChangesMissed",
-    "Connected",
-    "Connecting",
-    "ConnectionState",
-    "Disconnected",
-    "Done",
-    "Event",
-    "Failed",
-    "PartStarted",
-    "PartText",
-    "Queued",
-    "Restarted",
-    "Started",
-    "Stopped",
-    "Text",
-    "Thinking",
-    "TurnsMissed",
-    "Uploading",
-    "WatchEvent",
-    "Watched",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:

@@ -5,19 +5,11 @@ import os
 import re
 import socket
 import ssl
+from dataclasses import KW_ONLY, dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from websockets.exceptions import (
-    InvalidMessage,
-    InvalidProxy,
-    InvalidProxyMessage,
-    InvalidProxyStatus,
-    InvalidStatus,
-    InvalidURI,
-    ProxyError,
-    SecurityError,
-)
+from websockets import exceptions
 from websockets.http11 import Response
 
 from answerback import outbound
@@ -33,10 +25,7 @@ MAX_RETRY_AFTER_S: Final = 300.0
 _MEANINGS: Final = {
     200: (Obstacle.NOT_WEBSOCKET, "a web server answers there and no gateway (HTTP 200); check host, port and path"),
     404: (Obstacle.NOT_WEBSOCKET, "nothing is served at this path (HTTP 404); check the path of the URL"),
-    407: (
-        Obstacle.PROXY_LOGIN,
-        "a proxy in between wants a user and a password (HTTP 407); ask who runs the network",
-    ),
+    407: (Obstacle.PROXY_LOGIN, "a proxy in between wants a user and a password (HTTP 407); ask who runs the network"),
     408: (Obstacle.SERVER, "the server waited too long for the request (HTTP 408)"),
     410: (Obstacle.NOT_WEBSOCKET, "nothing is served at this path any more (HTTP 410); check the path of the URL"),
     426: (
@@ -58,22 +47,15 @@ _TEXT: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f<>{}]{1,300}")
 """One line of text, as the gateway's refusals are. A page or JSON is for machines."""
 
 
+@dataclass(eq=False)
 class OpenFailed(Exception):
     """A connection could not be opened. `is_final`: trying again will not help. `is_absent`: nobody listens there."""
 
-    def __init__(
-        self,
-        error: AnswerbackError,
-        *,
-        is_final: bool = False,
-        is_absent: bool = False,
-        retry_after_s: float | None = None,
-    ) -> None:
-        super().__init__(error)
-        self.error = error
-        self.is_final = is_final
-        self.is_absent = is_absent
-        self.retry_after_s = retry_after_s
+    error: AnswerbackError
+    _: KW_ONLY
+    is_final: bool = False
+    is_absent: bool = False
+    retry_after_s: float | None = None
 
     @property
     def obstacle(self) -> Obstacle:
@@ -88,7 +70,7 @@ class OpenFailed(Exception):
 
 def explain(url: str, exc: Exception, *, proxy: outbound.Proxy | None, has_token: bool) -> OpenFailed:
     """What a failed opening means; the most specific row wins, and the last one quotes the exception."""
-    if isinstance(exc, InvalidStatus):
+    if isinstance(exc, exceptions.InvalidStatus):
         return _explain_status(url, exc.response, has_token=has_token)
     if isinstance(exc, TimeoutError):
         reason = f"no answer in time{f' through {proxy}' if proxy else ''}"
@@ -100,7 +82,7 @@ def explain(url: str, exc: Exception, *, proxy: outbound.Proxy | None, has_token
 def _explain_proxy(exc: Exception, proxy: outbound.Proxy) -> tuple[Obstacle, str] | None:
     """What the proxy did; None: it is not about the proxy."""
     match exc:
-        case InvalidProxyStatus():
+        case exceptions.InvalidProxyStatus():
             status = exc.response.status_code
             if status == 407:
                 login = "wants a user and a password (HTTP 407); write http://USER:PASSWORD@HOST:PORT there"
@@ -109,17 +91,17 @@ def _explain_proxy(exc: Exception, proxy: outbound.Proxy) -> tuple[Obstacle, str
                 return Obstacle.PROXY, f"{proxy} cannot reach the server (HTTP {status}); check host and port"
             refusal = f"refuses the way to the server (HTTP {status}); ask who runs it, or set NO_PROXY"
             return Obstacle.PROXY, f"{proxy} {refusal}"
-        case InvalidProxyMessage():
+        case exceptions.InvalidProxyMessage():
             return Obstacle.PROXY, f"{proxy} does not answer as an HTTP proxy"
-        case InvalidProxy():
+        case exceptions.InvalidProxy():
             return Obstacle.SETUP, f"{proxy} cannot be used ({exc.msg})"
-        case ProxyError():
+        case exceptions.ProxyError():
             return Obstacle.PROXY, f"{proxy} does not lead there ({exc.__cause__ or exc})"
         case ImportError():
             return Obstacle.SETUP, f"{proxy} speaks SOCKS; install the package python-socks, or name an HTTP proxy"
         case ssl.SSLError():
             return None
-        case ConnectionResetError() | BrokenPipeError() | EOFError() | InvalidMessage(__cause__=EOFError()):
+        case ConnectionResetError() | BrokenPipeError() | EOFError() | exceptions.InvalidMessage(__cause__=EOFError()):
             return Obstacle.PROXY, f"{proxy}, or what is behind it, closed the connection; check host and port"
         case OSError():
             way = f"cannot be reached ({_os_reason(exc)}); correct the variable, or set NO_PROXY"
@@ -144,12 +126,12 @@ def _explain_way(exc: Exception) -> tuple[Obstacle, str]:
             return Obstacle.NAME, "its host is not a name that can be looked up"
         case OSError():
             return Obstacle.NETWORK, _os_reason(exc)
-        case SecurityError() | InvalidURI():
+        case exceptions.SecurityError() | exceptions.InvalidURI():
             return Obstacle.REDIRECT, f"the server redirects to a place that cannot be followed ({exc})"
-        case InvalidMessage(__cause__=EOFError()) | EOFError():
+        case exceptions.InvalidMessage(__cause__=EOFError()) | EOFError():
             why = "the connection was closed while it was opened; a proxy without WebSocket, or another kind of server"
             return Obstacle.UPGRADE, why
-        case InvalidMessage():
+        case exceptions.InvalidMessage():
             why = "what listens there does not speak WebSocket: its answer is not HTTP"
             return Obstacle.NOT_WEBSOCKET, why
         case _:
@@ -174,8 +156,10 @@ async def wants_tls(url: str, exc: Exception, *, timeout_s: float) -> bool:
     Such a port closes the connection without a word, or answers 400 with words of its own, so only a look shows it.
     """
     parts = urlsplit(url)
-    is_odd = isinstance(exc, InvalidStatus) and exc.response.status_code == 400
-    if parts.scheme != "ws" or not (is_odd or isinstance(exc, EOFError | InvalidMessage | ConnectionResetError)):
+    is_odd = isinstance(exc, exceptions.InvalidStatus) and exc.response.status_code == 400
+    if parts.scheme != "ws" or not (
+        is_odd or isinstance(exc, EOFError | exceptions.InvalidMessage | ConnectionResetError)
+    ):
         return False
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is said over it

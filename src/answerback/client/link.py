@@ -4,7 +4,7 @@ import asyncio
 import logging
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -17,7 +17,7 @@ from answerback import __version__, outbound
 from answerback.client.errors import CannotConnect, Obstacle, Unauthorized
 from answerback.client.failures import OpenFailed, explain, wants_tls
 from answerback.client.timing import Timing
-from answerback.protocol.codec import encode
+from answerback.protocol.codec import encode, pieces_of
 from answerback.protocol.frames import ClientFrame, is_id
 from answerback.protocol.limits import MAX_FRAME_BYTES, MAX_ID_LENGTH
 
@@ -211,25 +211,9 @@ class Link:
                 await self._wake.wait()
                 self._wake.clear()
                 while self._frames:
-                    await self._send_now(self._frames.popleft())
+                    data = encode(self._frames.popleft())
+                    whole = len(data) <= MAX_FRAME_BYTES
+                    await self._socket.send(data.decode() if whole else pieces_of(data, MAX_FRAME_BYTES))
                 self._is_sent.set()
         except ConnectionClosed:
             self._is_sent.set()  # the reader sees it, too, and calls `on_lost`
-
-    async def _send_now(self, frame: ClientFrame) -> None:
-        data = encode(frame)
-        if len(data) <= MAX_FRAME_BYTES:
-            await self._socket.send(data.decode())
-        else:
-            await self._socket.send(fragments(data))
-
-
-def fragments(data: bytes, size: int = MAX_FRAME_BYTES) -> Iterator[str]:
-    """UTF-8 text in pieces of at most `size` bytes, cut between code points (API Gateway takes 32 KB a fragment)."""
-    start = 0
-    while start < len(data):
-        end = min(len(data), start + size)
-        while end < len(data) and data[end] & 0xC0 == 0x80:
-            end -= 1
-        yield data[start:end].decode()
-        start = end

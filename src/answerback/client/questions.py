@@ -45,7 +45,8 @@ class Questions:
         self.progress_s: float | None = None
         """How often the server gives a sign of life. None: it gives none."""
         self._due: float | None = None
-        self._is_open = False
+        self.is_open = False
+        """Whether questions may be sent on the connection."""
 
     def __len__(self) -> int:
         return len(self._exchanges)
@@ -53,11 +54,6 @@ class Questions:
     def __iter__(self) -> Iterator[Exchange]:
         """In the order asked."""
         return iter(tuple(self._exchanges.values()))
-
-    @property
-    def is_open(self) -> bool:
-        """Whether questions may be sent on the connection."""
-        return self._is_open
 
     def get(self, request_id: str | None) -> Exchange | None:
         """A question that has no ending yet."""
@@ -90,7 +86,7 @@ class Questions:
         Rule: resume the accepted, repeat the unaccepted.
         """
         self.lost()
-        self._is_open = True
+        self.is_open = True
         accepted = [exchange for exchange in self if exchange.phase is Phase.ACCEPTED]
         for exchange in accepted:
             self.restart_timers(exchange, now=now)
@@ -100,7 +96,7 @@ class Questions:
 
     def lost(self) -> None:
         """No connection: what was not accepted waits again, and no clock runs but the deadlines."""
-        self._is_open = False
+        self.is_open = False
         for exchange in self:
             if exchange.phase is Phase.SENT:
                 exchange.phase = Phase.WAITING
@@ -122,7 +118,7 @@ class Questions:
             self._unaccepted.pop(key, None)
             return
         head = waiting[0]
-        if not self._is_open or head.phase is not Phase.WAITING or (head.is_held and not head.is_cancelled):
+        if not self.is_open or head.phase is not Phase.WAITING or (head.is_held and not head.is_cancelled):
             return
         if head.resend_at is not None and now < head.resend_at:
             return
@@ -147,7 +143,7 @@ class Questions:
 
     def restart_timers(self, exchange: Exchange, *, now: float) -> None:
         """A frame about it came or was sent, so its timers start again. Without a connection they do not run."""
-        if not self._is_open:
+        if not self.is_open:
             return
         exchange.probe_pause_s = self._probe_after_s(exchange)
         exchange.probe_at = now + exchange.probe_pause_s
@@ -208,7 +204,7 @@ class Questions:
         """Text is missing: ask for it at once; while that brings nothing, with growing pauses."""
         if exchange.hello_id is not None:
             exchange.wants_resume = True
-        elif self._is_open and exchange.resume_at is None:
+        elif self.is_open and exchange.resume_at is None:
             pause_s = exchange.gap_pause_s
             exchange.gap_pause_s = min(self._timing.silence_s, max(self._timing.backoff_min_s, pause_s * 2))
             if pause_s == 0.0:

@@ -13,7 +13,7 @@ effects to carry out, in order; `due_at` says when `tick` is wanted.
 from typing import Final
 
 from answerback.client.calls import CallFrame, Calls
-from answerback.client.effects import Effect, Note, Ready, Reconnect, Replace, Send, Stop
+from answerback.client.effects import Effect, Note, Ready, Reconnect, Replace, ReplyFrame, Send, Stop
 from answerback.client.errors import (
     AnswerbackError,
     Forbidden,
@@ -33,37 +33,9 @@ from answerback.client.timing import Timing
 from answerback.client.watches import FEATURE, Watches, unsupported
 from answerback.core.assembly import AnswerFrame, Broken, Ended, Missing
 from answerback.core.uploads import why_not_taken
+from answerback.protocol import frames
 from answerback.protocol.codec import Data, FrameError, decode_server, encode
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import (
-    AttachmentPiece,
-    Budget,
-    CancelMessage,
-    ClientInfo,
-    Conversation,
-    ConversationChanged,
-    Conversations,
-    Error,
-    GoAway,
-    History,
-    MessageAccepted,
-    MessageAsked,
-    MessageDelta,
-    MessageProgress,
-    MessageResponse,
-    MessageStarted,
-    ModelInfo,
-    Ping,
-    Pong,
-    SendMessage,
-    ServerFrame,
-    ServerInfo,
-    ServerLimits,
-    TokenRenewed,
-    UploadState,
-    Watching,
-    Welcome,
-)
 
 NO_FILES: Final = "This server takes no files. Leave them out, or ask its operator to upgrade it."
 
@@ -76,7 +48,12 @@ class Session:
     """
 
     def __init__(
-        self, *, timing: Timing, client: ClientInfo | None = None, store: str | None = None, can_renew: bool = False
+        self,
+        *,
+        timing: Timing,
+        client: frames.ClientInfo | None = None,
+        store: str | None = None,
+        can_renew: bool = False,
     ) -> None:
         """`store`: the server's store, "" for that of the first server; None: any. `can_renew`: a fresh token can be
         had, so that what is refused for want of one is not over.
@@ -90,16 +67,12 @@ class Session:
         self._questions.client = client
         self._watches = Watches(timing=timing, questions=self._questions, effects=self._effects, can_renew=can_renew)
         self._link: int | None = None
-        self._stopped: AnswerbackError | None = None
-        self._welcome: Welcome | None = None
-
-    @property
-    def stopped(self) -> AnswerbackError | None:
+        self.stopped: AnswerbackError | None = None
         """Why the session takes no more questions, if so."""
-        return self._stopped
+        self._welcome: frames.Welcome | None = None
 
     @property
-    def limits(self) -> ServerLimits | None:
+    def limits(self) -> frames.ServerLimits | None:
         """What the server allows, once it has said so."""
         return None if self._welcome is None else self._welcome.limits
 
@@ -109,7 +82,7 @@ class Session:
         return () if self._welcome is None else self._welcome.features
 
     @property
-    def server(self) -> ServerInfo | None:
+    def server(self) -> frames.ServerInfo | None:
         """What the server has said of itself."""
         return None if self._welcome is None else self._welcome.server
 
@@ -118,12 +91,12 @@ class Session:
         """Whether the server has said that questions may have files."""
         return self._welcome is not None and "attachments" in self._welcome.features
 
-    def model_info(self, name: str | None) -> ModelInfo:
+    def model_info(self, name: str | None) -> frames.ModelInfo:
         """What the server has said of a model; None: of its default."""
         welcome = self._welcome
         if welcome is None:
-            return ModelInfo()
-        return welcome.model_info.get(name or next(iter(welcome.models), ""), ModelInfo())
+            return frames.ModelInfo()
+        return welcome.model_info.get(name or next(iter(welcome.models), ""), frames.ModelInfo())
 
     @property
     def pending(self) -> int:
@@ -136,7 +109,7 @@ class Session:
 
     def due_at(self) -> float | None:
         """When to call `tick`: may be early, never late. None: not before another input."""
-        if self._stopped is not None:
+        if self.stopped is not None:
             return None
         due = self._questions.due_at()
         for instant in (self._calls.due_at(), self._liveness.due_at(), self._watches.due_at()):
@@ -146,7 +119,7 @@ class Session:
 
     # --- what the application wants ---------------------------------------------------------------------
 
-    def ask(self, frame: SendMessage, timeouts: Timeouts, *, now: float) -> list[Effect]:
+    def ask(self, frame: frames.SendMessage, timeouts: Timeouts, *, now: float) -> list[Effect]:
         """Take a new question. Raises: the error that stopped the session; ValueError: the id is pending already."""
         self._check_open()
         if self._questions.get(frame.request_id) is not None:
@@ -214,7 +187,7 @@ class Session:
         if not exchange.was_sent:
             self._questions.fail(exchange, RequestCancelled(exchange.so_far), now=now)
         elif self._questions.is_open:
-            self._effects.append(Send(CancelMessage(request_id=request_id)))
+            self._effects.append(Send(frames.CancelMessage(request_id=request_id)))
             self._questions.restart_timers(exchange, now=now)
         return self._flush()
 
@@ -246,10 +219,10 @@ class Session:
         """The answers under way in a conversation that is watched, for one more reader of it."""
         return self._watches.so_far(conversation_id)
 
-    def call(self, request_id: str, frame: CallFrame | Ping, *, timeout_s: float, now: float) -> list[Effect]:
+    def call(self, request_id: str, frame: CallFrame | frames.Ping, *, timeout_s: float, now: float) -> list[Effect]:
         """Ask about conversations, renew the token, measure a round trip: `Reply`, `RoundTrip` or `ReplyFailed`."""
         self._check_open()
-        if self._link is not None and isinstance(frame, Ping):
+        if self._link is not None and isinstance(frame, frames.Ping):
             self._liveness.asked(now=now)
         return self._calls.call(request_id, frame, timeout_s=timeout_s, now=now)
 
@@ -259,7 +232,7 @@ class Session:
 
     def stop(self, error: AnswerbackError) -> list[Effect]:
         """Give up everything with `error`: closed, replaced, or refused for good. Once."""
-        if self._stopped is None:
+        if self.stopped is None:
             self._stop(error)
         return self._flush()
 
@@ -267,7 +240,7 @@ class Session:
 
     def connected(self, link: int, *, now: float) -> list[Effect]:
         """A connection is open: greet, resume what was accepted, send again what was not."""
-        if self._stopped is not None:
+        if self.stopped is not None:
             return []
         self._link = link
         self._liveness.opened(now=now)
@@ -304,7 +277,7 @@ class Session:
 
     def received(self, link: int, data: Data, *, now: float) -> list[Effect]:
         """One message of a connection. Never raises for what it says."""
-        if self._stopped is not None:
+        if self.stopped is not None:
             return []
         if link == self._link:
             self._liveness.received(now=now)
@@ -319,7 +292,7 @@ class Session:
 
     def tick(self, *, now: float) -> list[Effect]:
         """Do what is due by now."""
-        if self._stopped is not None:
+        if self.stopped is not None:
             return []
         self._questions.expire(now=now)
         if self._link is None or self._is_link_good(now):
@@ -330,50 +303,42 @@ class Session:
 
     # --- frames -----------------------------------------------------------------------------------------
 
-    def _take(self, link: int, frame: ServerFrame, now: float) -> None:
+    def _take(self, link: int, frame: frames.ServerFrame, now: float) -> None:
         match frame:
-            case MessageAccepted():
+            case frames.MessageAccepted():
                 self._take_accepted(frame, now)
-            case MessageStarted() | MessageDelta() | MessageResponse():
+            case frames.MessageStarted() | frames.MessageDelta() | frames.MessageResponse():
                 self._take_answer(frame, now)
-            case MessageProgress():
+            case frames.MessageProgress():
                 self._take_progress(frame, now)
-            case MessageAsked():
+            case frames.MessageAsked():
                 # A late one of an older connection may be of an answer that has ended there.
                 if link == self._link:
                     self._watches.asked(frame, now=now)
-            case Watching() | ConversationChanged():
+            case frames.Watching() | frames.ConversationChanged():
                 self._watches.take(frame, now=now)
-            case (
-                History()
-                | Conversations()
-                | Conversation()
-                | UploadState()
-                | AttachmentPiece()
-                | TokenRenewed()
-                | Budget()
-            ):
+            case _ if isinstance(frame, ReplyFrame):
                 self._effects.extend(self._calls.answered(frame))
-                if isinstance(frame, History):
+                if isinstance(frame, frames.History):
                     self._watches.take(frame, now=now)
-            case Error():
+            case frames.Error():
                 self._take_error(link, frame, now)
-            case Welcome() | Pong() | GoAway():
+            case frames.Welcome() | frames.Pong() | frames.GoAway():
                 if link == self._link:
                     self._take_own(frame, now)
 
-    def _take_own(self, frame: Welcome | Pong | GoAway, now: float) -> None:
+    def _take_own(self, frame: frames.Welcome | frames.Pong | frames.GoAway, now: float) -> None:
         """What the present connection says about itself."""
         match frame:
-            case Welcome():
+            case frames.Welcome():
                 if self._is_our_store(frame.server):
                     self._take_welcome(frame, now)
-            case Pong():
+            case frames.Pong():
                 self._effects.extend(self._calls.pong(now=now))
-            case GoAway():
+            case frames.GoAway():
                 self._effects.append(Replace(frame.deadline_ms / 1000))
 
-    def _take_welcome(self, welcome: Welcome, now: float) -> None:
+    def _take_welcome(self, welcome: frames.Welcome, now: float) -> None:
         is_first, self._welcome = self._welcome is None, welcome
         every_ms = welcome.limits.progress_ms
         self._questions.progress_s = None if every_ms is None else every_ms / 1000
@@ -403,7 +368,7 @@ class Session:
         else:
             self._effects.extend(effects)
 
-    def _take_accepted(self, frame: MessageAccepted, now: float) -> None:
+    def _take_accepted(self, frame: frames.MessageAccepted, now: float) -> None:
         exchange = self._questions.get(frame.request_id)
         if exchange is not None:
             exchange.conversation_id = frame.conversation_id
@@ -412,7 +377,7 @@ class Session:
             event = Queued(position=frame.position, conversation_id=frame.conversation_id)
             self._questions.emit(exchange, event)
 
-    def _take_progress(self, frame: MessageProgress, now: float) -> None:
+    def _take_progress(self, frame: frames.MessageProgress, now: float) -> None:
         """A sign of life. It says nothing of the text, and a late one of an older attempt says nothing at all."""
         exchange = self._questions.get(frame.request_id)
         if exchange is None:
@@ -427,7 +392,7 @@ class Session:
     def _take_answer(self, frame: AnswerFrame, now: float) -> None:
         exchange = self._questions.get(frame.request_id)
         if exchange is None:
-            if isinstance(frame, MessageResponse):
+            if isinstance(frame, frames.MessageResponse):
                 self._calls.ending_received(frame.request_id)
             self._watches.answered(frame, now=now)
             return
@@ -462,7 +427,7 @@ class Session:
         else:
             self._questions.fail(exchange, outcome, now=now)
 
-    def _take_error(self, link: int, error: Error, now: float) -> None:
+    def _take_error(self, link: int, error: frames.Error, now: float) -> None:
         if error.code is ErrorCode.SESSION_REPLACED:
             if link == self._link:
                 self._stop(SessionReplaced())
@@ -515,7 +480,7 @@ class Session:
         self._questions.opened(now=now)
         self._effects.extend(self._calls.opened(now=now))
 
-    def _is_our_store(self, server: ServerInfo | None) -> bool:
+    def _is_our_store(self, server: frames.ServerInfo | None) -> bool:
         """Whether it is the one expected, as far as the server says; if not, the session is stopped."""
         if self._store is None or server is None or server.store_id is None:
             return True
@@ -538,11 +503,11 @@ class Session:
             raise unsupported()
 
     def _check_open(self) -> None:
-        if self._stopped is not None:
-            raise self._stopped.with_traceback(None)
+        if self.stopped is not None:
+            raise self.stopped.with_traceback(None)
 
     def _stop(self, error: AnswerbackError) -> None:
-        self._stopped = error
+        self.stopped = error
         self._link = None
         self._effects.append(Stop(error))
         self._questions.stop(error)

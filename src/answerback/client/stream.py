@@ -3,22 +3,11 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar, cast
 
 from answerback.client.errors import AnswerbackError, AnswerRestarted
-from answerback.client.events import (
-    Answer,
-    Done,
-    Event,
-    PartStarted,
-    PartText,
-    Queued,
-    Restarted,
-    Text,
-    Thinking,
-    Uploading,
-)
+from answerback.client.events import Answer, Done, Event, Queued, Thinking, Uploading
+from answerback.core.assembly import PartStarted, PartText, Restarted, Text
 
 Outcome: TypeAlias = Answer | AnswerbackError
 
@@ -153,9 +142,7 @@ class AnswerStream:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._outcome is None:
             self._abandon(self.request_id)
 

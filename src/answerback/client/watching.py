@@ -4,7 +4,6 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
 
 from answerback.client.driver import Driver
@@ -62,9 +61,7 @@ class Watch(ABC, Generic[T]):
             raise self._error
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._entered -= 1
         if not self._entered:
             self.close()

@@ -129,12 +129,13 @@ AnswerFrame: TypeAlias = MessageStarted | MessageDelta | MessageResponse
 class Assembly:
     """One request's answer as the client has it.
 
-    `attempt` and `length` (code points) are the resume point. After `Ended` or `Broken` every frame is swallowed.
+    `attempt` and `length` (code points) are the resume point. `has_started`: the model is known to work, or to have
+    worked, on the request. `is_over`: `Ended` or `Broken` was emitted, and every frame is swallowed.
     """
 
     __slots__ = (
-        *("_bytes", "_held", "_is_over", "_max_bytes", "_parts", "_pieces", "_shown", "_shown_length"),
-        *("_started", "_streamed", "attempt", "length"),
+        *("_bytes", "_held", "_max_bytes", "_parts", "_pieces", "_shown", "_shown_length", "_streamed"),
+        *("attempt", "has_started", "is_over", "length"),
     )
 
     def __init__(self, *, streamed: bool, max_bytes: int = MAX_ANSWER_BYTES) -> None:
@@ -142,9 +143,9 @@ class Assembly:
         self._streamed = streamed
         self._max_bytes = max_bytes
         self._clear()
-        self._started = False
+        self.has_started = False
         self._held: MessageResponse | None = None
-        self._is_over = False
+        self.is_over = False
 
     @property
     def text(self) -> str:
@@ -172,23 +173,13 @@ class Assembly:
         """Whether its ending has come, and not all that is before it."""
         return self._held is not None and self.length < self._held.length
 
-    @property
-    def is_over(self) -> bool:
-        """Whether the ending has been emitted."""
-        return self._is_over
-
-    @property
-    def has_started(self) -> bool:
-        """Whether the model is known to work, or to have worked, on the request."""
-        return self._started
-
     def receive(self, frame: AnswerFrame) -> list[AssemblyEvent]:
         """Take one frame about this request. Returns what it changed, in order.
 
         Never raises for what a server sent: a contradiction is the event `Broken`.
         """
         events: list[AssemblyEvent] = []
-        if self._is_over or frame.attempt < self.attempt:
+        if self.is_over or frame.attempt < self.attempt:
             return events
         if frame.attempt == 0 and not isinstance(frame, MessageResponse):
             return events  # attempts count from 1; only a request that never ran ends without one
@@ -205,7 +196,7 @@ class Assembly:
 
     def so_far(self) -> list[Started | Text | PartStarted | PartText]:
         """The events that lead to what there is now, for a reader that comes late."""
-        events: list[Started | Text | PartStarted | PartText] = [Started(self.attempt)] if self._started else []
+        events: list[Started | Text | PartStarted | PartText] = [Started(self.attempt)] if self.has_started else []
         shown = 0
         for part, (kind, name, pieces) in enumerate(self._parts):
             if kind == TEXT:
@@ -224,10 +215,10 @@ class Assembly:
             self.attempt = attempt
             self._held = None
             self._clear()
-            if showed or (says_start and self._started):
+            if showed or (says_start and self.has_started):
                 events.append(Restarted(attempt))
-        if says_start and not self._started:
-            self._started = True
+        if says_start and not self.has_started:
+            self.has_started = True
             events.append(Started(attempt))
 
     def _clear(self) -> None:
@@ -326,11 +317,11 @@ class Assembly:
         events.extend((Restarted(self.attempt), Missing()))
 
     def _finish(self, response: MessageResponse, events: list[AssemblyEvent]) -> None:
-        self._is_over = True
+        self.is_over = True
         self._held = None
         events.append(Ended(response, self.text, self.parts))
 
     def _break(self, detail: str, events: list[AssemblyEvent]) -> None:
-        self._is_over = True
+        self.is_over = True
         self._held = None
         events.append(Broken(detail))

@@ -36,17 +36,16 @@ WHAT_THIS_IS: Final = (
 )
 
 
+@dataclass(eq=False)
 class HandshakeError(Exception):
     """An upgrade request that is answered with an HTTP status instead of a socket.
 
     `text` says what to do and quotes nothing of the request.
     """
 
-    def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(status, text)
-        self.status = status
-        self.text = text
-        self.headers = dict(headers or {})
+    status: int
+    text: str
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.status}: {self.text}"
@@ -170,10 +169,11 @@ def validate(request: UpgradeRequest, rules: Rules) -> Handshake:
     check_page(request, rules)
     if request.method is not None:
         _check_websocket(request)
+    subprotocol, session_id, user_id = _subprotocol(request), _id_of(request, "sessionId"), _id_of(request, "userId")
     return Handshake(
-        subprotocol=_subprotocol(request),
-        session_id=_id_of(request, "sessionId"),
-        user_id=_user_id_of(request),
+        subprotocol=subprotocol,
+        session_id=session_id,
+        user_id=None if user_id is None else normal_id(user_id),
         user_agent=(request.header("user-agent") or "")[:MAX_USER_AGENT],
     )
 
@@ -293,11 +293,6 @@ def _id_of(request: UpgradeRequest, name: str) -> str | None:
     if not is_id(value):
         raise HandshakeError(400, f"{name} must be 1 to {MAX_ID_LENGTH} visible characters.")
     return value
-
-
-def _user_id_of(request: UpgradeRequest) -> str | None:
-    user_id = _id_of(request, "userId")
-    return None if user_id is None else normal_id(user_id)
 
 
 def _lower(items: list[str]) -> list[str]:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeAlias, TypeVar, cast
 
 import msgspec
@@ -32,16 +33,7 @@ from answerback.gateway.metrics import CONTENT_TYPE, Metrics
 from answerback.gateway.queue import InProcessQueue
 from answerback.gateway.reload import Reloaded
 from answerback.gateway.sockets import Sockets
-from answerback.ports import (
-    Connections,
-    Gone,
-    Requests,
-    Sent,
-    Slow,
-    StoredUser,
-    Unavailable,
-    Users,
-)
+from answerback.ports import Connections, Gone, Requests, Sent, Slow, StoredUser, Unavailable, Users
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Error, is_id
 from answerback.protocol.limits import MAX_ID_LENGTH
@@ -68,14 +60,13 @@ _LIMIT_WORDS: Final = {None: "default", 0: "off"}
 _IS_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
+@dataclass(eq=False)
 class _Failure(Exception):
     """An answer of the admin port that is an error, in the form of API Gateway's management API."""
 
-    def __init__(self, status: int, kind: str, text: str) -> None:
-        super().__init__(status, kind, text)
-        self.status = status
-        self.kind = kind
-        self.text = text
+    status: int
+    kind: str
+    text: str
 
 
 # --- bodies -------------------------------------------------------------------------------------------------
@@ -115,42 +106,27 @@ class _BlockedBody(msgspec.Struct, rename="camel"):
 # --- the port -----------------------------------------------------------------------------------------------
 
 
+@dataclass(eq=False, kw_only=True)
 class Admin:
     """Answers the requests of the admin port. `clock`: epoch milliseconds."""
 
-    def __init__(
-        self,
-        *,
-        key: AdminKey,
-        metrics_key: AdminKey,
-        sockets: Sockets,
-        connections: Connections,
-        requests: Requests,
-        users: Users,
-        canceller: Canceller,
-        health: Health,
-        metrics: Metrics,
-        queue: InProcessQueue,
-        console: Console,
-        reload: Callable[[], Reloaded],
-        clock: Callable[[], int],
-        host: str | None = None,
-    ) -> None:
-        self._key = key
-        self._metrics_key = metrics_key
-        self._reload_now = reload
-        self._sockets = sockets
-        self._connections = connections
-        self._requests = requests
-        self._users = users
-        self._canceller = canceller
-        self._health = health
-        self._metrics = metrics
-        self._queue = queue
-        self._console = console
-        self._clock = clock
-        self._hosts = Hosts.of(host or HOST, ())
-        self._host = host
+    key: AdminKey
+    metrics_key: AdminKey
+    sockets: Sockets
+    connections: Connections
+    requests: Requests
+    users: Users
+    canceller: Canceller
+    health: Health
+    metrics: Metrics
+    queue: InProcessQueue
+    console: Console
+    reload: Callable[[], Reloaded]
+    clock: Callable[[], int]
+    host: str | None = None
+
+    def __post_init__(self) -> None:
+        self._hosts = Hosts.of(self.host or HOST, ())
         self._router = web.UrlDispatcher()
         routes: tuple[tuple[str, str, _Handler], ...] = (
             ("GET", "/healthz", self._get_health),
@@ -185,7 +161,7 @@ class Admin:
     async def start(self, port: int) -> int:
         """Listen; the port. Raises: OSError: it cannot be bound."""
         self._http = Server(self.answer, max_connections=MAX_CONNECTIONS, handshake_timeout_s=REQUEST_TIMEOUT_S)
-        hosts = [HOST] if self._host is None else ["0.0.0.0"] if self._host == "0.0.0.0" else [HOST, self._host]  # noqa: S104
+        hosts = [HOST] if self.host is None else ["0.0.0.0"] if self.host == "0.0.0.0" else [HOST, self.host]  # noqa: S104
         for host in dict.fromkeys(hosts):
             server = await asyncio.get_running_loop().create_server(self._http, host, port)
             self._servers.append(server)
@@ -233,18 +209,18 @@ class Admin:
 
     def _opens(self, request: web.BaseRequest, handler: _Handler) -> bool:
         shown = request.headers.get("Authorization")
-        return self._key.opens(shown) or (handler == self._get_metrics and self._metrics_key.opens(shown))
+        return self.key.opens(shown) or (handler == self._get_metrics and self.metrics_key.opens(shown))
 
     async def _get_health(self, request: web.BaseRequest) -> web.Response:
-        is_good = await self._health.is_good()
-        if self._host is not None and not self._key.opens(request.headers.get("Authorization")):
+        is_good = await self.health.is_good()
+        if self.host is not None and not self.key.opens(request.headers.get("Authorization")):
             return health_response(is_good=is_good)
         body = {
             "status": "ok" if is_good else "unavailable",
             "version": answerback.__version__,
-            "connections": len(self._sockets),
-            "queueDepth": self._queue.depth,
-            "running": self._queue.running,
+            "connections": len(self.sockets),
+            "queueDepth": self.queue.depth,
+            "running": self.queue.running,
         }
         return json_response(200 if is_good else 503, body)
 
@@ -252,19 +228,19 @@ class Admin:
         return page_response()
 
     async def _get_overview(self, _: web.BaseRequest) -> web.Response:
-        return json_response(200, self._console.overview(is_healthy=await self._health.is_good()))
+        return json_response(200, self.console.overview(is_healthy=await self.health.is_good()))
 
     async def _get_metrics(self, _: web.BaseRequest) -> web.Response:
-        return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=self.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _reload(self, _: web.BaseRequest) -> web.Response:
-        return json_response(200, self._reload_now())
+        return json_response(200, self.reload())
 
     # --- the management API
 
     async def _get_connection(self, _: web.BaseRequest, connection_id: str) -> web.Response:
-        connection = await self._connections.get(connection_id)
-        socket = self._sockets.get(connection_id)
+        connection = await self.connections.get(connection_id)
+        socket = self.sockets.get(connection_id)
         if connection is None or socket is None or not socket.is_open:
             raise _gone()
         body = {
@@ -282,7 +258,7 @@ class Admin:
             data.decode()
         except UnicodeDecodeError:
             raise _bad_request("The data must be text in UTF-8.") from None
-        socket = self._sockets.get(connection_id)
+        socket = self.sockets.get(connection_id)
         match Gone() if socket is None else socket.send(data):
             case Sent():
                 return web.Response(status=200)
@@ -292,7 +268,7 @@ class Admin:
                 raise _gone()
 
     async def _delete_connection(self, request: web.BaseRequest, connection_id: str) -> web.Response:
-        socket = self._sockets.get(connection_id)
+        socket = self.sockets.get(connection_id)
         if socket is None or not socket.is_open:
             raise _gone()
         _note(request, "a connection was closed", connectionId=connection_id)
@@ -302,16 +278,16 @@ class Admin:
     # --- live requests
 
     async def _list_requests(self, _: web.BaseRequest) -> web.Response:
-        records = await self._requests.unfinished()
+        records = await self.requests.unfinished()
         shown = [_request_body(record) for record in records[:MAX_LISTED]]
         return json_response(200, {"total": len(records), "requests": shown})
 
     async def _cancel_request(self, request: web.BaseRequest, user_id: str, request_id: str) -> web.Response:
-        record = await self._requests.read(RequestKey(normal_id(user_id), request_id))
+        record = await self.requests.read(RequestKey(normal_id(user_id), request_id))
         if record is None:
             raise _Failure(404, "NotFoundException", "There is no such request. GET /requests lists the live ones.")
         _note(request, "a request was cancelled", userId=user_id, requestId=request_id)
-        match await self._canceller.cancel(record):
+        match await self.canceller.cancel(record):
             case Pending(record=record):
                 return json_response(202, _request_body(record))
             case Ended(record=record):
@@ -326,12 +302,12 @@ class Admin:
         limit = request.query.get("limit", "100")
         if not (limit.isascii() and limit.isdigit() and len(limit) < 9 and 1 <= int(limit) <= MAX_LISTED):
             raise _bad_request(f"limit must be a whole number from 1 to {MAX_LISTED}.")
-        found = await self._users.users(after=request.query.get("after"), limit=int(limit))
+        found = await self.users.users(after=request.query.get("after"), limit=int(limit))
         return json_response(200, {"users": [await self._user_body(request, user) for user in found]})
 
     async def _get_user(self, request: web.BaseRequest, user_id: str) -> web.Response:
         """`?with=budgets`"""
-        user = await self._users.user(user_id)
+        user = await self.users.user(user_id)
         if user is None:
             raise _no_user()
         return json_response(200, await self._user_body(request, user))
@@ -344,7 +320,7 @@ class Admin:
 
     async def _export_user(self, request: web.BaseRequest, user_id: str) -> web.StreamResponse:
         """Send a line of JSON for each thing that is stored. What is cut off in the middle was not all of it."""
-        lines = self._users.export(user_id)
+        lines = self.users.export(user_id)
         first = await anext(lines, None)
         if first is None:
             raise _no_user()
@@ -365,8 +341,8 @@ class Admin:
     async def _delete_user(self, request: web.BaseRequest, user_id: str) -> web.Response:
         _note(request, "a user is to be erased", userId=user_id)
         # No app may wait for ever for an answer that is erased.
-        await self._canceller.end_sessions(normal_id(user_id))
-        if not await self._users.delete_user(user_id):
+        await self.canceller.end_sessions(normal_id(user_id))
+        if not await self.users.delete_user(user_id):
             raise _no_user()
         return json_response(200, {"userId": user_id, "deleted": True})
 
@@ -374,25 +350,25 @@ class Admin:
         _check_user(user_id)
         how = 'Send {"perMinute": N}: a whole number, 0 for no limit, null for the default.'
         per_minute = (await _read(request, _LimitBody, how)).per_minute
-        await self._users.set_limit(user_id, per_minute, now_ms=self._clock())
+        await self.users.set_limit(user_id, per_minute, now_ms=self.clock())
         _note(request, f"a rate limit was set to {_LIMIT_WORDS.get(per_minute, per_minute)}", userId=user_id)
         return json_response(200, {"userId": user_id, "perMinute": per_minute})
 
     async def _set_blocked(self, request: web.BaseRequest, user_id: str) -> web.Response:
         _check_user(user_id)
         blocked = (await _read(request, _BlockedBody, 'Send {"blocked": true} or {"blocked": false}.')).blocked
-        await self._users.set_blocked(user_id, blocked=blocked, now_ms=self._clock())
+        await self.users.set_blocked(user_id, blocked=blocked, now_ms=self.clock())
         _note(request, f"a user was {'blocked' if blocked else 'unblocked'}", userId=user_id)
         if blocked:
-            await self._canceller.end_sessions(normal_id(user_id), why=Error(code=ErrorCode.FORBIDDEN, message=BLOCKED))
+            await self.canceller.end_sessions(normal_id(user_id), why=Error(code=ErrorCode.FORBIDDEN, message=BLOCKED))
         return json_response(200, {"userId": user_id, "blocked": blocked})
 
     async def _set_retention(self, request: web.BaseRequest, user_id: str) -> web.Response:
         _check_user(user_id)
         how = 'Send {"keepDays": N}, null for the default, and perhaps "conversationId".'
         kept = await _read(request, _RetentionBody, how)
-        if not await self._users.set_retention(
-            user_id, kept.keep_days, now_ms=self._clock(), conversation_id=kept.conversation_id
+        if not await self.users.set_retention(
+            user_id, kept.keep_days, now_ms=self.clock(), conversation_id=kept.conversation_id
         ):
             raise _Failure(404, "NotFoundException", "There is no such conversation.")
         about = {} if kept.conversation_id is None else {"conversationId": kept.conversation_id}
@@ -404,7 +380,7 @@ class Admin:
         team = (await _read(request, _TeamBody, how)).team
         if not is_id(user_id) or (team is not None and not is_id(team)):
             raise _bad_request(how)
-        await self._users.set_team(user_id, team, now_ms=self._clock())
+        await self.users.set_team(user_id, team, now_ms=self.clock())
         _note(request, f"a team was set to {team}", userId=user_id)
         return json_response(200, {"userId": user_id, "team": team})
 
@@ -415,7 +391,7 @@ class Admin:
         how = 'Send {"period": "day"|"month", "budget": {"limit": N, "unit": "tokens"|"microUsd"}}, or null for none.'
         body = await _read(request, _BudgetBody, how)
         budget = None if body.budget is None else Budget(body.budget.limit, body.budget.unit, body.period)
-        await self._users.set_budget(holder, body.period, budget, now_ms=self._clock())
+        await self.users.set_budget(holder, body.period, budget, now_ms=self.clock())
         told = "none" if budget is None else shown(budget.limit, budget.unit)
         _note(request, f"the budget of a {body.period} was set to {told}", holder=holder)
         return await self._get_budgets(request, holder)
@@ -426,11 +402,11 @@ class Admin:
     async def _budgets(self, holder: str) -> list[dict[str, object]]:
         return [
             {**budget._asdict(), **counter._asdict(), "opensAtMs": opens_at_ms}
-            for budget, counter, opens_at_ms in await self._users.budgets(holder, now_ms=self._clock())
+            for budget, counter, opens_at_ms in await self.users.budgets(holder, now_ms=self.clock())
         ]
 
     async def _list_teams(self, _: web.BaseRequest) -> web.Response:
-        return json_response(200, {"teams": list(await self._users.teams())})
+        return json_response(200, {"teams": list(await self.users.teams())})
 
     async def _list_usage(self, request: web.BaseRequest) -> web.Response:
         """`?user=ID&since=YYYY-MM-DD&by=model`"""
@@ -438,7 +414,7 @@ class Admin:
         if since is not None and not _IS_DAY.fullmatch(since):
             raise _bad_request("since must be a day, YYYY-MM-DD.")
         by_model = request.query.get("by") == "model"
-        found = await self._users.usage(request.query.get("user"), since_day=since, by_model=by_model)
+        found = await self.users.usage(request.query.get("user"), since_day=since, by_model=by_model)
         return json_response(200, {"usage": [row_as_json(day) for day in found]})
 
 

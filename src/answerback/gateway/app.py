@@ -104,17 +104,13 @@ class Gateway:
         self._stop_asked = asyncio.Event()
         self._skip_grace = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
-        self._port = 0
+        self.port = 0
+        """Of the sockets."""
         self._admin_port: int | None = None
         self._queue: InProcessQueue | None = None
         self.sockets = Sockets()
 
     # --- where it listens
-
-    @property
-    def port(self) -> int:
-        """The port of the sockets."""
-        return self._port
 
     @property
     def url(self) -> str:
@@ -132,7 +128,7 @@ class Gateway:
 
     def _url(self, host: str) -> str:
         scheme = "ws" if self._settings.tls_cert is None else "wss"
-        return f"{scheme}://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self._port}"
+        return f"{scheme}://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"
 
     @property
     def admin_url(self) -> str | None:
@@ -213,7 +209,7 @@ class Gateway:
         queue = self._queue = (
             InProcessQueue(slots=slots, clock=clock) if fleet is None else fleet.queue(slots=slots, clock=clock)
         )
-        connections = MemoryConnections() if fleet is None else fleet.connections()
+        connections = MemoryConnections() if fleet is None else fleet.connections
         sender = SocketSender(self.sockets) if fleet is None else fleet.sender(self.sockets)
         nodes = self._alone(clock()) if fleet is None else fleet.nodes
         metrics = Metrics(
@@ -345,7 +341,7 @@ class Gateway:
         for check in (_warn_of_prices(store, front_settings.quota.tariff), *map(_warn_of, models.values())):
             background.start(check, name="check of a model")
         self._stack.push_async_callback(background.settle, grace_s=0)
-        self._port = await listener.start(settings.host, settings.port, tls=self._reloader.tls)
+        self.port = await listener.start(settings.host, settings.port, tls=self._reloader.tls)
         log.info("listening on %s, address %s", ", ".join(self.urls), settings.host or "0.0.0.0")  # noqa: S104
 
     async def _open_admin(self, admin: Admin) -> None:

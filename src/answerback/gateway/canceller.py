@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -24,41 +25,29 @@ END_TIMEOUT_S: Final = 5.0
 POLL_EVERY_S: Final = 0.02
 
 
+@dataclass(eq=False, kw_only=True)
 class Canceller:
     """Cancels in the record, as an app's own cancellation does, and sees to it that the app receives the ending.
 
     `changed` is called with a record that was changed while its request runs.
     """
 
-    def __init__(
-        self,
-        *,
-        requests: Requests,
-        connections: Connections,
-        sockets: Sockets,
-        sender: Sender,
-        queue: InProcessQueue,
-        delivery_sender: DeliverySender,
-        changed: Callable[[Record], None],
-        clock: Callable[[], int],
-        end_timeout_s: float = END_TIMEOUT_S,
-    ) -> None:
-        self._requests = requests
-        self._connections = connections
-        self._sockets = sockets
-        self._sender = sender
-        self._queue = queue
-        self._delivery_sender = delivery_sender
-        self._changed = changed
-        self._clock = clock
-        self._end_timeout_s = end_timeout_s
+    requests: Requests
+    connections: Connections
+    sockets: Sockets
+    sender: Sender
+    queue: InProcessQueue
+    delivery_sender: DeliverySender
+    changed: Callable[[Record], None]
+    clock: Callable[[], int]
+    end_timeout_s: float = END_TIMEOUT_S
 
     async def cancel(self, record: Record) -> Pending | Ended | Conflict:
         """Cancel one request: a waiting one has then ended, a running one is about to. Raises: Unavailable."""
-        cancel = partial(changes.cancel, refusal_record=record, now_ms=self._clock())
-        outcome = await self._requests.change(record.key, cancel)
+        cancel = partial(changes.cancel, refusal_record=record, now_ms=self.clock())
+        outcome = await self.requests.change(record.key, cancel)
         if isinstance(outcome, Pending):
-            self._changed(outcome.record)
+            self.changed(outcome.record)
         elif isinstance(outcome, Ended):
             await self._announce(outcome)
         return outcome
@@ -71,10 +60,10 @@ class Canceller:
         try:
             await self._end_requests(user_id)
         finally:
-            await self._close_connections(user_id, why)
+            await self.close_sessions(user_id, why)
 
     async def _end_requests(self, user_id: str) -> None:
-        unfinished = [record for record in await self._requests.unfinished() if normal_id(record.user_id) == user_id]
+        unfinished = [record for record in await self.requests.unfinished() if normal_id(record.user_id) == user_id]
         # The newest first: were a running one to end before them, the next of its ordering key would begin.
         outcomes = [await self.cancel(record) for record in reversed(unfinished)]
         running = [outcome.record for outcome in outcomes if isinstance(outcome, Pending)]
@@ -82,35 +71,32 @@ class Canceller:
         for record in running:
             await self._end(record)
 
-    async def close_sessions(self, user_id: str) -> None:
-        """Close the connections that a user has here."""
-        await self._close_connections(user_id, None)
-
-    async def _close_connections(self, user_id: str, why: Error | None) -> None:
-        for socket in self._sockets:
-            connection = await self._connections.get(socket.connection_id)
+    async def close_sessions(self, user_id: str, why: Error | None = None) -> None:
+        """Send `why` to the connections that a user has here, and close them."""
+        for socket in self.sockets:
+            connection = await self.connections.get(socket.connection_id)
             if connection is not None and connection.user_id == user_id:
                 if why is not None:
-                    await self._sender.send(socket.connection_id, why)
-                await self._sender.close(socket.connection_id)
+                    await self.sender.send(socket.connection_id, why)
+                await self.sender.close(socket.connection_id)
 
     async def _wait_for(self, running: Sequence[Record]) -> None:
         """Return when the workers have stored and sent the endings, or after a while."""
         try:
-            async with asyncio.timeout(self._end_timeout_s):
-                while any(record.key in self._queue for record in running):  # noqa: ASYNC110 - rare and short
+            async with asyncio.timeout(self.end_timeout_s):
+                while any(record.key in self.queue for record in running):  # noqa: ASYNC110 - rare and short
                     await asyncio.sleep(POLL_EVERY_S)
         except TimeoutError:
             log.warning("a cancelled answer does not end; the request ends without its worker")
 
     async def _end(self, record: Record) -> None:
         """End a cancelled request whose worker did not. That fences the worker."""
-        expire = partial(changes.expire, now_ms=self._clock(), code=ErrorCode.TIMEOUT)
-        outcome = await self._requests.change(record.key, expire)
+        expire = partial(changes.expire, now_ms=self.clock(), code=ErrorCode.TIMEOUT)
+        outcome = await self.requests.change(record.key, expire)
         if isinstance(outcome, Ended):
             await self._announce(outcome)
 
     async def _announce(self, ended: Ended) -> None:
         if ended.is_new:
-            await self._delivery_sender.announce(ended)
-            await self._queue.forget(ended.record.key)
+            await self.delivery_sender.announce(ended)
+            await self.queue.forget(ended.record.key)

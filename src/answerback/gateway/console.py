@@ -9,7 +9,9 @@ import re
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -33,93 +35,54 @@ class NodeBody(msgspec.Struct, rename="camel", kw_only=True):
     facts: Mapping[str, int]
 
 
-class _ModelBody(msgspec.Struct, rename="camel", kw_only=True):
-    model: str
-    slots: int
-    running: int
-    waiting: int
-    completed: int
-    failed: int
-    cancelled: int
-    input_tokens: int
-    output_tokens: int
-
-
-class _CodeBody(msgspec.Struct, rename="camel", kw_only=True):
-    """How often an answer failed with the code, and how often something was refused with it."""
-
-    code: str
-    failed: int
-    refused: int
-
-
-class _OverviewBody(msgspec.Struct, rename="camel", kw_only=True):
-    """Counts are of this gateway, since its start."""
-
-    now: str
-    version: str
-    healthy: bool
-    rate_limit: int
-    nodes: Sequence[NodeBody]
-    models: Sequence[_ModelBody]
-    errors: Sequence[_CodeBody]
-
-
+@dataclass(eq=False, kw_only=True)
 class Console:
     """Makes the overview. `nodes`: the gateways of the fleet, this one first. `rate_limit`: of who has no own one."""
 
-    def __init__(
-        self,
-        *,
-        counts: Counts,
-        queue: InProcessQueue,
-        nodes: Callable[[], Sequence[NodeBody]],
-        rate_limit: int,
-        clock: Callable[[], int],
-    ) -> None:
-        self._counts = counts
-        self._queue = queue
-        self._nodes = nodes
-        self._rate_limit = rate_limit
-        self._clock = clock
+    counts: Counts
+    queue: InProcessQueue
+    nodes: Callable[[], Sequence[NodeBody]]
+    rate_limit: int
+    clock: Callable[[], int]
 
-    def overview(self, *, is_healthy: bool) -> _OverviewBody:
-        """What `GET /overview` answers."""
-        refused = self._counts.refusals
+    def overview(self, *, is_healthy: bool) -> dict[str, Any]:
+        """What `GET /overview` answers. Counts are of this gateway, since its start."""
+        refused = self.counts.refusals
         failed: Counter[str] = Counter()
-        for (_, _, code), number in self._counts.endings.items():
+        for (_, _, code), number in self.counts.endings.items():
             if code:
                 failed[code] += number
-        return _OverviewBody(
-            now=iso(self._clock()),
-            version=answerback.__version__,
-            healthy=is_healthy,
-            rate_limit=self._rate_limit,
-            nodes=self._nodes(),
-            models=self._models(),
-            errors=[
-                _CodeBody(code=code, failed=failed[code], refused=refused[code]) for code in sorted({*failed, *refused})
+        return {
+            "now": iso(self.clock()),
+            "version": answerback.__version__,
+            "healthy": is_healthy,
+            "rateLimit": self.rate_limit,
+            "nodes": self.nodes(),
+            "models": self._models(),
+            # How often an answer failed with the code, and how often something was refused with it.
+            "errors": [
+                {"code": code, "failed": failed[code], "refused": refused[code]} for code in sorted({*failed, *refused})
             ],
-        )
+        }
 
-    def _models(self) -> list[_ModelBody]:
+    def _models(self) -> list[dict[str, Any]]:
         ended: Counter[tuple[str, str]] = Counter()
-        for (model, status, _), number in self._counts.endings.items():
+        for (model, status, _), number in self.counts.endings.items():
             ended[model, status] += number
-        tokens = self._counts.tokens
+        tokens = self.counts.tokens
         return [
-            _ModelBody(
-                model=model,
-                slots=load.slots,
-                running=load.running,
-                waiting=load.waiting,
-                completed=ended[model, Status.COMPLETED.value],
-                failed=ended[model, Status.FAILED.value],
-                cancelled=ended[model, Status.CANCELLED.value],
-                input_tokens=tokens[model, "input"],
-                output_tokens=tokens[model, "output"],
-            )
-            for model, load in self._queue.loads.items()
+            {
+                "model": model,
+                "slots": load.slots,
+                "running": load.running,
+                "waiting": load.waiting,
+                "completed": ended[model, Status.COMPLETED.value],
+                "failed": ended[model, Status.FAILED.value],
+                "cancelled": ended[model, Status.CANCELLED.value],
+                "inputTokens": tokens[model, "input"],
+                "outputTokens": tokens[model, "output"],
+            }
+            for model, load in self.queue.loads.items()
         ]
 
 

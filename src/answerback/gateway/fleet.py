@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Container, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Coroutine, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 from zlib import crc32
 
@@ -24,7 +24,7 @@ from answerback.gateway.console import NodeBody
 from answerback.gateway.queue import InProcessQueue
 from answerback.gateway.sockets import Sockets, SocketSender
 from answerback.ports import Bound, Gone, Place, Requests, Sent, Slow, Superseded, Unavailable, Watcher
-from answerback.protocol.codec import encode
+from answerback.protocol.codec import encode, pieces_of
 from answerback.protocol.frames import ServerFrame
 from answerback.service.worker import Worker
 from answerback.stores.connections import MemoryConnections
@@ -85,17 +85,6 @@ class Notices(Protocol):
 def node_of(connection_id: str) -> str:
     """The gateway that has the connection: its id ends in its name."""
     return connection_id.rpartition("@")[2]
-
-
-def pieces_of(frame: bytes) -> Iterator[str]:
-    """The text of a frame, cut between characters so that each piece goes into a notice."""
-    start = 0
-    while start < len(frame):
-        end = start + PIECE_BYTES
-        while end < len(frame) and frame[end] & 0xC0 == 0x80:
-            end -= 1
-        yield frame[start:end].decode()
-        start = end
 
 
 class FleetConnections(MemoryConnections):
@@ -189,7 +178,7 @@ class FleetSender(SocketSender):
         if connection_id in self._gone or not self._is_alive(node):
             return Gone()
         encoded = encode(frame)
-        *pieces, last = pieces_of(encoded)
+        *pieces, last = pieces_of(encoded, PIECE_BYTES)
         for text in pieces:
             self._notices.send(node, "frame", connection_id, None, text)
         self._notices.send(node, "frame", connection_id, [len(pieces) + 1, crc32(encoded)] if pieces else True, last)
@@ -288,7 +277,7 @@ class Fleet:
         self._close_user: Close | None = None
         self._close_replaced: Close | None = None
         self._on_outdated: Callable[[], None] | None = None
-        self._connections: FleetConnections | None = None
+        self.connections = FleetConnections(store)
         self._sessions_checked_at = 0.0
         self._own_checked_at = -math.inf
         self._counted = monotonic(), 0
@@ -324,10 +313,6 @@ class Fleet:
         """The database's time by this machine's clock: times in records are compared with those of other machines."""
         self._store.clock = clock = lambda: local() + self._nodes.offset_ms
         return clock
-
-    def connections(self) -> FleetConnections:
-        self._connections = FleetConnections(self._store)
-        return self._connections
 
     def sender(self, sockets: Sockets, kind: type[FleetSender] = FleetSender) -> FleetSender:
         self._sender = kind(sockets, self.node, self._notices, self.is_alive)
@@ -484,12 +469,12 @@ class Fleet:
             queue.arrange(records)
 
     async def _check_sessions(self) -> None:
-        if self._connections is None or self._close_replaced is None:
+        if self._close_replaced is None:
             return
         now = self._monotonic()
         if now - self._sessions_checked_at >= CHECK_SESSIONS_S:
             self._sessions_checked_at = now
-            for connection_id in await self._connections.replaced():
+            for connection_id in await self.connections.replaced():
                 await self._close_replaced(connection_id)
 
     # --- notices

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
 from answerback.core import defaults
 from answerback.core.delivery import COALESCE_MS
@@ -25,9 +25,10 @@ from answerback.settings import (
     VERSION,
     WHOLE_SECONDS,
     YES_NO,
-    Inner,
     Setting,
     choice,
+    inner,
+    setting,
     whole,
 )
 
@@ -59,38 +60,28 @@ class AuthSettings:
     `jwks_file`: RS256 and ES256. `issuer` and `audience` are pinned when set, and must be set with a JWKS.
     """
 
-    secret: Annotated[
-        str | None,
-        Setting(
-            AUTHENTICATION,
-            TEXT,
-            "Shared secret for HS256 tokens; better: --auth-secret-file.",
-            key="auth_secret",
-            is_secret=True,
-        ),
-    ] = None
-    secret_file: Annotated[
-        Path | None,
-        Setting(
-            AUTHENTICATION,
-            PATH,
-            "File with the secret: answerback token --new-secret FILE.",
-            key="auth_secret_file",
-        ),
-    ] = None
-    jwks_url: Annotated[
-        str | None, Setting(AUTHENTICATION, TEXT, "URL of the public keys for RS256 and ES256 tokens.")
-    ] = None
-    jwks_file: Annotated[Path | None, Setting(AUTHENTICATION, PATH, "File with the public keys.")] = None
-    issuer: Annotated[str | None, Setting(AUTHENTICATION, TEXT, "`iss` that tokens must have.")] = None
-    audience: Annotated[str | None, Setting(AUTHENTICATION, TEXT, "`aud` that tokens must have.")] = None
-    user_claim: Annotated[str, Setting(AUTHENTICATION, TEXT, "Claim that names the user.")] = defaults.USER_CLAIM
-    team_claim: Annotated[
-        str | None, Setting(AUTHENTICATION, TEXT, "Claim that names the user's team, whose budget then counts.")
-    ] = None
-    leeway_s: Annotated[
-        int, Setting(AUTHENTICATION, WHOLE_SECONDS, "Clock difference that is forgiven.", key="leeway")
-    ] = defaults.LEEWAY_S
+    secret: str | None = setting(
+        AUTHENTICATION,
+        TEXT,
+        "Shared secret for HS256 tokens; better: --auth-secret-file.",
+        None,
+        key="auth_secret",
+        is_secret=True,
+    )
+    secret_file: Path | None = setting(
+        AUTHENTICATION, PATH, "File with the secret: answerback token --new-secret FILE.", None, key="auth_secret_file"
+    )
+    jwks_url: str | None = setting(AUTHENTICATION, TEXT, "URL of the public keys for RS256 and ES256 tokens.", None)
+    jwks_file: Path | None = setting(AUTHENTICATION, PATH, "File with the public keys.", None)
+    issuer: str | None = setting(AUTHENTICATION, TEXT, "`iss` that tokens must have.", None)
+    audience: str | None = setting(AUTHENTICATION, TEXT, "`aud` that tokens must have.", None)
+    user_claim: str = setting(AUTHENTICATION, TEXT, "Claim that names the user.", defaults.USER_CLAIM)
+    team_claim: str | None = setting(
+        AUTHENTICATION, TEXT, "Claim that names the user's team, whose budget then counts.", None
+    )
+    leeway_s: int = setting(
+        AUTHENTICATION, WHOLE_SECONDS, "Clock difference that is forgiven.", defaults.LEEWAY_S, key="leeway"
+    )
 
     @property
     def is_on(self) -> bool:
@@ -102,62 +93,51 @@ class AuthSettings:
 class Caps:
     """Limits that keep one peer from harming the others. Counts, bytes and seconds."""
 
-    connections: Annotated[int, Setting(LIMITS, _MANY, "Open connections.", key="max_connections")] = 20_000
-    connections_per_user: Annotated[
-        int, Setting(LIMITS, _MANY, "Open connections per user.", key="max_connections_per_user")
-    ] = 1_000
-    pending_per_user: Annotated[
-        int, Setting(LIMITS, _MANY, "Unfinished requests per user.", key="max_pending_per_user")
-    ] = 1_000
-    watchers: Annotated[
-        int,
-        Setting(
-            LIMITS,
-            whole(0, 1_000),
-            "Devices of a user that are shown one conversation as it goes on; 0 = none.",
-            key="max_watchers",
-        ),
-    ] = MOST
-    frames_per_second: Annotated[
-        int, Setting(LIMITS, _MANY, "Frames per second from one user.", key="max_frames_per_second")
-    ] = 200
-    frames_burst: Annotated[int, Setting(LIMITS, _MANY, "Frames at once from one user.", key="max_frames_burst")] = (
-        2_000
+    connections: int = setting(LIMITS, _MANY, "Open connections.", 20_000, key="max_connections")
+    connections_per_user: int = setting(
+        LIMITS, _MANY, "Open connections per user.", 1_000, key="max_connections_per_user"
     )
-    message_bytes: Annotated[
-        int,
-        Setting(
-            LIMITS, whole(1024, MAX_MESSAGE_BYTES, metavar="BYTES"), "Size of one message.", key="max_message_bytes"
-        ),
-    ] = MAX_MESSAGE_BYTES
-    write_buffer_bytes: Annotated[int, Setting(LIMITS, _BYTES, "Bytes that wait for one slow reader.")] = 256 * 1024
-    handshake_timeout_s: Annotated[
-        float, Setting(TIME, SECONDS_ABOVE_0, "For the opening handshake.", key="handshake_timeout")
-    ] = 10.0
-    ping_interval_s: Annotated[
-        float, Setting(TIME, SECONDS_ABOVE_0, "Between pings that find dead connections.", key="ping_interval")
-    ] = 30.0
-    write_stall_timeout_s: Annotated[
-        float, Setting(TIME, SECONDS_ABOVE_0, "A reader that takes nothing is dropped.", key="write_stall_timeout")
-    ] = 300.0
+    pending_per_user: int = setting(LIMITS, _MANY, "Unfinished requests per user.", 1_000, key="max_pending_per_user")
+    watchers: int = setting(
+        LIMITS,
+        whole(0, 1_000),
+        "Devices of a user that are shown one conversation as it goes on; 0 = none.",
+        MOST,
+        key="max_watchers",
+    )
+    frames_per_second: int = setting(
+        LIMITS, _MANY, "Frames per second from one user.", 200, key="max_frames_per_second"
+    )
+    frames_burst: int = setting(LIMITS, _MANY, "Frames at once from one user.", 2_000, key="max_frames_burst")
+    message_bytes: int = setting(
+        LIMITS,
+        whole(1024, MAX_MESSAGE_BYTES, metavar="BYTES"),
+        "Size of one message.",
+        MAX_MESSAGE_BYTES,
+        key="max_message_bytes",
+    )
+    write_buffer_bytes: int = setting(LIMITS, _BYTES, "Bytes that wait for one slow reader.", 256 * 1024)
+    handshake_timeout_s: float = setting(
+        TIME, SECONDS_ABOVE_0, "For the opening handshake.", 10.0, key="handshake_timeout"
+    )
+    ping_interval_s: float = setting(
+        TIME, SECONDS_ABOVE_0, "Between pings that find dead connections.", 30.0, key="ping_interval"
+    )
+    write_stall_timeout_s: float = setting(
+        TIME, SECONDS_ABOVE_0, "A reader that takes nothing is dropped.", 300.0, key="write_stall_timeout"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogSettings:
     """How the gateway's log is written, on stderr."""
 
-    format: Annotated[
-        str, Setting(LOG, choice("text", "json"), "How log lines are written, on stderr.", key="log_format")
-    ] = "text"
-    level: Annotated[
-        str,
-        Setting(
-            LOG,
-            choice("debug", "info", "warning", "error"),
-            "Least severity that is logged.",
-            key="log_level",
-        ),
-    ] = "info"
+    format: str = setting(
+        LOG, choice("text", "json"), "How log lines are written, on stderr.", "text", key="log_format"
+    )
+    level: str = setting(
+        LOG, choice("debug", "info", "warning", "error"), "Least severity that is logged.", "info", key="log_level"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,105 +150,92 @@ class GatewaySettings:
     `allow_hosts`: `Host` names besides the loopback ones and `host`.
     """
 
-    host: Annotated[
-        str, Setting(LISTENING, TEXT, "Address to listen on; other than loopback only with authentication.")
-    ] = "127.0.0.1"
-    port: Annotated[int, Setting(LISTENING, PORT, "Port to listen on; 0 = any free one.")] = 8765
-    admin_port: Annotated[
-        int | None, Setting(LISTENING, PORT_OR_OFF, "Loopback port for health, metrics, management; 0 = any.")
-    ] = 8766
-    admin_host: Annotated[
-        str | None, Setting(LISTENING, TEXT, "Address of the admin port besides loopback, for a private network.")
-    ] = None
-    public_health: Annotated[
-        bool, Setting(LISTENING, YES_NO, "Answer /healthz and /readyz on the port of the sockets, too.")
-    ] = True
-    tls_cert: Annotated[Path | None, Setting(LISTENING, PATH, "Certificate chain (PEM): serve wss://.")] = None
-    tls_key: Annotated[Path | None, Setting(LISTENING, PATH, "Its private key (PEM).")] = None
-    allow_origins: Annotated[
-        tuple[str, ...],
-        Setting(LISTENING, TEXTS, "Web page that may connect: https://app.example; repeatable.", key="allow_origin"),
-    ] = ()
-    allow_hosts: Annotated[
-        tuple[str, ...],
-        Setting(LISTENING, TEXTS, "Host name that clients may use besides --host; repeatable.", key="allow_host"),
-    ] = ()
-    least_client: Annotated[
-        str | None, Setting(LISTENING, VERSION, "Version of apps below which they tell to update, such as 1.4.")
-    ] = None
-    trust_proxies: Annotated[
-        tuple[str, ...],
-        Setting(
-            LISTENING,
-            NETWORKS,
-            "Address or network of a proxy whose X-Forwarded-For the log believes; repeatable.",
-            key="trust_proxy",
-        ),
-    ] = ()
-    models: Annotated[tuple[str, ...], Setting(MODEL, TEXTS, _MODEL_HELP, key="model")] = ("local",)
-    system: Annotated[str | None, Setting(MODEL, TEXT, "System prompt of questions that bring none.")] = None
-    lock_system: Annotated[bool, Setting(MODEL, YES_NO, "Clients cannot replace the system prompt.")] = False
-    max_tokens: Annotated[int, Setting(MODEL, whole(1, 1_000_000), "Most tokens an answer may have.")] = (
-        defaults.MAX_TOKENS
+    host: str = setting(
+        LISTENING, TEXT, "Address to listen on; other than loopback only with authentication.", "127.0.0.1"
     )
-    context_turns: Annotated[
-        int, Setting(MODEL, whole(0, 1000), "Turns of a conversation that the model is shown.")
-    ] = defaults.CONTEXT_TURNS
-    data_dir: Annotated[Path, Setting(DATA, FOLDER, "Folder for the database file and the admin key.")]
-    database: Annotated[str | None, Setting(DATA, TEXT, "postgresql:// URL instead of the SQLite file.")] = None
-    standby: Annotated[
-        bool, Setting(DATA, YES_NO, "Wait while another gateway serves, and take over when it ends.")
-    ] = False
-    node: Annotated[
-        str | None,
-        Setting(DATA, TEXT, "Name of this gateway, one of several on one --database; auto: host name and port."),
-    ] = None
-    retention_days: Annotated[
-        int, Setting(DATA, whole(1, 3650, metavar="DAYS"), "How long request records are kept.")
-    ] = defaults.RETENTION_DAYS
-    history_days: Annotated[
-        int | None, Setting(DATA, DAYS_OR_FOREVER, "How long conversations are kept after their last turn, or forever.")
-    ] = None
-    ca_file: Annotated[
-        Path | None, Setting(AUTHENTICATION, PATH, "PEM file with more authorities: of models' servers and --jwks-url.")
-    ] = None
+    port: int = setting(LISTENING, PORT, "Port to listen on; 0 = any free one.", 8765)
+    admin_port: int | None = setting(
+        LISTENING, PORT_OR_OFF, "Loopback port for health, metrics, management; 0 = any.", 8766
+    )
+    admin_host: str | None = setting(
+        LISTENING, TEXT, "Address of the admin port besides loopback, for a private network.", None
+    )
+    public_health: bool = setting(
+        LISTENING, YES_NO, "Answer /healthz and /readyz on the port of the sockets, too.", True
+    )
+    tls_cert: Path | None = setting(LISTENING, PATH, "Certificate chain (PEM): serve wss://.", None)
+    tls_key: Path | None = setting(LISTENING, PATH, "Its private key (PEM).", None)
+    allow_origins: tuple[str, ...] = setting(
+        LISTENING, TEXTS, "Web page that may connect: https://app.example; repeatable.", (), key="allow_origin"
+    )
+    allow_hosts: tuple[str, ...] = setting(
+        LISTENING, TEXTS, "Host name that clients may use besides --host; repeatable.", (), key="allow_host"
+    )
+    least_client: str | None = setting(
+        LISTENING, VERSION, "Version of apps below which they tell to update, such as 1.4.", None
+    )
+    trust_proxies: tuple[str, ...] = setting(
+        LISTENING,
+        NETWORKS,
+        "Address or network of a proxy whose X-Forwarded-For the log believes; repeatable.",
+        (),
+        key="trust_proxy",
+    )
+    models: tuple[str, ...] = setting(MODEL, TEXTS, _MODEL_HELP, ("local",), key="model")
+    system: str | None = setting(MODEL, TEXT, "System prompt of questions that bring none.", None)
+    lock_system: bool = setting(MODEL, YES_NO, "Clients cannot replace the system prompt.", False)
+    max_tokens: int = setting(MODEL, whole(1, 1_000_000), "Most tokens an answer may have.", defaults.MAX_TOKENS)
+    context_turns: int = setting(
+        MODEL, whole(0, 1000), "Turns of a conversation that the model is shown.", defaults.CONTEXT_TURNS
+    )
+    data_dir: Path = setting(DATA, FOLDER, "Folder for the database file and the admin key.")
+    database: str | None = setting(DATA, TEXT, "postgresql:// URL instead of the SQLite file.", None)
+    standby: bool = setting(DATA, YES_NO, "Wait while another gateway serves, and take over when it ends.", False)
+    node: str | None = setting(
+        DATA, TEXT, "Name of this gateway, one of several on one --database; auto: host name and port.", None
+    )
+    retention_days: int = setting(
+        DATA, whole(1, 3650, metavar="DAYS"), "How long request records are kept.", defaults.RETENTION_DAYS
+    )
+    history_days: int | None = setting(
+        DATA, DAYS_OR_FOREVER, "How long conversations are kept after their last turn, or forever.", None
+    )
+    ca_file: Path | None = setting(
+        AUTHENTICATION, PATH, "PEM file with more authorities: of models' servers and --jwks-url.", None
+    )
     auth: AuthSettings = field(default_factory=AuthSettings)
-    rate_limit: Annotated[int, Setting(LIMITS, whole(0, 1_000_000), "Requests per minute and user; 0 = no limit.")] = (
-        defaults.RATE_LIMIT
+    rate_limit: int = setting(
+        LIMITS, whole(0, 1_000_000), "Requests per minute and user; 0 = no limit.", defaults.RATE_LIMIT
     )
-    policy: Annotated[
+    policy: Policy = inner(
         Policy,
-        Inner(
-            answer_timeout_ms=Setting(
-                TIME, MILLISECONDS_ABOVE_0, "From an answer's start to its end.", key="answer_timeout"
-            ),
-            queue_timeout_ms=Setting(TIME, MILLISECONDS_ABOVE_0, "Waiting for the start.", key="queue_timeout"),
-            lease_ms=Setting(TIME, MILLISECONDS, "Without effect: a gateway needs no lease.", key="lease"),
-            max_attempts=Setting(TIME, whole(1, 100), "Times an answer is begun before it counts as failed."),
+        answer_timeout_ms=Setting(
+            TIME, MILLISECONDS_ABOVE_0, "From an answer's start to its end.", key="answer_timeout"
         ),
-    ] = field(default_factory=Policy)
-    idle_timeout_s: Annotated[
-        float, Setting(TIME, SECONDS_ABOVE_0, "Silence after which a connection is removed.", key="idle_timeout")
-    ] = float(defaults.IDLE_TIMEOUT_S)
+        queue_timeout_ms=Setting(TIME, MILLISECONDS_ABOVE_0, "Waiting for the start.", key="queue_timeout"),
+        lease_ms=Setting(TIME, MILLISECONDS, "Without effect: a gateway needs no lease.", key="lease"),
+        max_attempts=Setting(TIME, whole(1, 100), "Times an answer is begun before it counts as failed."),
+    )
+    idle_timeout_s: float = setting(
+        TIME,
+        SECONDS_ABOVE_0,
+        "Silence after which a connection is removed.",
+        float(defaults.IDLE_TIMEOUT_S),
+        key="idle_timeout",
+    )
     caps: Caps = field(default_factory=Caps)
-    grace_s: Annotated[float, Setting(TIME, SECONDS, "For running answers when the gateway stops.", key="grace")] = 10.0
-    drain_s: Annotated[
-        float,
-        Setting(TIME, SECONDS, "With --node: for apps to move to other gateways when this one stops.", key="drain"),
-    ] = 30.0
-    lb_grace_s: Annotated[
-        float,
-        Setting(
-            TIME, SECONDS, "With --node: new sockets are taken for so long after /readyz says 503.", key="lb_grace"
-        ),
-    ] = 0.0
-    janitor_interval_s: Annotated[
-        float, Setting(TIME, SECONDS_ABOVE_0, "Between clean-ups.", key="janitor_interval")
-    ] = 30.0
-    coalesce_ms: Annotated[
-        int, Setting(TIME, whole(0, 10_000, metavar="MS"), "Pieces of an answer are joined for so long.")
-    ] = COALESCE_MS
-    otlp_endpoint: Annotated[
-        str | None, Setting(LOG, TEXT, "OpenTelemetry collector that gets a trace of each answer: http://HOST:4318.")
-    ] = None
+    grace_s: float = setting(TIME, SECONDS, "For running answers when the gateway stops.", 10.0, key="grace")
+    drain_s: float = setting(
+        TIME, SECONDS, "With --node: for apps to move to other gateways when this one stops.", 30.0, key="drain"
+    )
+    lb_grace_s: float = setting(
+        TIME, SECONDS, "With --node: new sockets are taken for so long after /readyz says 503.", 0.0, key="lb_grace"
+    )
+    janitor_interval_s: float = setting(TIME, SECONDS_ABOVE_0, "Between clean-ups.", 30.0, key="janitor_interval")
+    coalesce_ms: int = setting(
+        TIME, whole(0, 10_000, metavar="MS"), "Pieces of an answer are joined for so long.", COALESCE_MS
+    )
+    otlp_endpoint: str | None = setting(
+        LOG, TEXT, "OpenTelemetry collector that gets a trace of each answer: http://HOST:4318.", None
+    )
     log: LogSettings = field(default_factory=LogSettings)

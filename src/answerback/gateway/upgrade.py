@@ -7,6 +7,7 @@ import base64
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -28,51 +29,46 @@ from answerback.ports import Connection, Identity, TokenRefused, Tokens, Unavail
 log = logging.getLogger("answerback.upgrade")
 
 
+@dataclass(eq=False, kw_only=True)
 class HandshakeValidator:
     """Validates upgrade requests. `tokens`: None if no token is asked for. `clock`: epoch milliseconds.
 
     `is_blocked`: whether the operator has locked a user out. May raise Unavailable.
     """
 
-    def __init__(
-        self,
-        *,
-        rules: Rules,
-        tokens: Tokens | None,
-        clock: Callable[[], int],
-        is_blocked: Callable[[str], Awaitable[bool]] | None = None,
-        node: str | None = None,
-    ) -> None:
-        self._suffix = "" if node is None else f"@{node}"
-        self._is_blocked = is_blocked
-        self._rules = rules
-        self._tokens = tokens
-        self._clock = clock
+    rules: Rules
+    tokens: Tokens | None
+    clock: Callable[[], int]
+    is_blocked: Callable[[str], Awaitable[bool]] | None = None
+    node: str | None = None
+
+    def __post_init__(self) -> None:
+        self._suffix = "" if self.node is None else f"@{self.node}"
         self._last_connected_ms = 0
         self._has_warned = False
 
     def address(self, request: web.BaseRequest) -> str:
         """Whose request it is, also behind a proxy that is trusted."""
         items = UpgradeRequest(headers=request.headers.items(), query=()).items("x-forwarded-for")
-        if items and self._tokens is None and not self._has_warned:
+        if items and self.tokens is None and not self._has_warned:
             self._has_warned = True
             log.warning(
                 "a proxy passes requests on, and no tokens are asked for: who reaches the proxy can be any user"
             )
-        return client_address(request.remote or "", items, self._rules.proxies)
+        return client_address(request.remote or "", items, self.rules.proxies)
 
     async def validate(self, request: web.BaseRequest) -> Connection:
         """The connection that this request may open. Raises: HandshakeError: it may open none."""
         upgrade = UpgradeRequest(method=request.method, headers=request.headers.items(), query=request.query.items())
-        handshake = validate(upgrade, self._rules)
+        handshake = validate(upgrade, self.rules)
         user_id, expires_at_ms, team = handshake.user_id, None, None
-        if self._tokens is not None:
-            identity = await _identify(self._tokens, token_of(upgrade))
+        if self.tokens is not None:
+            identity = await _identify(self.tokens, token_of(upgrade))
             check_user(upgrade, identity.user_id)
             user_id, expires_at_ms, team = identity.user_id, identity.expires_at_ms, identity.team
-        if user_id is not None and self._is_blocked is not None and await _blocked(self._is_blocked, user_id):
+        if user_id is not None and self.is_blocked is not None and await _blocked(self.is_blocked, user_id):
             raise user_blocked()
-        now_ms = self._clock()
+        now_ms = self.clock()
         # The newer connection of a session wins: by the order here, also if two come in one millisecond or the clock
         # is set back. Else an app that reconnects would be sent away for good.
         self._last_connected_ms = max(now_ms, self._last_connected_ms + 1)
@@ -82,7 +78,7 @@ class HandshakeValidator:
             connected_at_ms=self._last_connected_ms,
             last_activity_ms=now_ms,
             user_id=user_id,
-            authenticated=self._tokens is not None,
+            authenticated=self.tokens is not None,
             token_expires_at_ms=expires_at_ms,
             team=team,
             source_ip=self.address(request),

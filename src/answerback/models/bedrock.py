@@ -14,19 +14,8 @@ from functools import partial
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
+from botocore import exceptions
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectionError,
-    CredentialRetrievalError,
-    HTTPClientError,
-    NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
-    ReadTimeoutError,
-    SSOError,
-)
 from botocore.httpsession import URLLib3Session
 from botocore.session import get_session
 from urllib3.exceptions import ReadTimeoutError as SilentStream
@@ -228,7 +217,7 @@ class BedrockModel:
             try:
                 async for event in events:
                     yield event
-            except (ClientError, BotoCoreError) as exc:
+            except (exceptions.ClientError, exceptions.BotoCoreError) as exc:
                 raise model_error(exc, through=self._proxy) from exc
             finally:
                 reading.hang_up()
@@ -237,10 +226,10 @@ class BedrockModel:
 def _refusal(error: ModelError) -> str:
     """What Bedrock, or boto3 before it, has against the form of a request; empty: the error is of another kind."""
     cause = error.__cause__
-    if isinstance(cause, ClientError):
+    if isinstance(cause, exceptions.ClientError):
         found = cause.response.get("Error", {})
         return str(found.get("Message", "")) if str(found.get("Code")).lower() == "validationexception" else ""
-    return str(cause) if isinstance(cause, ParamValidationError) else ""
+    return str(cause) if isinstance(cause, exceptions.ParamValidationError) else ""
 
 
 def _found(event: Mapping[str, Any]) -> Found:
@@ -299,7 +288,7 @@ class _Reading:
             for event in events:
                 if emit(event):
                     return
-        except (BotoCoreError, ClientError):
+        except (exceptions.BotoCoreError, exceptions.ClientError):
             raise
         except Exception as exc:  # urllib3's and the decoder's own: botocore passes them on as they are.
             raise broken_stream(exc) from exc
@@ -453,12 +442,11 @@ _BY_CODE: Final[Mapping[str, _Meaning]] = {
     ),
     # Bedrock's or the model's own trouble.
     "ModelNotReadyException": _Meaning(ErrorCode.MODEL_UNAVAILABLE, True, _TRY_LATER),
-    "InternalServerException": _Meaning(ErrorCode.MODEL_UNAVAILABLE, True),
-    "InternalFailure": _Meaning(ErrorCode.MODEL_UNAVAILABLE, True),
-    "ServiceUnavailableException": _Meaning(ErrorCode.MODEL_UNAVAILABLE, True),
-    "ServiceUnavailable": _Meaning(ErrorCode.MODEL_UNAVAILABLE, True),
-    "ModelStreamErrorException": _Meaning(ErrorCode.MODEL_FAILED, True),
-    "ModelErrorException": _Meaning(ErrorCode.MODEL_FAILED, True),
+    **dict.fromkeys(
+        ("InternalServerException", "InternalFailure", "ServiceUnavailableException", "ServiceUnavailable"),
+        _Meaning(ErrorCode.MODEL_UNAVAILABLE, True),
+    ),
+    **dict.fromkeys(("ModelStreamErrorException", "ModelErrorException"), _Meaning(ErrorCode.MODEL_FAILED, True)),
     "ModelTimeoutException": _Meaning(ErrorCode.MODEL_FAILED, False, "Ask for fewer tokens, or use a faster model."),
     # The operator's to repair.
     "AccessDeniedException": _setup(_MODEL_ACCESS),
@@ -494,9 +482,9 @@ _BY_MESSAGE: Final[tuple[tuple[re.Pattern[str], _Meaning], ...]] = (
 _REFUSALS: Final = frozenset({"AccessDeniedException", "ResourceNotFoundException", "ValidationException"})
 
 
-def model_error(exc: BotoCoreError | ClientError, *, through: Proxy | None = None) -> ModelError:
+def model_error(exc: exceptions.BotoCoreError | exceptions.ClientError, *, through: Proxy | None = None) -> ModelError:
     """The error of the closed list; its detail names Bedrock's own and says what to do. `through`: the proxy."""
-    if isinstance(exc, ClientError):
+    if isinstance(exc, exceptions.ClientError):
         return _of_answer(exc)
     return _of_transport(exc, through)
 
@@ -511,7 +499,7 @@ def broken_stream(exc: Exception) -> ModelError:
     )
 
 
-def _of_answer(exc: ClientError) -> ModelError:
+def _of_answer(exc: exceptions.ClientError) -> ModelError:
     error, metadata = (exc.response.get(part, {}) for part in ("Error", "ResponseMetadata"))
     code, message = str(error.get("Code", "")), str(error.get("Message", ""))
     # Refusals of a stream have the same names, in lower camel case.
@@ -533,27 +521,27 @@ def _of_answer(exc: ClientError) -> ModelError:
     return ModelError(meaning.code, detail, transient=meaning.transient, retry_after_ms=retry_after_ms)
 
 
-def _of_transport(exc: BotoCoreError, through: Proxy | None) -> ModelError:
+def _of_transport(exc: exceptions.BotoCoreError, through: Proxy | None) -> ModelError:
     advice, transient = "", False
     reason = exc.kwargs.get("error")
     untrusted = next(
         (one for one in getattr(reason, "args", ()) if isinstance(one, ssl.SSLCertVerificationError)), None
     )
-    if isinstance(exc, NoCredentialsError | PartialCredentialsError):
+    if isinstance(exc, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
         advice = f"Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. {_CREDENTIALS}"
-    elif isinstance(exc, SSOError | CredentialRetrievalError) or "Token" in type(exc).__name__:
+    elif isinstance(exc, exceptions.SSOError | exceptions.CredentialRetrievalError) or "Token" in type(exc).__name__:
         advice = "Sign in again, for example with `aws sso login`."
-    elif isinstance(exc, ParamValidationError):
+    elif isinstance(exc, exceptions.ParamValidationError):
         advice = "Check the options of the model's spec, and that boto3 is new enough to know them."
-    elif isinstance(exc, ReadTimeoutError):
+    elif isinstance(exc, exceptions.ReadTimeoutError):
         advice = _SILENCE
     elif untrusted is not None:
         advice, transient = f"{explain_certificate(untrusted)}.", True
-    elif isinstance(exc, ConnectionError | HTTPClientError):
+    elif isinstance(exc, exceptions.ConnectionError | exceptions.HTTPClientError):
         advice = "Check the network, and that Bedrock exists in this region (?region=…)."
         transient = True
     way = "" if through is None else f" (through {through})"
     detail = f"Bedrock: {type(exc).__name__}: {exc}{way} {advice}".rstrip()
-    if advice and not transient and not isinstance(exc, ReadTimeoutError):
+    if advice and not transient and not isinstance(exc, exceptions.ReadTimeoutError):
         return FinalModelError(ErrorCode.MODEL_UNAVAILABLE, detail, ModelFault.SETUP)
     return ModelError(ErrorCode.MODEL_UNAVAILABLE, detail, transient=transient)

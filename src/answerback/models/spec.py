@@ -179,12 +179,7 @@ def parse_model_spec(text: str) -> ModelSpec:
                 raise ModelSpecError(f"{text!r}: `local` takes no options. Write `local`.")
             return LocalSpec(name=name or "local")
         case "echo":
-            given = _pairs(text, argument)
-            options = _echo_options(text, given)
-            limits = ModelLimits(
-                parts=tuple(sorted(PART_KINDS)) if options.parts else (), price=_price(text, given.get("price"))
-            )
-            return EchoSpec(name=name or "echo", options=options, limits=limits)
+            return _echo(_Given(text, argument), name)
         case "openai":
             return _openai(text, argument, name)
         case "python":
@@ -220,23 +215,120 @@ def _check_name(name: str, text: str) -> None:
         )
 
 
-def _echo_options(text: str, given: Mapping[str, str]) -> EchoOptions:
-    whole: dict[str, int] = {}
-    for key, value in given.items():
-        if key in _ECHO_WHOLE:
-            whole[key] = _whole(text, key, value, *_ECHO_WHOLE[key])
-        elif key not in _ECHO_OPTIONS:
-            raise ModelSpecError(f"{text!r}: echo has no option {key!r}. Options: {', '.join(_ECHO_OPTIONS)}.")
-    fail = _failure(text, given["fail"]) if "fail" in given else None
-    if fail is None and ("fail_every" in given or "fail_rate" in given):
-        raise ModelSpecError(f"{text!r}: fail_every and fail_rate need fail=HOW, for example fail=midstream.")
-    return EchoOptions(
-        fail=fail,
-        fail_rate=_share(text, "fail_rate", given.get("fail_rate", "1")),
-        context=_yes(text, "context", given.get("context", "0")),
-        parts=_yes(text, "parts", given.get("parts", "0")),
-        **whole,
+class _Given:
+    """The options of a spec, `a=1&b=2`. Each is taken out of `rest` by who reads it. Raises: ModelSpecError."""
+
+    def __init__(self, text: str, query: str) -> None:
+        self._text = text
+        try:
+            pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
+        except ValueError:
+            raise self.wrong(f"{query!r} is not options. Write option=value&option=value.") from None
+        self.rest = dict(pairs)
+        if len(self.rest) != len(pairs):
+            raise self.wrong("an option is given twice. Write each once.")
+
+    def wrong(self, why: str) -> ModelSpecError:
+        return ModelSpecError(f"{self._text!r}: {why}")
+
+    def check(self, kind: str, known: Sequence[str]) -> None:
+        """Raises: ModelSpecError: there is one that this kind of model does not have."""
+        for key in self.rest:
+            if key not in known:
+                raise self.wrong(f"{kind} has no option {key!r}. Options: {', '.join(known)}.")
+
+    def whole(self, bounds: Mapping[str, tuple[int, int]]) -> dict[str, int]:
+        """The whole numbers among these that are given."""
+        found = {}
+        for key, (low, high) in bounds.items():
+            if (value := self.rest.pop(key, None)) is not None:
+                if not (value.isascii() and value.isdigit() and len(value) <= 9 and low <= int(value) <= high):
+                    raise self.wrong(f"{key} must be a whole number from {low} to {high}.")
+                found[key] = int(value)
+        return found
+
+    def share(self, key: str) -> float | None:
+        if (value := self.rest.pop(key, None)) is None:
+            return None
+        try:
+            share = float(value)
+        except ValueError:
+            share = -1
+        if not 0 <= share <= 1:
+            raise self.wrong(f"{key} must be a number from 0 to 1, for example {key}=0.1.")
+        return share
+
+    def yes(self, key: str, *, usual: bool = False) -> bool:
+        value = self.rest.pop(key, str(int(usual)))
+        if value not in {"0", "1"}:
+            raise self.wrong(f"{key} must be 1 (yes) or 0 (no).")
+        return value == "1"
+
+    def one_of(self, key: str, words: Sequence[str]) -> str | None:
+        value = self.rest.pop(key, None)
+        if value is not None and value not in words:
+            raise self.wrong(f"{key} must be one of {', '.join(words)}.")
+        return value
+
+    def some(self, key: str, words: Sequence[str]) -> tuple[str, ...]:
+        """Some of the words, by commas."""
+        taken = set(self.rest.pop(key, "").split(",")) - {""}
+        if not taken <= set(words):
+            raise self.wrong(f"{key} must be some of {', '.join(words)}, as in {key}={words[0]}.")
+        return tuple(word for word in words if word in taken)
+
+    def price(self) -> Price | None:
+        """`0.15/0.60/0.075`: US dollars for a million tokens of input, of output and of cached input."""
+        if (value := self.rest.pop("price", None)) is None:
+            return None
+        if not _IS_PRICE.fullmatch(value):
+            raise self.wrong("price must be INPUT/OUTPUT[/CACHED] in USD for a million tokens.")
+        pico = [round(float(part) * 1_000_000) for part in value.split("/")]
+        return Price(pico[0], pico[1], pico[2] if len(pico) > 2 else pico[0])
+
+    def limits(self, *, has_format: bool = False) -> ModelLimits:
+        """The options that every kind of model has. `has_format`: what is usual."""
+        read = self.whole({"answer_timeout": (1, 86_400), "max_tokens": (1, 1_000_000), "context_reserve": (0, 10**7)})
+        return ModelLimits(
+            answer_timeout_s=read.get("answer_timeout"),
+            max_tokens=read.get("max_tokens"),
+            context_reserve=read.get("context_reserve"),
+            price=self.price(),
+            stops_billing=self.yes("stops_billing"),
+            attachments=self.some("attachments", (IMAGE, DOCUMENT)),
+            parts=self.some("parts", sorted(PART_KINDS)),
+            format=self.yes("format", usual=has_format),
+        )
+
+    def of_server(self, context_tokens: int, *, has_format: bool = False) -> dict[str, Any]:
+        """The options of every model of a server. The arguments: what is usual.
+
+        An answer gets at most half of the context, so there is room for twice what `max_tokens` says.
+        """
+        limits = self.limits(has_format=has_format)
+        return {
+            "limits": limits,
+            "context_tokens": max(context_tokens, 2 * (limits.max_tokens or 0)),
+            **self.whole({"silence_s": (1, 3600), "context_tokens": (256, 10_000_000), "concurrency": (1, 10_000)}),
+        }
+
+
+def _echo(given: _Given, name: str | None) -> EchoSpec:
+    given.check("echo", _ECHO_OPTIONS)
+    fails = "fail_every" in given.rest or "fail_rate" in given.rest
+    fail = given.one_of("fail", list(EchoFailure))
+    if fail is None and fails:
+        raise given.wrong("fail_every and fail_rate need fail=HOW, for example fail=midstream.")
+    rate = given.share("fail_rate")
+    options = EchoOptions(
+        fail=None if fail is None else EchoFailure(fail),
+        fail_rate=1.0 if rate is None else rate,
+        context=given.yes("context"),
+        parts=given.yes("parts"),
+        **given.whole(_ECHO_WHOLE),
     )
+    limits = ModelLimits(parts=tuple(sorted(PART_KINDS)) if options.parts else (), price=given.price())
+    return EchoSpec(name=name or "echo", options=options, limits=limits)
 
 
 def _openai(text: str, argument: str, name: str | None) -> OpenAISpec:
@@ -250,28 +342,27 @@ def _openai(text: str, argument: str, name: str | None) -> OpenAISpec:
         raise ModelSpecError(f"{text!r}: openai: needs an http or https URL. Write for example {example}.")
     if url.username is not None or url.password is not None:
         raise ModelSpecError(
-            f"{_without_userinfo(text)!r}: do not put a key into the URL, it would be logged. "
+            f"{re.sub('//[^/?#]*@', '//…@', text)!r}: do not put a key into the URL, it would be logged. "
             "Set it in the environment variable OPENAI_API_KEY, or name another with ?api_key_env=NAME."
         )
     if not url.fragment:
         raise ModelSpecError(f"{text!r}: openai: needs the model after #. Write for example {example}.")
-    given = _pairs(text, url.query)
-    api_key_env = given.pop("api_key_env", "OPENAI_API_KEY")
+    given = _Given(text, url.query)
+    api_key_env = given.rest.pop("api_key_env", "OPENAI_API_KEY")
     if not _IS_ENVIRONMENT_NAME.fullmatch(api_key_env):
         raise ModelSpecError(f"{text!r}: api_key_env must be the name of an environment variable, not the key itself.")
     _check_name(name or url.fragment, text)
-    options = _server_options(text, given, OPENAI_CONTEXT_TOKENS, has_format=True)
-    # What is left of `given` then goes to the server, as Azure's api-version does.
+    options = given.of_server(OPENAI_CONTEXT_TOKENS, has_format=True)
     return OpenAISpec(
         name=name or url.fragment,
         base_url=urlunsplit((url.scheme, url.netloc, url.path.rstrip("/"), "", "")),
         model=url.fragment,
         api_key_env=api_key_env,
-        api_key_file=given.pop("api_key_file", None),
-        max_tokens_field=_one_of(text, "max_tokens_field", given.pop("max_tokens_field", None), _MAX_TOKENS_FIELDS),
-        stream_options=_yes(text, "stream_options", given.pop("stream_options", "1")),
-        system_role=_one_of(text, "system_role", given.pop("system_role", "system"), _SYSTEM_ROLES) or "system",
-        query=MappingProxyType(given),
+        api_key_file=given.rest.pop("api_key_file", None),
+        max_tokens_field=given.one_of("max_tokens_field", _MAX_TOKENS_FIELDS),
+        stream_options=given.yes("stream_options", usual=True),
+        system_role=given.one_of("system_role", _SYSTEM_ROLES) or "system",
+        query=MappingProxyType(given.rest),  # what nobody took goes to the server, as Azure's api-version does
         **options,
     )
 
@@ -283,15 +374,13 @@ def _bedrock(text: str, argument: str, name: str | None) -> BedrockSpec:
             f"{text!r}: bedrock: needs a model's id, or an inference profile's id or ARN. "
             "Write for example bedrock:global.anthropic.claude-haiku-4-5-20251001-v1:0."
         )
-    given = _pairs(text, query)
-    for key in given:
-        if key not in _BEDROCK_OPTIONS:
-            raise ModelSpecError(f"{text!r}: bedrock has no option {key!r}. Options: {', '.join(_BEDROCK_OPTIONS)}.")
-    region = given.get("region")
+    given = _Given(text, query)
+    given.check("bedrock", _BEDROCK_OPTIONS)
+    region = given.rest.get("region")
     if region is not None and not _IS_REGION.fullmatch(region):
         raise ModelSpecError(f"{text!r}: region must be a region's name, for example us-east-1.")
-    guardrail = _IS_GUARDRAIL.fullmatch(given["guardrail"]) if "guardrail" in given else None
-    if guardrail is None and "guardrail" in given:
+    guardrail = _IS_GUARDRAIL.fullmatch(given.rest.get("guardrail", ""))
+    if guardrail is None and "guardrail" in given.rest:
         raise ModelSpecError(
             f"{text!r}: guardrail must be ID:VERSION, for example abc123def456:1 or abc123def456:DRAFT."
         )
@@ -300,12 +389,12 @@ def _bedrock(text: str, argument: str, name: str | None) -> BedrockSpec:
         name=name or model,
         model=model,
         region=region,
-        temperature=_share(text, "temperature", given["temperature"]) if "temperature" in given else None,
-        top_p=_share(text, "top_p", given["top_p"]) if "top_p" in given else None,
-        cache=_one_of(text, "cache", given.get("cache"), _CACHES),
+        temperature=given.share("temperature"),
+        top_p=given.share("top_p"),
+        cache=given.one_of("cache", _CACHES),
         guardrail=(guardrail["identifier"], guardrail["version"]) if guardrail else None,
-        tier=_one_of(text, "tier", given.get("tier"), _TIERS),
-        **_server_options(text, given, BEDROCK_CONTEXT_TOKENS),
+        tier=given.one_of("tier", _TIERS),
+        **given.of_server(BEDROCK_CONTEXT_TOKENS),
     )
 
 
@@ -318,117 +407,8 @@ def _python(text: str, argument: str, name: str | None) -> PythonSpec:
         )
     name = name or module.rpartition(".")[2]
     _check_name(name, text)
-    limits = _limits(text, given := _pairs(text, query))
-    if given:
+    given = _Given(text, query)
+    limits = given.limits()
+    if given.rest:
         raise ModelSpecError(f"{text!r}: python: has the options {', '.join(_LIMITS)} only.")
     return PythonSpec(name=name, module=module, factory=factory, limits=limits)
-
-
-def _limits(text: str, given: dict[str, str], *, has_format: bool = False) -> ModelLimits:
-    """The options that every kind of model has; they are taken out of `given`. `has_format`: what is usual."""
-    read = {
-        key: _whole(text, key, given.pop(key), low, high)
-        for key, low, high in (
-            ("answer_timeout", 1, 86_400),
-            ("max_tokens", 1, 1_000_000),
-            ("context_reserve", 0, 10**7),
-        )
-        if key in given
-    }
-    return ModelLimits(
-        answer_timeout_s=read.get("answer_timeout"),
-        max_tokens=read.get("max_tokens"),
-        context_reserve=read.get("context_reserve"),
-        price=_price(text, given.pop("price", None)),
-        stops_billing=_yes(text, "stops_billing", given.pop("stops_billing", "0")),
-        attachments=_some(text, given, "attachments", (IMAGE, DOCUMENT)),
-        parts=_some(text, given, "parts", sorted(PART_KINDS)),
-        format=_yes(text, "format", given.pop("format", str(int(has_format)))),
-    )
-
-
-def _price(text: str, value: str | None) -> Price | None:
-    """`0.15/0.60/0.075`: US dollars for a million tokens of input, of output and of cached input."""
-    if value is None:
-        return None
-    if not _IS_PRICE.fullmatch(value):
-        raise ModelSpecError(f"{text!r}: price must be INPUT/OUTPUT[/CACHED] in USD for a million tokens.")
-    pico = [round(float(part) * 1_000_000) for part in value.split("/")]
-    return Price(pico[0], pico[1], pico[2] if len(pico) > 2 else pico[0])
-
-
-def _some(text: str, given: dict[str, str], key: str, words: Sequence[str]) -> tuple[str, ...]:
-    """Some of the words, by commas; taken out of `given`."""
-    taken = set(given.pop(key, "").split(",")) - {""}
-    if not taken <= set(words):
-        raise ModelSpecError(f"{text!r}: {key} must be some of {', '.join(words)}, as in {key}={words[0]}.")
-    return tuple(word for word in words if word in taken)
-
-
-def _server_options(
-    text: str, given: dict[str, str], context_tokens: int, *, has_format: bool = False
-) -> dict[str, Any]:
-    """The options of every model of a server; they are taken out of `given`. The other arguments: what is usual.
-
-    An answer gets at most half of the context, so there is room for twice what `max_tokens` says.
-    """
-    limits = _limits(text, given, has_format=has_format)
-    read = {
-        key: _whole(text, key, given.pop(key), low, high)
-        for key, low, high in (("silence_s", 1, 3600), ("context_tokens", 256, 10_000_000), ("concurrency", 1, 10_000))
-        if key in given
-    }
-    return {"limits": limits, "context_tokens": max(context_tokens, 2 * (limits.max_tokens or 0)), **read}
-
-
-def _pairs(text: str, query: str) -> dict[str, str]:
-    """`a=1&b=2` as a dictionary."""
-    if not query:
-        return {}
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True)
-    except ValueError:
-        raise ModelSpecError(f"{text!r}: {query!r} is not options. Write option=value&option=value.") from None
-    given = dict(pairs)
-    if len(given) != len(pairs):
-        raise ModelSpecError(f"{text!r}: an option is given twice. Write each once.")
-    return given
-
-
-def _whole(text: str, key: str, value: str, low: int, high: int) -> int:
-    if not (value.isascii() and value.isdigit() and len(value) <= 9 and low <= int(value) <= high):
-        raise ModelSpecError(f"{text!r}: {key} must be a whole number from {low} to {high}.")
-    return int(value)
-
-
-def _one_of(text: str, key: str, value: str | None, words: tuple[str, ...]) -> str | None:
-    if value is not None and value not in words:
-        raise ModelSpecError(f"{text!r}: {key} must be one of {', '.join(words)}.")
-    return value
-
-
-def _share(text: str, key: str, value: str) -> float:
-    try:
-        share = float(value)
-    except ValueError:
-        share = -1
-    if not 0 <= share <= 1:
-        raise ModelSpecError(f"{text!r}: {key} must be a number from 0 to 1, for example {key}=0.1.")
-    return share
-
-
-def _yes(text: str, key: str, value: str) -> bool:
-    if value not in {"0", "1"}:
-        raise ModelSpecError(f"{text!r}: {key} must be 1 (yes) or 0 (no).")
-    return value == "1"
-
-
-def _failure(text: str, value: str) -> EchoFailure:
-    try:
-        return EchoFailure(value)
-    except ValueError:
-        raise ModelSpecError(f"{text!r}: fail must be one of {', '.join(EchoFailure)}.") from None
-
-
-def _without_userinfo(text: str) -> str:
-    return re.sub(r"//[^/?#]*@", "//…@", text)

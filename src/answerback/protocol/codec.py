@@ -6,7 +6,8 @@ from a library's exception text, so they may be sent to the peer.
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -33,30 +34,21 @@ Data: TypeAlias = bytes | bytearray | memoryview | str
 
 _ID_RULE: Final = f"a string of 1 to {MAX_ID_LENGTH} visible characters"
 _CLIENT_RULE: Final = f"a string of 1 to {MAX_CLIENT_LENGTH} visible characters"
-_NUMBER_RULE: Final = "a whole number, 0 or more"
 _HAS_NUL: Final = "The text has the character U+0000. Remove it and send the message again."
 _RULES: Final = {
-    "requestId": _ID_RULE,
-    "helloId": _ID_RULE,
-    "userId": _ID_RULE,
-    "conversationId": _ID_RULE,
-    "model": _ID_RULE,
-    "replaces": _ID_RULE,
+    **dict.fromkeys(("requestId", "helloId", "userId", "conversationId", "model", "replaces"), _ID_RULE),
+    **dict.fromkeys(("stream", "deleted", "off"), "true or false"),
+    **dict.fromkeys(("number", "attempt", "offset"), "a whole number, 0 or more"),
+    **dict.fromkeys(("name", "version"), _CLIENT_RULE),
     "before": "the `next` of the page before",
     "message": "a string that is not empty",
     "system": "a string",
-    "stream": "true or false",
-    "deleted": "true or false",
-    "off": "true or false",
-    "number": _NUMBER_RULE,
     "maxTokens": "a whole number, 1 or more",
     "limit": f"a whole number from 1 to {MAX_PAGE}",
     "title": f"a string of 1 to {MAX_TITLE_LENGTH} characters",
     "token": "a string that is not empty",
     "resume": f"a list of at most {MAX_RESUME_POINTS} objects with requestId, attempt and offset",
     "client": f"an object with name and version, each {_CLIENT_RULE}",
-    "name": _CLIENT_RULE,
-    "version": _CLIENT_RULE,
     "parts": f"a list of at most {MAX_PARTS} names",
     "attachments": (
         f"a list of at most {MAX_ATTACHMENTS} objects with sha256, bytes, mediaType and name "
@@ -67,8 +59,6 @@ _RULES: Final = {
     "bytes": f"a whole number from 1 to {MAX_ATTACHMENT_BYTES}",
     "upload": "the `upload` of the last uploadState",
     "data": f"at most {PIECE_BYTES} bytes in base64",
-    "attempt": _NUMBER_RULE,
-    "offset": _NUMBER_RULE,
 }
 _UNNEEDED: Final = frozenset({"usage", "timing", "model", "finishReason", "modelInfo", "server", "features"})
 """Of the server's frames: members that tell more and change nothing."""
@@ -86,31 +76,34 @@ _server: Final[msgspec.json.Decoder[ServerFrame]] = msgspec.json.Decoder(ServerF
 _anything: Final[msgspec.json.Decoder[Any]] = msgspec.json.Decoder()
 
 
+@dataclass(eq=False)
 class FrameError(Exception):
     """A message that is not a frame of this protocol. The connection can go on.
 
-    Attributes: `code`; `detail`, a sentence that may be sent to the peer; `action`, `request_id` and `user_id` of the
-    broken message, as far as they could be read.
+    `detail`: a sentence that may be sent to the peer. `action`, `request_id` and `user_id`: of the broken one, as
+    far as they could be read.
     """
 
-    def __init__(
-        self,
-        code: ErrorCode,
-        detail: str,
-        *,
-        action: str | None = None,
-        request_id: str | None = None,
-        user_id: str | None = None,
-    ) -> None:
-        super().__init__(code, detail)
-        self.code = code
-        self.detail = detail
-        self.action = action
-        self.request_id = request_id
-        self.user_id = user_id
+    code: ErrorCode
+    detail: str
+    _: KW_ONLY
+    action: str | None = None
+    request_id: str | None = None
+    user_id: str | None = None
 
     def __str__(self) -> str:
         return f"{self.code}: {self.detail}"
+
+
+def pieces_of(frame: bytes, size: int) -> Iterator[str]:
+    """The text of an encoded frame in pieces of at most `size` bytes, cut between code points."""
+    start = 0
+    while start < len(frame):
+        end = start + size
+        while end < len(frame) and frame[end] & 0xC0 == 0x80:
+            end -= 1
+        yield frame[start:end].decode()
+        start = end
 
 
 def decode_client(data: Data) -> ClientFrame:
@@ -133,11 +126,7 @@ def decode_client(data: Data) -> ClientFrame:
         raise broken
     if isinstance(frame, SendMessage) and (why := _unspeakable(frame)):
         raise FrameError(
-            ErrorCode.INVALID_FRAME,
-            why,
-            action="sendMessage",
-            request_id=frame.request_id,
-            user_id=frame.user_id,
+            ErrorCode.INVALID_FRAME, why, action="sendMessage", request_id=frame.request_id, user_id=frame.user_id
         )
     if isinstance(frame, UpdateConversation) and "\0" in (frame.title or ""):
         raise FrameError(ErrorCode.INVALID_FRAME, _HAS_NUL, action="updateConversation", request_id=frame.request_id)

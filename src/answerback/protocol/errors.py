@@ -46,7 +46,7 @@ class Fault(StrEnum):
     SERVER = "server"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ErrorInfo:
     """One row of the table. `retryable`: the same question, under a new request id, may succeed later."""
 
@@ -55,61 +55,51 @@ class ErrorInfo:
     message: str
 
 
-def _row(fault: Fault, retryable: bool, message: str) -> ErrorInfo:
-    return ErrorInfo(fault=fault, retryable=retryable, message=message)
-
-
 ERRORS: Final[Mapping[ErrorCode, ErrorInfo]] = MappingProxyType(
     {
-        ErrorCode.INVALID_FRAME: _row(Fault.CLIENT, False, "The frame is not valid. Correct it and send it again."),
-        ErrorCode.MESSAGE_TOO_LARGE: _row(
+        ErrorCode.INVALID_FRAME: ErrorInfo(
+            Fault.CLIENT, False, "The frame is not valid. Correct it and send it again."
+        ),
+        ErrorCode.MESSAGE_TOO_LARGE: ErrorInfo(
             Fault.CLIENT, False, "The message is larger than the limit. Shorten it and send it again."
         ),
-        ErrorCode.UNAUTHORIZED: _row(
-            Fault.CLIENT,
-            False,
-            "The token is missing, expired or not accepted. Send renewToken or reconnect.",
+        ErrorCode.UNAUTHORIZED: ErrorInfo(
+            Fault.CLIENT, False, "The token is missing, expired or not accepted. Send renewToken or reconnect."
         ),
-        ErrorCode.FORBIDDEN: _row(Fault.CLIENT, False, "This is not allowed here. Ask the operator."),
-        ErrorCode.USER_MISMATCH: _row(
-            Fault.CLIENT,
-            False,
-            "userId differs from this connection's user. Use one connection for each user.",
+        ErrorCode.FORBIDDEN: ErrorInfo(Fault.CLIENT, False, "This is not allowed here. Ask the operator."),
+        ErrorCode.USER_MISMATCH: ErrorInfo(
+            Fault.CLIENT, False, "userId differs from this connection's user. Use one connection for each user."
         ),
-        ErrorCode.SESSION_REPLACED: _row(
+        ErrorCode.SESSION_REPLACED: ErrorInfo(
             Fault.CLIENT, False, "A newer connection took this session over. Do not reconnect with it."
         ),
-        ErrorCode.RATE_LIMITED: _row(
+        ErrorCode.RATE_LIMITED: ErrorInfo(
             Fault.LIMIT, True, "Too many requests in this minute. Wait for as long as the error says, then ask again."
         ),
-        ErrorCode.OVERLOADED: _row(
+        ErrorCode.OVERLOADED: ErrorInfo(
             Fault.LIMIT, True, "Too many unfinished requests. Wait for an answer, then try again."
         ),
-        ErrorCode.REQUEST_CONFLICT: _row(
-            Fault.CLIENT,
-            False,
-            "This requestId was used for something else. Use a new one for each question.",
+        ErrorCode.REQUEST_CONFLICT: ErrorInfo(
+            Fault.CLIENT, False, "This requestId was used for something else. Use a new one for each question."
         ),
-        ErrorCode.UNKNOWN_REQUEST: _row(
+        ErrorCode.UNKNOWN_REQUEST: ErrorInfo(
             Fault.CLIENT, False, "No such request is known. If it was never accepted, send it again."
         ),
-        ErrorCode.ATTACHMENT_MISSING: _row(
+        ErrorCode.ATTACHMENT_MISSING: ErrorInfo(
             Fault.CLIENT, False, "An attachment is not here. Upload it, then send the same frame again."
         ),
-        ErrorCode.MODEL_UNAVAILABLE: _row(
+        ErrorCode.MODEL_UNAVAILABLE: ErrorInfo(
             Fault.MODEL, True, "The model cannot be reached. Try again later or choose another model."
         ),
-        ErrorCode.MODEL_THROTTLED: _row(Fault.MODEL, True, "The model is at its limit. Try again after a pause."),
-        ErrorCode.MODEL_FAILED: _row(Fault.MODEL, True, "The model broke off its answer. Try again."),
-        ErrorCode.TIMEOUT: _row(
+        ErrorCode.MODEL_THROTTLED: ErrorInfo(Fault.MODEL, True, "The model is at its limit. Try again after a pause."),
+        ErrorCode.MODEL_FAILED: ErrorInfo(Fault.MODEL, True, "The model broke off its answer. Try again."),
+        ErrorCode.TIMEOUT: ErrorInfo(
             Fault.SERVER, True, "The answer was not complete within the server's time limit. Try again."
         ),
-        ErrorCode.UNAVAILABLE: _row(
-            Fault.SERVER,
-            True,
-            "The server cannot store requests now. Send the same frame again after a pause.",
+        ErrorCode.UNAVAILABLE: ErrorInfo(
+            Fault.SERVER, True, "The server cannot store requests now. Send the same frame again after a pause."
         ),
-        ErrorCode.INTERNAL: _row(
+        ErrorCode.INTERNAL: ErrorInfo(
             Fault.SERVER, True, "The server failed. Try again; the operator finds the cause in the log."
         ),
     }

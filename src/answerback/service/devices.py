@@ -4,6 +4,7 @@ Everything is looked for under the connection's own user. What belongs to anothe
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -40,29 +41,18 @@ def newest_turn(history: History) -> NewestTurn:
     return newest
 
 
+@dataclass(eq=False, kw_only=True)
 class Devices:
     """Takes `watch`, and `cancelMessage` of what others have asked. `most`: sessions that watch one conversation."""
 
-    def __init__(
-        self,
-        *,
-        most: int,
-        watching: Watching,
-        requests: Requests,
-        newest_turn: NewestTurn,
-        queue: Queue,
-        questions: Questions,
-        delivery_sender: DeliverySender,
-        clock: Callable[[], int],
-    ) -> None:
-        self._most = most
-        self._watching = watching
-        self._requests = requests
-        self._newest_turn = newest_turn
-        self._queue = queue
-        self._questions = questions
-        self._delivery_sender = delivery_sender
-        self._clock = clock
+    most: int
+    watching: Watching
+    requests: Requests
+    newest_turn: NewestTurn
+    queue: Queue
+    questions: Questions
+    delivery_sender: DeliverySender
+    clock: Callable[[], int]
 
     async def watch(self, connection: Connection, frame: Watch) -> WatchingFrame | Error:
         """Show the session a conversation, or the changes of the list, from now on; or no longer. Raises: Unavailable.
@@ -70,7 +60,7 @@ class Devices:
         The place is taken first, then it is noted in what runs, and then the session is told. What ended before that
         is in the history, where it looks next (rule: watch, then history).
         """
-        user_id, now_ms = user_of(connection), self._clock()
+        user_id, now_ms = user_of(connection), self.clock()
         conversation_id = None if frame.conversation_id is None else normal_id(frame.conversation_id)
         watcher = Watcher(
             session_id=connection.session_id,
@@ -80,7 +70,7 @@ class Devices:
             off=frame.off,
             until_ms=now_ms + (LEFT_MS if frame.off else KEPT_MS),
         )
-        place = await self._watching.watch(user_id, conversation_id, watcher, now_ms=now_ms, most=self._most)
+        place = await self.watching.watch(user_id, conversation_id, watcher, now_ms=now_ms, most=self.most)
         if place is Place.FULL:
             return Error(code=ErrorCode.OVERLOADED, message=TOO_MANY, request_id=frame.request_id)
         turn: str | None = None
@@ -88,7 +78,7 @@ class Devices:
             if place is Place.KEPT:
                 resume = () if frame.off else frame.resume
                 await self._note(connection, conversation_id, replace(watcher, until_ms=0), resume)
-            turn = await self._newest_turn(user_id, conversation_id)
+            turn = await self.newest_turn(user_id, conversation_id)
         return WatchingFrame(
             request_id=frame.request_id, conversation_id=conversation_id, number=frame.number, turn=turn
         )
@@ -99,18 +89,18 @@ class Devices:
         """Tell the workers of what is unfinished, and serve what the session waits for and has ended."""
         user_id = user_of(connection)
         points = {point.request_id: point for point in resume}
-        unfinished = await self._requests.unfinished_in(user_id, conversation_id)
+        unfinished = await self.requests.unfinished_in(user_id, conversation_id)
         # What waits finds the session among those who watch, when its turn has come.
         running = (one for one in unfinished if one.state is State.RUNNING and one.session_id != watcher.session_id)
         for request_id in dict.fromkeys((*(record.request_id for record in running), *points)):
             point = points.get(request_id)
             has = watcher if point is None else replace(watcher, attempt=point.attempt, offset=point.offset)
             watch = partial(changes.watch, conversation_id=conversation_id, watcher=has)
-            match await self._requests.change(RequestKey(user_id, request_id), watch):
+            match await self.requests.change(RequestKey(user_id, request_id), watch):
                 case Pending(record=record):
-                    self._questions.changed(record)
+                    self.questions.changed(record)
                 case Ended(record=record) if point is not None:
-                    await self._questions.serve(record, connection, point.attempt, point.offset)
+                    await self.questions.serve(record, connection, point.attempt, point.offset)
                 case Conflict() if point is not None:
                     await self._error(connection, ErrorCode.REQUEST_CONFLICT, request_id)
                 case Unknown() if point is not None:
@@ -122,25 +112,25 @@ class Devices:
         The ending of one that runs comes to the session as to everybody who watches.
         """
         key = RequestKey(user_of(connection), frame.request_id)
-        outcome = await self._requests.change(
+        outcome = await self.requests.change(
             key,
             partial(
                 changes.stop,
                 conversation_id=normal_id(conversation_id),
                 session_id=connection.session_id,
-                now_ms=self._clock(),
+                now_ms=self.clock(),
             ),
         )
         match outcome:
             case Pending(record=record):
-                self._questions.changed(record)
+                self.questions.changed(record)
             case Ended(record=record, is_new=is_new):
                 if is_new:
-                    await self._delivery_sender.announce(outcome)
-                    await self._queue.forget(record.key)
-                await self._questions.serve_ending(record, connection)
+                    await self.delivery_sender.announce(outcome)
+                    await self.queue.forget(record.key)
+                await self.questions.serve_ending(record, connection)
             case Conflict() | Unknown():
                 await self._error(connection, ErrorCode.UNKNOWN_REQUEST, frame.request_id)
 
     async def _error(self, connection: Connection, code: ErrorCode, request_id: str) -> None:
-        await self._delivery_sender.error(connection.connection_id, code, request_id=request_id)
+        await self.delivery_sender.error(connection.connection_id, code, request_id=request_id)

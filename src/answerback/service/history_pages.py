@@ -13,21 +13,9 @@ from answerback.core.answer import cut_back, encoded_size
 from answerback.core.instants import iso
 from answerback.core.parts import Content, Mark, stretches
 from answerback.ports import History, StoredConversation, StoredTurn
+from answerback.protocol import frames
 from answerback.protocol.codec import encode
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import (
-    Conversation,
-    Conversations,
-    ConversationSummary,
-    Error,
-    GetHistory,
-    ListConversations,
-    Turn,
-    TurnPart,
-    UpdateConversation,
-    Usage,
-)
-from answerback.protocol.frames import History as HistoryFrame
 from answerback.protocol.limits import MAX_FRAME_BYTES
 
 DEFAULT_LIMIT: Final = 50
@@ -50,7 +38,7 @@ _BAD_PAGE: Final = '"before" must be the `next` of the page before, unchanged.'
 
 _WITH_PARTS: Final = ":p"
 
-Request = ListConversations | GetHistory | UpdateConversation
+Request = frames.ListConversations | frames.GetHistory | frames.UpdateConversation
 Changed = Callable[[str, StoredConversation], Awaitable[None]]
 
 
@@ -88,54 +76,58 @@ class HistoryPages:
         self._clock = clock
         self._changed = changed
 
-    async def answer(self, user_id: str, frame: Request) -> Conversations | HistoryFrame | Conversation | Error:
+    async def answer(
+        self, user_id: str, frame: Request
+    ) -> frames.Conversations | frames.History | frames.Conversation | frames.Error:
         """The one frame that answers `frame` of this user."""
         match frame:
-            case ListConversations():
+            case frames.ListConversations():
                 return await self._conversations(user_id, frame)
-            case GetHistory():
+            case frames.GetHistory():
                 return await self._turns(user_id, frame)
-            case UpdateConversation():
+            case frames.UpdateConversation():
                 return await self._update(user_id, frame)
             case _:
                 assert_never(frame)
 
-    async def _conversations(self, user_id: str, frame: ListConversations) -> Conversations | Error:
+    async def _conversations(
+        self, user_id: str, frame: frames.ListConversations
+    ) -> frames.Conversations | frames.Error:
         before: tuple[int, str] | None = None
         if frame.before is not None:
             updated, colon, conversation_id = frame.before.partition(":")
             # U+0000 is in no id, and PostgreSQL does not take it.
             if not (colon and updated.isascii() and updated.isdigit() and len(updated) < 19) or "\0" in conversation_id:
-                return Error(code=ErrorCode.INVALID_FRAME, message=_BAD_PAGE, request_id=frame.request_id)
+                return frames.Error(code=ErrorCode.INVALID_FRAME, message=_BAD_PAGE, request_id=frame.request_id)
             before = (int(updated), conversation_id)
         limit = frame.limit or DEFAULT_LIMIT
         found = await self._history.conversations(user_id, before=before, limit=limit + 1)
-        page: list[ConversationSummary] = []
+        page: list[frames.ConversationSummary] = []
         room = PAGE_BYTES
         for stored in found[:limit]:
             item = _summary(stored)
-            room -= len(encode(Conversations(request_id="", conversations=(item,))))
+            room -= len(encode(frames.Conversations(request_id="", conversations=(item,))))
             if room < 0:
                 break
             page.append(item)
         last = found[len(page) - 1] if page and len(page) < len(found) else None
-        return Conversations(
+        return frames.Conversations(
             request_id=frame.request_id,
             conversations=tuple(page),
             next=None if last is None else f"{last.updated_at_ms}:{last.conversation_id}",
         )
 
-    async def _turns(self, user_id: str, frame: GetHistory) -> HistoryFrame | Error:
+    async def _turns(self, user_id: str, frame: frames.GetHistory) -> frames.History | frames.Error:
         try:
             place = None if frame.before is None else _Place.parse(frame.before, has_parts=frame.parts)
         except ValueError:
-            return Error(code=ErrorCode.INVALID_FRAME, message=_BAD_PAGE, request_id=frame.request_id)
+            return frames.Error(code=ErrorCode.INVALID_FRAME, message=_BAD_PAGE, request_id=frame.request_id)
         limit = frame.limit or DEFAULT_LIMIT
         before = None if place is None else place.position + (place.ends is not None)
         found = await self._history.turns(
             user_id, frame.conversation_id, before=before, limit=limit + 1, superseded=frame.superseded
         )
-        page: list[Turn] = []
+        page: list[frames.Turn] = []
         room = PAGE_BYTES
         following: _Place | None = None
         for stored in found[:limit]:
@@ -158,26 +150,26 @@ class HistoryPages:
             if not is_whole:
                 break
         is_last = len(page) == len(found) and (following is None or following.ends is None)
-        return HistoryFrame(
+        return frames.History(
             request_id=frame.request_id,
             conversation_id=frame.conversation_id,
             turns=tuple(reversed(page)),
             next=None if is_last or following is None else str(following),
         )
 
-    async def _update(self, user_id: str, frame: UpdateConversation) -> Conversation | Error:
+    async def _update(self, user_id: str, frame: frames.UpdateConversation) -> frames.Conversation | frames.Error:
         stored = await self._history.update_conversation(
             user_id, frame.conversation_id, title=frame.title, deleted=frame.deleted, now_ms=self._clock()
         )
         if stored is None:
-            return Error(
+            return frames.Error(
                 code=ErrorCode.UNKNOWN_REQUEST,
                 message="You have no such conversation. It exists once its first answer has ended.",
                 request_id=frame.request_id,
             )
         if self._changed is not None:
             await self._changed(user_id, stored)
-        return Conversation(
+        return frames.Conversation(
             request_id=frame.request_id,
             conversation_id=stored.conversation_id,
             title=stored.title,
@@ -185,8 +177,8 @@ class HistoryPages:
         )
 
 
-def _summary(stored: StoredConversation) -> ConversationSummary:
-    return ConversationSummary(
+def _summary(stored: StoredConversation) -> frames.ConversationSummary:
+    return frames.ConversationSummary(
         conversation_id=stored.conversation_id,
         title=stored.title,
         turns=stored.turns,
@@ -211,15 +203,15 @@ def _answer_from(answer: str, marks: Sequence[Mark], room: int) -> tuple[int, in
     return 0, room
 
 
-def _turn(stored: StoredTurn, question: str, question_offset: int, answer: Content, answer_offset: int) -> Turn:
-    return Turn(
+def _turn(stored: StoredTurn, question: str, question_offset: int, answer: Content, answer_offset: int) -> frames.Turn:
+    return frames.Turn(
         request_id=stored.request_id,
         question=question[question_offset:],
         question_offset=question_offset,
         answer=answer.text[answer_offset:],
         answer_offset=answer_offset,
         parts=tuple(
-            TurnPart(part=one.part, kind=one.mark.kind, name=one.mark.name, start=one.start, end=one.end)
+            frames.TurnPart(part=one.part, kind=one.mark.kind, name=one.mark.name, start=one.start, end=one.end)
             for one in stretches(answer.marks, answer_offset, len(answer.text))
         ),
         status=stored.status,
@@ -233,6 +225,6 @@ def _turn(stored: StoredTurn, question: str, question_offset: int, answer: Conte
         usage=(
             None
             if stored.input_tokens is None or stored.output_tokens is None
-            else Usage(input_tokens=stored.input_tokens, output_tokens=stored.output_tokens)
+            else frames.Usage(input_tokens=stored.input_tokens, output_tokens=stored.output_tokens)
         ),
     )

@@ -201,6 +201,7 @@ class UsersInBothForms:
 
     def __init__(self, stored: Users) -> None:
         self._stored = stored
+        self.teams = stored.teams
 
     async def users(self, *, after: str | None = None, limit: int = 100) -> Sequence[StoredUser]:
         """By the id as it is stored. A user of both forms stands where NFC is."""
@@ -273,9 +274,6 @@ class UsersInBothForms:
 
     async def budgets(self, holder: str, *, now_ms: int) -> Sequence[BudgetState]:
         return await self._stored.budgets(normal_id(holder), now_ms=now_ms)
-
-    async def teams(self) -> Sequence[str]:
-        return await self._stored.teams()
 
     async def usage(
         self, user_id: str | None, *, since_day: str | None = None, by_model: bool = False

@@ -45,6 +45,7 @@ class JanitorSettings:
     queue_survives: bool = False
 
 
+@dataclass(eq=False, kw_only=True)
 class Janitor:
     """Repairs and deletes in sweeps. Raises nothing but CancelledError: what fails now is done by a later sweep.
 
@@ -53,33 +54,18 @@ class Janitor:
     `leapt`: time that this process alone counts, so deadlines do not; elsewhere `no_leaps`.
     """
 
-    def __init__(
-        self,
-        *,
-        settings: JanitorSettings,
-        requests: Requests,
-        history: History,
-        connections: Connections,
-        sender: Sender,
-        queue: Queue,
-        delivery_sender: DeliverySender,
-        clock: Callable[[], int],
-        last_active_ms: Callable[[str], Awaitable[int | None]] | None = None,
-        leapt: LeaptSince = no_leaps,
-        files: Files | None = None,
-    ) -> None:
-        self._settings = settings
-        self._requests = requests
-        self._history = history
-        self._connections = connections
-        self._sender = sender
-        self._queue = queue
-        self._delivery_sender = delivery_sender
-        self._clock = clock
-        self._last_active_ms = last_active_ms
-        self._leapt = leapt
-        self._expired_at_ms: int | None = None
-        self._files = files
+    settings: JanitorSettings
+    requests: Requests
+    history: History
+    connections: Connections
+    sender: Sender
+    queue: Queue
+    delivery_sender: DeliverySender
+    clock: Callable[[], int]
+    last_active_ms: Callable[[str], Awaitable[int | None]] | None = None
+    leapt: LeaptSince = no_leaps
+    files: Files | None = None
+    _expired_at_ms: int | None = field(default=None, init=False)
 
     async def sweep(self, *, stop_at_ms: int | None = None, leads: bool = True) -> None:
         """Go once through everything, or until `stop_at_ms` (epoch): the next sweep does what is left then.
@@ -88,7 +74,7 @@ class Janitor:
         """
 
         def is_late() -> bool:
-            return stop_at_ms is not None and self._clock() >= stop_at_ms
+            return stop_at_ms is not None and self.clock() >= stop_at_ms
 
         repair, close = partial(self._repair_requests, is_late), partial(self._close_idle, is_late)
         for step in (repair, close, self._forget_old) if leads else (close,):
@@ -103,31 +89,31 @@ class Janitor:
                 log.exception("a step of the sweep failed; the next sweep tries again")
 
     async def _close_idle(self, is_late: Callable[[], bool]) -> None:
-        since_ms = self._clock() - self._settings.idle_timeout_ms
-        since_ms -= self._leapt(since_ms)
-        for connection in await self._connections.idle(since_ms=since_ms):
+        since_ms = self.clock() - self.settings.idle_timeout_ms
+        since_ms -= self.leapt(since_ms)
+        for connection in await self.connections.idle(since_ms=since_ms):
             if is_late():
                 return
-            now = await self._connections.get(connection.connection_id)
+            now = await self.connections.get(connection.connection_id)
             if now is None or now.last_activity_ms >= since_ms:
                 continue
-            if self._last_active_ms is not None:
-                seen_ms = await self._last_active_ms(connection.connection_id)
+            if self.last_active_ms is not None:
+                seen_ms = await self.last_active_ms(connection.connection_id)
                 if seen_ms is not None and seen_ms >= since_ms:
-                    await self._connections.touch(connection.connection_id, now_ms=seen_ms)
+                    await self.connections.touch(connection.connection_id, now_ms=seen_ms)
                     continue
             log.info("an idle connection is closed", extra={"connectionId": connection.connection_id})
-            await self._sender.close(connection.connection_id)
-            await self._connections.remove(connection.connection_id)
+            await self.sender.close(connection.connection_id)
+            await self.connections.remove(connection.connection_id)
 
     async def _repair_requests(self, is_late: Callable[[], bool]) -> None:
-        for record in await self._requests.unfinished():
+        for record in await self.requests.unfinished():
             if is_late():
                 return
-            now_ms = self._clock()
-            if record.state is State.RUNNING and not self._settings.policy.lease_ms:
+            now_ms = self.clock()
+            if record.state is State.RUNNING and not self.settings.policy.lease_ms:
                 await self._queue_again(record)
-            elif now_ms >= changes.deadline_ms(record, policy=self._settings.policy, leapt=self._leapt):
+            elif now_ms >= changes.deadline_ms(record, policy=self.settings.policy, leapt=self.leapt):
                 await self._expire(record, now_ms)
             elif record.state is State.ACCEPTED and self._may_not_be_queued(record, now_ms):
                 await self._requeue(record)
@@ -138,37 +124,37 @@ class Janitor:
         Since the records were read it may have ended. Its ending would be sent once more.
         """
         poll = partial(changes.poll, owner=record.owner, attempt=record.attempt)
-        if isinstance(await self._requests.change(record.key, poll), Held):
-            await self._queue.put(record)
+        if isinstance(await self.requests.change(record.key, poll), Held):
+            await self.queue.put(record)
 
     async def _expire(self, record: Record, now_ms: int) -> None:
         expire = partial(changes.expire, now_ms=now_ms, code=ErrorCode.TIMEOUT, grace_ms=LOST_AFTER_MS)
-        outcome = await self._requests.change(record.key, expire)
+        outcome = await self.requests.change(record.key, expire)
         if isinstance(outcome, Ended) and outcome.is_new:
-            await self._delivery_sender.announce(outcome)
-            await self._queue.forget(record.key)
+            await self.delivery_sender.announce(outcome)
+            await self.queue.forget(record.key)
 
     def _may_not_be_queued(self, record: Record, now_ms: int) -> bool:
         if now_ms - record.accepted_at_ms < REQUEUE_AFTER_MS:
             return False
         # A queue that is rebuilt from the store ignores what it already has: always put.
-        return record.queue_no == 0 or not self._settings.queue_survives
+        return record.queue_no == 0 or not self.settings.queue_survives
 
     async def _requeue(self, record: Record) -> None:
         """Put it as the front did: a queue that has it drops the copy. The note keeps the next sweep from it."""
-        await self._queue.put(record)
-        if self._settings.queue_survives:
-            await self._requests.change(record.key, partial(changes.queued, queue_no=record.queue_no + 1))
+        await self.queue.put(record)
+        if self.settings.queue_survives:
+            await self.requests.change(record.key, partial(changes.queued, queue_no=record.queue_no + 1))
 
     async def _forget_old(self) -> None:
-        now_ms = self._clock()
-        if self._leapt(now_ms - SETTLED_AFTER_MS) > self._leapt(now_ms):
+        now_ms = self.clock()
+        if self.leapt(now_ms - SETTLED_AFTER_MS) > self.leapt(now_ms):
             return
-        if self._expired_at_ms is None or abs(now_ms - self._expired_at_ms) >= self._settings.expire_every_ms:
-            await self._history.delete_expired(now_ms=now_ms, keep_days=self._settings.keep_days)
+        if self._expired_at_ms is None or abs(now_ms - self._expired_at_ms) >= self.settings.expire_every_ms:
+            await self.history.delete_expired(now_ms=now_ms, keep_days=self.settings.keep_days)
             self._expired_at_ms = now_ms
-        before_ms = now_ms - self._settings.retention_ms
-        await self._requests.purge(ended_before_ms=before_ms, refused_before_ms=now_ms - defaults.REFUSAL_RETENTION_MS)
-        await self._history.purge_deleted(before_ms=before_ms)
-        if self._files is not None:
-            await self._files.purge_files(now_ms=now_ms)
+        before_ms = now_ms - self.settings.retention_ms
+        await self.requests.purge(ended_before_ms=before_ms, refused_before_ms=now_ms - defaults.REFUSAL_RETENTION_MS)
+        await self.history.purge_deleted(before_ms=before_ms)
+        if self.files is not None:
+            await self.files.purge_files(now_ms=now_ms)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from msgspec.structs import replace
@@ -33,20 +34,20 @@ MAX_TOLD: Final = 1_000
 """Endings of which it is remembered that they were told: one whose asker does not read is announced several times."""
 
 
+@dataclass(eq=False)
 class Audience:
     """The sessions that are shown an answer besides the one that asked."""
 
-    def __init__(self, record: Record, answer: Answer, question: Question | None = None) -> None:
-        self.record = record
-        self.answer = answer
-        self.question = question
-        self.streams: dict[str, Stream] = {}
-        self.orders: dict[str, tuple[int, int]] = {}
-        """The last word of each session: also of one that left before it had a stream."""
-        self.of_list: Sequence[Watcher] = ()
-        """Who watches the list of conversations, as of the last look."""
-        self.looks: set[asyncio.Task[bool]] = set()
-        self.is_closed = False
+    record: Record
+    answer: Answer
+    question: Question | None = None
+    streams: dict[str, Stream] = field(default_factory=dict)
+    orders: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """The last word of each session: also of one that left before it had a stream."""
+    of_list: Sequence[Watcher] = ()
+    """Who watches the list of conversations, as of the last look."""
+    looks: set[asyncio.Task[bool]] = field(default_factory=set)
+    is_closed: bool = False
 
     def close(self) -> None:
         """Nothing more of this attempt is sent."""
@@ -62,29 +63,23 @@ class Audience:
         self.orders.clear()
 
 
+@dataclass(eq=False, kw_only=True)
 class Watchers:
     """Finds who watches, and sends to them. Raises nothing but CancelledError: who misses something asks for it.
 
     `history`: tells those who watch the list what a conversation is called; None: to ask it costs too much.
     """
 
-    def __init__(
-        self,
-        *,
-        watching: Watching,
-        requests: Requests,
-        delivery_sender: DeliverySender,
-        clock: Callable[[], int],
-        history: History | None = None,
-    ) -> None:
-        self.watched = watching.watched
-        self._watching = watching
-        self._requests = requests
-        self._delivery_sender = delivery_sender
-        self._clock = clock
-        self._history = history
+    watching: Watching
+    requests: Requests
+    delivery_sender: DeliverySender
+    clock: Callable[[], int]
+    history: History | None = None
+
+    def __post_init__(self) -> None:
+        self.watched = self.watching.watched
         self._told: OrderedDict[RequestKey, None] = OrderedDict()
-        delivery_sender.tell_watchers = self.tell
+        self.delivery_sender.tell_watchers = self.tell
 
     # --- an answer that grows
 
@@ -106,7 +101,7 @@ class Watchers:
             if all(one.session_id == record.session_id for one in found):
                 return True
             if audience.question is None:
-                audience.question = await self._requests.question(record.key)
+                audience.question = await self.requests.question(record.key)
         except Unavailable:
             has_read = False
             log.warning("it could not be read who watches", extra={"requestId": record.request_id})
@@ -138,16 +133,16 @@ class Watchers:
         )
         if stream is None:
             asked = asked_frame(record, question)
-            stream = self._delivery_sender.stream(record, audience.answer, target=target, asked=asked)
+            stream = self.delivery_sender.stream(record, audience.answer, target=target, asked=asked)
             audience.streams[session_id] = stream
         else:
             stream.retarget(target)
-        self._delivery_sender.wake(stream)
+        self.delivery_sender.wake(stream)
 
     async def _watchers(self, user_id: str, conversation_id: str) -> tuple[Sequence[Watcher], Sequence[Watcher]]:
         """Those who watch the conversation, and those who watch the list."""
         name = normal_id(conversation_id)
-        found = await self._watching.watchers(normal_id(user_id), name, None, now_ms=self._clock())
+        found = await self.watching.watchers(normal_id(user_id), name, None, now_ms=self.clock())
         return found[name], found[None]
 
     # --- an ending
@@ -161,7 +156,7 @@ class Watchers:
             self._told[record.key] = None
             if len(self._told) > MAX_TOLD:
                 self._told.popitem(last=False)
-        finish = self._delivery_sender.finish_patiently
+        finish = self.delivery_sender.finish_patiently
         ways: list[Awaitable[object]] = [finish(stream, record) for stream in audience.streams.values()]
         if ended.is_new:
             ways.append(self._tell_list(record, audience.of_list))
@@ -191,19 +186,19 @@ class Watchers:
         """Send a stored ending, and its text from `offset` on, to a session that watches. Raises: Unavailable."""
         found, _ = await self._watchers(record.user_id, record.conversation_id)
         audience = await self._stored(record)
-        audience.question = await self._requests.question(record.key)
+        audience.question = await self.requests.question(record.key)
         for one in found:
             if one.session_id == session_id and audience.question is not None:
                 has_any = {"attempt": attempt, "offset": offset} if offset else {}
                 self._show(audience, replace(one, **has_any), audience.question)
         for stream in audience.streams.values():
-            await self._delivery_sender.finish_patiently(stream, record)
+            await self.delivery_sender.finish_patiently(stream, record)
 
     async def _stored(self, record: Record) -> Audience:
         ending = record.ending
         if ending is None:
             raise ValueError("only an ended request can be shown from the store")
-        content = await self._requests.answer(record.key) if ending.length else NOTHING
+        content = await self.requests.answer(record.key) if ending.length else NOTHING
         return Audience(record, Answer.stored(ending.attempt, content))
 
     # --- the list of conversations
@@ -215,11 +210,11 @@ class Watchers:
             return
         frame: ConversationChanged | None = None
         try:
-            if self._history is None:
+            if self.history is None:
                 frame = ConversationChanged(conversation_id=name, updated_at=iso(ending.ended_at_ms))
             else:
                 user_id = normal_id(record.user_id)
-                for one in await self._history.conversations(user_id, before=None, limit=LOOKED_AT):
+                for one in await self.history.conversations(user_id, before=None, limit=LOOKED_AT):
                     if one.conversation_id == name:
                         frame = _changed(one)
         except Unavailable:
@@ -232,13 +227,13 @@ class Watchers:
         if user_id not in self.watched:
             return
         try:
-            found = await self._watching.watchers(user_id, None, now_ms=self._clock())
+            found = await self.watching.watchers(user_id, None, now_ms=self.clock())
         except Unavailable:
             return
         await self._hint(found[None], _changed(conversation))
 
     async def _hint(self, found: Sequence[Watcher], frame: ConversationChanged) -> None:
-        offer = self._delivery_sender.offer
+        offer = self.delivery_sender.offer
         await asyncio.gather(*(offer(one.connection_id, frame) for one in found if not one.off))
 
 

@@ -19,11 +19,7 @@ from msgspec.structs import replace as with_fields
 from answerback.clock import epoch_ms
 from answerback.core import request as changes
 from answerback.core.admission import admit_again, is_locked
-from answerback.core.budget import (
-    Budget,
-    BudgetState,
-    encode_budgets,
-)
+from answerback.core.budget import Budget, BudgetState, encode_budgets
 from answerback.core.request import SCHEMA, Busy, Change, Question, Record, RequestKey, Unknown
 from answerback.core.transitions import State
 from answerback.core.watching import MOST_WATCHED, placed
@@ -509,11 +505,7 @@ def _watch(
 
 
 def _take_over(
-    transaction: Transaction,
-    *,
-    nodes: Set[str],
-    beats: Mapping[str, int],
-    is_alive: Callable[[str], bool],
+    transaction: Transaction, *, nodes: Set[str], beats: Mapping[str, int], is_alive: Callable[[str], bool]
 ) -> list[tuple[int, Record]]:
     state, keys = transaction.state, set()
     if beats:

@@ -4,20 +4,17 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from statistics import median_low
 from typing import Any, Final, TypeVar
 
-import psycopg
-
 from answerback.clock import epoch_ms
-from answerback.ports import Unavailable
 from answerback.stores import statements as sql
 from answerback.stores.database import Connection as Thread
 from answerback.stores.database import Database
 from answerback.stores.migrations import lock_key
-from answerback.stores.postgres import PostgresDatabase, connect
+from answerback.stores.postgres import PostgresDatabase, reach
 
 T = TypeVar("T")
 
@@ -113,26 +110,21 @@ class Node:
         return not self.has_lock and self.age_ms > STALE_MS
 
 
+@dataclass(eq=False)
 class Nodes:
     """The table, on a connection of its own, which `connect` makes. `clock`: this machine's, in epoch milliseconds.
 
     `offset_ms`: how far the database's clock is ahead of it.
     """
 
-    def __init__(
-        self,
-        connect: Callable[[], Thread],
-        schema: str,
-        *,
-        node: str,
-        incarnation: str,
-        clock: Callable[[], int] = epoch_ms,
-    ) -> None:
-        self._connect = connect
-        self._schema = schema
-        self._node = node
-        self._incarnation = incarnation
-        self._clock = clock
+    connect: Callable[[], Thread]
+    schema: str
+    _: KW_ONLY
+    node: str
+    incarnation: str
+    clock: Callable[[], int] = epoch_ms
+
+    def __post_init__(self) -> None:
         self._thread: Thread | None = None
         self._offsets: deque[int] = deque(maxlen=15)
         self.offset_ms = 0
@@ -140,17 +132,17 @@ class Nodes:
     async def beat(self, state: str, *, reads_schema: int, version: str, facts: Mapping[str, int]) -> Sequence[Node]:
         """Say that we live; the others. Raises: Unavailable."""
         row: dict[str, Any] = {
-            "node": self._node,
-            "incarnation": self._incarnation,
+            "node": self.node,
+            "incarnation": self.incarnation,
             "state": state,
             "reads_schema": reads_schema,
             "version": version,
             "facts": json.dumps(facts),
         }
-        nodes, offset_ms = await self._run(partial(_beat, row=row, schema=self._schema, clock=self._clock))
+        nodes, offset_ms = await self._run(partial(_beat, row=row, schema=self.schema, clock=self.clock))
         self._offsets.append(offset_ms)
         self.offset_ms = median_low(self._offsets)
-        return [node for node in nodes if node.name != self._node]
+        return [node for node in nodes if node.name != self.node]
 
     async def agree(self, schema: int, *, dead: Collection[str]) -> int:
         """The version of the record's form that may be written: `schema`, once all read it that are not `dead`.
@@ -161,7 +153,7 @@ class Nodes:
 
     async def lead(self, name: str, *, for_s: float) -> bool:
         """Whether this gateway holds the lease of that name now. Raises: Unavailable."""
-        row: dict[str, Any] = {"name": name, "holder": self._node, "for_ms": int(for_s * 1000)}
+        row: dict[str, Any] = {"name": name, "holder": self.node, "for_ms": int(for_s * 1000)}
         return await self._run(lambda database: bool(database.execute(_LEAD, row).fetchall()))
 
     async def close(self) -> None:
@@ -172,20 +164,13 @@ class Nodes:
 
     async def _run(self, function: Callable[[Database], T]) -> T:
         if self._thread is None:
-            self._thread = self._connect()
+            self._thread = self.connect()
         return await self._thread.read(function)
 
 
 def connect_nodes(url: str, schema: str) -> Thread:
     """A connection for `Nodes`, in a thread of its own."""
-
-    def connect_once() -> Database:
-        try:
-            return PostgresDatabase(connect(url, schema))
-        except psycopg.Error as exc:
-            raise Unavailable(str(exc)) from exc
-
-    return Thread(connect_once, "answerback-nodes")
+    return Thread(lambda: PostgresDatabase(reach(url, schema)), "answerback-nodes")
 
 
 def list_nodes(database: Database, schema: str) -> list[Node]:

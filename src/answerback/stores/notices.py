@@ -19,7 +19,7 @@ from answerback.ports import Unavailable
 from answerback.stores.database import Connection as Thread
 from answerback.stores.database import Database, StoreError, StoreInUse
 from answerback.stores.migrations import lock_key
-from answerback.stores.postgres import PostgresDatabase, connect
+from answerback.stores.postgres import PostgresDatabase, reach
 
 log = logging.getLogger("answerback.fleet")
 
@@ -114,15 +114,9 @@ class Notices:
             log.warning("notices were not sent: %s", error)
 
     def _connect_sender(self) -> Database:
-        connection = self._connect()
+        connection = reach(self._url, self._schema)
         connection.execute("SELECT set_config('synchronous_commit', 'off', false)")
         return PostgresDatabase(connection)
-
-    def _connect(self) -> psycopg.Connection[Any]:
-        try:
-            return connect(self._url, self._schema)
-        except psycopg.Error as exc:
-            raise Unavailable(str(exc)) from exc
 
     # --- the listener's thread
 
@@ -149,7 +143,7 @@ class Notices:
         """Raises: StoreInUse: a process by this name lives."""
         deadline = time.monotonic() + _NAME_FREE_S
         key = lock_key(f"{self._schema} node {self._node}")
-        connection = self._connect()
+        connection = reach(self._url, self._schema)
         try:
             while connection.execute("SELECT pg_try_advisory_lock(%s)", [key]).fetchone() != (True,):
                 if time.monotonic() > deadline:

@@ -265,6 +265,14 @@ def connect(url: str, schema: str) -> Connection:
     return connection
 
 
+def reach(url: str, schema: str) -> Connection:
+    """As `connect`. Raises: Unavailable."""
+    try:
+        return connect(url, schema)
+    except psycopg.Error as exc:
+        raise Unavailable(str(exc)) from exc
+
+
 def check_session(connection: Connection, other: Connection) -> None:
     """Check that the connection has a session of the server to itself, for the lock belongs to the session.
 
@@ -283,12 +291,7 @@ def _session(connection: Connection) -> int:
 
 
 def apply_migrations(
-    connection: Connection,
-    schema: str,
-    migrations: Sequence[Migration],
-    *,
-    now_ms: int,
-    prepare: Prepare | None = None,
+    connection: Connection, schema: str, migrations: Sequence[Migration], *, now_ms: int, prepare: Prepare | None = None
 ) -> int:
     """Apply what is missing; of several processes that do so at once, one does and the others wait for it.
 
@@ -308,12 +311,7 @@ def apply_migrations(
 
 
 def _apply_once(
-    connection: Connection,
-    schema: str,
-    migrations: Sequence[Migration],
-    *,
-    now_ms: int,
-    prepare: Prepare | None,
+    connection: Connection, schema: str, migrations: Sequence[Migration], *, now_ms: int, prepare: Prepare | None
 ) -> int:
     with connection.transaction():
         connection.execute("SET LOCAL statement_timeout = 0")  # of a large database a migration takes its time

@@ -28,9 +28,9 @@ class Part:
 
     table: str
     key: str
-    first: int | str
+    first: int | str = ""
     shown: tuple[str, ...]
-    inner: tuple[str, ...] = ()
+    inner: tuple[str, ...] = ("user_id",)
     rows: tuple[str, ...] = ("1 = 1",)
     stays: str = "1 = 0"
     is_theirs: str = "user_id = :user_id"
@@ -69,7 +69,6 @@ USER_DATA: Final = (
     Part(
         table="users",
         key="user_id",
-        first="",
         shown=("per_minute", "keep_days", "team", "caps", "created_at_ms"),
         inner=("user_id", "minute", "accepted", "accepted_before"),
         stays="per_minute IS NOT NULL AND per_minute < 0",  # who is locked out stays so
@@ -77,50 +76,35 @@ USER_DATA: Final = (
     Part(
         table="conversations",
         key="conversation_id",
-        first="",
         shown=("conversation_id", "title", "created_at_ms", "updated_at_ms", "deleted_at_ms", "keep_days"),
-        inner=("user_id",),
     ),
     REQUESTS,
     Part(
         table="pieces",
         key="upload || '/' || CAST(piece AS text)",
-        first="",
         shown=("upload", "piece", "data"),
+        inner=(),
         is_theirs="upload IN (SELECT upload FROM uploads WHERE user_id = :user_id)",
     ),
     Part(
         table="uploads",
         key="upload",
-        first="",
         shown=("upload", "sha256", "bytes", "content", "begun_at_ms", "touched_at_ms", "completed_at_ms"),
-        inner=("user_id",),
     ),
-    Part(
-        table="begun_uploads",
-        key="CAST(day AS text)",
-        first="",
-        shown=("day", "bytes"),
-        inner=("user_id",),
-    ),
+    Part(table="begun_uploads", key="CAST(day AS text)", shown=("day", "bytes")),
     Part(
         table="usage",
         key="day",
-        first="",
         shown=("day", "requests", "input_tokens", "output_tokens", "last_accepted_at_ms"),
-        inner=("user_id",),
     ),
     Part(
         table="model_usage",
         key="day || '/' || model",
-        first="",
         shown=("day", "model", "requests", "input_tokens", "output_tokens"),
-        inner=("user_id",),
     ),
     Part(
         table="budgets",
         key="period",
-        first="",
         shown=("period", "until_ms", "used", "reserved"),
         inner=("holder",),
         is_theirs="holder = :user_id",  # a team's counters have another holder
@@ -130,14 +114,12 @@ FLEET_DATA: Final = (
     Part(
         table="sessions",
         key="session_id",
-        first="",
         shown=("session_id", "connected_at_ms", "connection_id"),
         inner=("user_id", "generation", "replaced"),
     ),
     Part(
         table="watchers",
         key="conversation_id || '/' || session_id",
-        first="",
         shown=("conversation_id", "session_id", "connection_id", "until_ms"),
         inner=("user_id", "generation", "number", "is_off"),
     ),

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from answerback.client import AnswerbackError
-from answerback.client.events import Answer, PartText, Queued, Restarted, Started, Text
+from answerback.client import Answer, AnswerbackError, PartText, Queued, Restarted, Started, Text
 from answerback.core.parts import KINDS
 from answerback.texts import spoken
 from answerback_proof.history import RunHistory

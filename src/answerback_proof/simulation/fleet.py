@@ -255,7 +255,7 @@ class Node:
         sender.watch(self)
         parts = self._make(
             store=store,
-            connections=fleet.connections(),
+            connections=fleet.connections,
             queue=queue,
             local=queue,
             sender=sender,
