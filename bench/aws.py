@@ -21,9 +21,8 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from answerback.ports import Finish, Piece
-from answerback_aws.cost.bill import deployed, month, plain
-from answerback_aws.cost.counts import load_counts, load_prices
-from answerback_aws.cost.workload import Workload
+from answerback_aws.cost.bill import deployed, load_prices, month, plain
+from answerback_aws.cost.workload import UnitCounts, Workload
 from answerback_aws.deploy.package import build_package, measure
 from answerback_aws.deploy.stack import StackEvent
 from answerback_aws.emulator.bedrock import Asked, BedrockServer
@@ -116,7 +115,7 @@ def row(measured: Measured) -> dict[str, float]:
 
 def million(tokens: int) -> dict[str, float]:
     """US dollars for a million answers, without the model's tokens: as deployed, and the plain way."""
-    workload, counts, prices = Workload(tokens_out=tokens), load_counts(), load_prices("us-east-1")
+    workload, counts, prices = Workload(tokens_out=tokens), UnitCounts.load(), load_prices("us-east-1")
     a_million = 1e6 / workload.answers
     return {
         "as deployed": a_million * month(workload, deployed(), counts, prices),

@@ -39,7 +39,7 @@ async def measured(apps: int, share: float) -> tuple[Report, int]:
                 before = usage_of(server.pid)
                 run = await load.run()
                 after = usage_of(server.pid)
-        return report_of(plan, run, before=before, after=after), (data_dir / "answerback.db").stat().st_size
+        return report_of(run, before=before, after=after), (data_dir / "answerback.db").stat().st_size
 
 
 def row(apps: int, share: float, report: Report, size: int) -> str:

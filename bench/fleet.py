@@ -33,7 +33,7 @@ import psycopg
 from answerback import Client
 from answerback_aws.emulator.emulator import free_ports
 from answerback_aws.emulator.postgres import PostgresServer
-from answerback_proof.chaos.fleet import haproxy
+from answerback_proof.chaos.gateway import haproxy
 from answerback_proof.load.figures import NO_LIMITS, distribution, loop_factory, measured_gateway
 from answerback_proof.load.load import Load, Plan
 from answerback_proof.load.process import ServerProcess, start_server, usage_of

@@ -179,7 +179,7 @@ def _load(name: str, servers: Sequence[Server], plan: Plan, setup: Setup | None 
                 _checked(server, await apps.run(requests=before // plan.apps))
             else:
                 _checked(server, await apps.run(requests=max(3, plan.requests // 5)))  # caches and compilers warm up
-            return [await _measured(server, apps, plan, pid) for _ in range(3 if before else 1)]
+            return [await _measured(server, apps, pid) for _ in range(3 if before else 1)]
 
     return Case(name=name, servers=servers, measure=measure)
 
@@ -200,11 +200,11 @@ async def _apps(server: Server, plan: Plan, setup: Setup) -> AsyncIterator[tuple
         yield apps, process.pid
 
 
-async def _measured(server: Server, apps: Load, plan: Plan, *pids: int) -> Figures:
+async def _measured(server: Server, apps: Load, *pids: int) -> Figures:
     """One run; CPU is that of all these processes and what they started."""
     before = _total(pids)
     run = _checked(server, await apps.run())
-    report = report_of(plan, run, before=before, after=_total(pids))
+    report = report_of(run, before=before, after=_total(pids))
     assert report.latency is not None
     figures = {
         "cpu_us": report.cpu_us_per_request or 0.0,
@@ -245,10 +245,10 @@ def _slow_disk(slow_ms: int, asked: Plan, *, words: int) -> Case:
                 stream = asyncio.create_task(one.run())
                 while not stream.done():
                     _checked(server, await eight.run(requests=3))
-                gaps = distribution(_checked(server, await stream).gaps_s)
+                gaps = distribution(_checked(server, await stream).exchanges.gaps_s)
         assert gaps is not None
         async with _apps(server, asked, Setup(slow_ms=slow_ms)) as (apps, pid):
-            figures = await _measured(server, apps, asked, pid)
+            figures = await _measured(server, apps, pid)
         if figures["p50_ms"] < slow_ms:
             raise WrongServer(f"{server.name}: flushes do not take {slow_ms} ms more; is the library loaded?")
         return [{**figures, "pause_p50_ms": gaps.p50, "pause_p99_ms": gaps.p99, "pause_max_ms": gaps.max}]
@@ -264,7 +264,7 @@ async def on_postgres(plan: Plan) -> Sequence[Figures]:
         async with _apps(OURS, plan, Setup(database=database.url)) as (apps, pid):
             _checked(OURS, await apps.run(requests=max(3, plan.requests // 5)))
             before = usage_of_tree(pid).cpu_s
-            figures = await _measured(OURS, apps, plan, pid, postmaster)
+            figures = await _measured(OURS, apps, pid, postmaster)
             gateway_us = (usage_of_tree(pid).cpu_s - before) / (plan.apps * plan.requests) * 1e6
     return [{**figures, "gateway_us": gateway_us, "database_us": figures["cpu_us"] - gateway_us}]
 
@@ -276,7 +276,7 @@ async def relayed(server: Server, requests: int) -> Sequence[Figures]:
             plan = Plan(url="", apps=20, requests=10 * requests, words=WORDS, stream=True)
             async with _apps(server, plan, Setup(model=f"openai:{upstream}/v1#echo")) as (apps, pid):
                 _checked(server, await apps.run(requests=3))
-                return [await _measured(server, apps, plan, pid)]
+                return [await _measured(server, apps, pid)]
         async with litellm(upstream) as process, aiohttp.ClientSession(process.url) as session:
             await _ask_litellm(session, apps=20, requests=1)
             before = usage_of_tree(process.pid)

@@ -14,7 +14,7 @@ import aiohttp
 from answerback.client.link import Address
 from answerback.protocol.codec import decode_server, encode
 from answerback.protocol.frames import CancelMessage, Hello, MessageDelta, ResumePoint, SendMessage, Welcome
-from answerback_proof.load.exchanges import Exchange, Exchanges
+from answerback_proof.load.load import Exchange, Exchanges
 from answerback_proof.load.websocket import LoadConnection, LoadConnectionError, open_connection
 from answerback_proof.workload import question
 from servers import OURS, Setup, WrongServer, model_server, running, usage_of_tree

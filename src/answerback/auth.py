@@ -271,7 +271,7 @@ class FetchedKeys:
 def fetched_keys(url: str) -> FetchedKeys:
     """The keys at an `https` URL (or `http` on this machine). Raises: AuthError: another kind of URL."""
     if not re.match(r"https://|http://(localhost|127\.0\.0\.1|\[::1\])[:/]", url):
-        raise AuthError("The JWKS URL must begin with https://: whoever can change the keys can be anybody.")
+        raise AuthError("The JWKS URL must begin with https://: anybody who can change the keys can be any user.")
 
     async def fetch() -> str:
         return await asyncio.to_thread(_get, url)

@@ -44,9 +44,9 @@ from answerback_proof.history import (
     TurnsRead,
     Usage,
     Violation,
-    ViolationKind,
     WatchLeft,
 )
+from answerback_proof.history import ViolationKind as Kind
 
 _STATES = {Result.COMPLETED: State.COMPLETED, Result.CANCELLED: State.CANCELLED, Result.FAILED: State.FAILED}
 
@@ -88,7 +88,7 @@ class ViolationCounts(NamedTuple):
 def count(violations: Iterable[Violation]) -> ViolationCounts:
     """How many of each."""
     kinds = Counter(violation.kind for violation in violations)
-    misrouted, repeated = kinds[ViolationKind.FOREIGN], kinds[ViolationKind.REPEATED]
+    misrouted, repeated = kinds[Kind.FOREIGN], kinds[Kind.REPEATED]
     return ViolationCounts(misrouted=misrouted, lost=kinds.total() - misrouted - repeated, repeated=repeated)
 
 
@@ -97,7 +97,7 @@ def check(history: RunHistory, visible: Visible) -> list[Violation]:
     facts = _Facts(history, visible)
     return history.noticed + [
         Violation(
-            promise=Promise.OWN_ANSWER if kind is ViolationKind.FOREIGN else promise,
+            promise=Promise.OWN_ANSWER if kind is Kind.FOREIGN else promise,
             kind=kind,
             request=request,
             detail=detail,
@@ -108,7 +108,7 @@ def check(history: RunHistory, visible: Visible) -> list[Violation]:
     ]
 
 
-_Found = Iterator[tuple[ViolationKind, str, str]]
+_Found = Iterator[tuple[Kind, str, str]]
 """What a rule finds: what was seen, the request, and the detail."""
 
 
@@ -186,7 +186,6 @@ class _Facts:
         return stored.whole if stored is not None and is_whole else None
 
     def parts(self, request: str, attempt: int) -> tuple[AnswerPart, ...] | None:
-        """The parts that an attempt said, if they are known."""
         generated = self._generated.get((request, attempt))
         return generated.parts if generated is not None and generated.parts else None
 
@@ -203,16 +202,12 @@ class _Facts:
         known = [whole for attempt in attempts if (whole := self.text(request, attempt)) is not None]
         return not known or any(whole.startswith(text) for whole in known)
 
-    def wrong(self, request: str, text: str, what: str) -> tuple[ViolationKind, str, str]:
+    def wrong(self, request: str, text: str, what: str) -> tuple[Kind, str, str]:
         """That `what` is not the text that it has to be."""
         owner = self._owners.get(text, request)
         if owner != request:
-            return ViolationKind.FOREIGN, request, f"{what} is the answer to {owner}"
-        return (
-            ViolationKind.DIFFERENT,
-            request,
-            f"{what} is not the same: {len(text)} code points, ending {text[-40:]!r}",
-        )
+            return Kind.FOREIGN, request, f"{what} is the answer to {owner}"
+        return Kind.DIFFERENT, request, f"{what} is not the same: {len(text)} code points, ending {text[-40:]!r}"
 
     def deaths_during(self, stored: Stored) -> int:
         """How many processes died between the acceptance of a request and its ending."""
@@ -247,7 +242,7 @@ def _frames_go_to_their_session(facts: _Facts) -> _Found:
             asked = facts.asked.get(event.request)
             if asked is not None and asked.session == event.session:
                 if isinstance(event.frame, MessageAsked):
-                    yield ViolationKind.REPEATED, event.request, f"session {event.session} was told what it has asked"
+                    yield Kind.REPEATED, event.request, f"session {event.session} was told what it has asked"
                 continue
             is_watched = asked is not None and (event.session, asked.conversation) in watched
             if is_watched and asked is not None and users.get(event.session, asked.user) == asked.user:
@@ -255,19 +250,19 @@ def _frames_go_to_their_session(facts: _Facts) -> _Found:
             if not isinstance(event.frame, Error) or (event.session, event.request) not in named:
                 owner = "nobody" if asked is None else f"session {asked.session}"
                 detail = f"{type(event.frame).__name__} about a request of {owner} went to {event.session}"
-                yield ViolationKind.FOREIGN, event.request, detail
+                yield Kind.FOREIGN, event.request, detail
 
 
 def _everything_was_asked(facts: _Facts) -> _Found:
     for run in facts.runs:
         if run.request not in facts.asked:
-            yield ViolationKind.FOREIGN, run.request, "the model was run for a question that nobody asked"
+            yield Kind.FOREIGN, run.request, "the model was run for a question that nobody asked"
     for turn in facts.turns:
         if turn.request not in facts.asked or facts.asked[turn.request].user != turn.user:
-            yield ViolationKind.FOREIGN, turn.request, f"a turn that user {turn.user} never asked for"
+            yield Kind.FOREIGN, turn.request, f"a turn that user {turn.user} never asked for"
     for request, stored in facts.stored.items():
         if request in facts.asked and facts.asked[request].session != stored.record.session_id:
-            yield ViolationKind.FOREIGN, request, f"its record belongs to session {stored.record.session_id}"
+            yield Kind.FOREIGN, request, f"its record belongs to session {stored.record.session_id}"
 
 
 def _questions_of_others(facts: _Facts) -> _Found:
@@ -276,12 +271,12 @@ def _questions_of_others(facts: _Facts) -> _Found:
         watch, asked = facts.watched.get(shown.observer), facts.asked.get(shown.request)
         is_own = watch is not None and asked is not None and asked.user == watch.user
         if watch is None or asked is None or not is_own or asked.conversation != watch.conversation:
-            yield ViolationKind.FOREIGN, shown.request, f"{shown.observer} was shown a question of somewhere else"
+            yield Kind.FOREIGN, shown.request, f"{shown.observer} was shown a question of somewhere else"
         elif shown.question != asked.text and not (shown.is_cut and asked.text.startswith(shown.question)):
-            yield ViolationKind.DIFFERENT, shown.request, f"{shown.observer} was shown another question"
+            yield Kind.DIFFERENT, shown.request, f"{shown.observer} was shown another question"
     for (observer, request), times in Counter((one.observer, one.request) for one in facts.questions).items():
         if times > 1:
-            yield ViolationKind.REPEATED, request, f"{observer} was shown the question {times} times"
+            yield Kind.REPEATED, request, f"{observer} was shown the question {times} times"
 
 
 # --- one ending
@@ -292,20 +287,20 @@ def _one_ending(facts: _Facts) -> _Found:
     for request, endings in facts.ended.items():
         for observer, times in Counter(ending.observer for ending in endings).items():
             if times > 1:
-                yield ViolationKind.REPEATED, request, f"{observer} saw {times} endings"
+                yield Kind.REPEATED, request, f"{observer} saw {times} endings"
         served = {_essence(ending) for ending in endings if ending.result is not Result.TIMED_OUT}
         own = facts.answered.get(request, ())
         attempts = {ending.attempt for ending in own if ending.result is Result.COMPLETED} - {0}
         if len(served) > 1 or len(attempts) > 1:
             detail = f"it ended in several ways: {sorted(served)}, in the attempts {sorted(attempts)}"
-            yield ViolationKind.REPEATED, request, detail
+            yield Kind.REPEATED, request, detail
     sent: defaultdict[str, set[tuple[str, int, int]]] = defaultdict(set)
     for event in facts.wire:
         if isinstance(event, ToApp) and isinstance(event.frame, MessageResponse):
             sent[event.request].add((event.frame.status.value, event.frame.attempt, event.frame.length))
     for request, several in sent.items():
         if len(several) > 1:
-            yield ViolationKind.REPEATED, request, f"the server sent several endings: {sorted(several)}"
+            yield Kind.REPEATED, request, f"the server sent several endings: {sorted(several)}"
 
 
 def _essence(ending: Ended) -> tuple[str, str, str]:
@@ -325,9 +320,9 @@ def _stored_as_seen(facts: _Facts) -> _Found:
                 continue
             if ending is None or record.state is not _STATES[seen.result]:
                 detail = f"its app saw {seen.result} {seen.code}, the store has {record.state}"
-                yield ViolationKind.DIFFERENT, request, detail
+                yield Kind.DIFFERENT, request, detail
             elif seen.code and seen.code != ending.error_code:
-                yield ViolationKind.DIFFERENT, request, f"its app saw {seen.code}, the store has {ending.error_code}"
+                yield Kind.DIFFERENT, request, f"its app saw {seen.code}, the store has {ending.error_code}"
 
 
 def _one_turn(facts: _Facts) -> _Found:
@@ -339,22 +334,22 @@ def _one_turn(facts: _Facts) -> _Found:
         stored, turn = facts.stored.get(request), turns[0].turn
         ending = None if stored is None else stored.record.ending
         if len(turns) > 1:
-            yield ViolationKind.REPEATED, request, f"it has {len(turns)} turns in its conversation"
+            yield Kind.REPEATED, request, f"it has {len(turns)} turns in its conversation"
         if facts.visible.records and (stored is None or ending is None or not stored.has_question):
-            yield ViolationKind.FOREIGN, request, "a turn of a request that was not accepted, or has not ended"
+            yield Kind.FOREIGN, request, "a turn of a request that was not accepted, or has not ended"
         if ending is not None:
             has = (turn.status, turn.error_code, turn.input_tokens, turn.output_tokens)
             expected = (ending.status, ending.error_code, ending.input_tokens, ending.output_tokens)
             if has != expected:
-                yield ViolationKind.DIFFERENT, request, f"its turn has {has}, its record {expected}"
+                yield Kind.DIFFERENT, request, f"its turn has {has}, its record {expected}"
     for request, stored in facts.stored.items():
         is_kept = stored.has_question or stored.record.state is State.COMPLETED
         if stored.record.ending is not None and is_kept and request not in found:
-            yield ViolationKind.LOST, request, f"{stored.record.state}, and not in its conversation"
+            yield Kind.LOST, request, f"{stored.record.state}, and not in its conversation"
     for request, endings in facts.ended.items():
         is_completed = any(ending.result is Result.COMPLETED for ending in endings)
         if not facts.visible.records and is_completed and request not in found:
-            yield ViolationKind.LOST, request, "it was completed, and is not in its conversation"
+            yield Kind.LOST, request, "it was completed, and is not in its conversation"
 
 
 # --- exact text
@@ -370,17 +365,13 @@ def _sent_text(facts: _Facts) -> _Found:
                 whole = facts.content(event.request, attempt)
                 if whole is not None and not whole.startswith(delta, offset):
                     detail = f"text at {offset} of attempt {attempt} on the wire is not its own"
-                    yield ViolationKind.FOREIGN, event.request, detail
+                    yield Kind.FOREIGN, event.request, detail
             case MessageResponse(status=Status.COMPLETED, attempt=attempt, response=response, length=length):
                 whole = facts.content(event.request, attempt)
                 if whole is not None and response not in (None, whole):
                     yield facts.wrong(event.request, response or "", "the response on the wire")
                 elif whole is not None and length != len(whole):
-                    yield (
-                        ViolationKind.DIFFERENT,
-                        event.request,
-                        f"its ending says {length} code points, it has {len(whole)}",
-                    )
+                    yield Kind.DIFFERENT, event.request, f"its ending says {length} code points, it has {len(whole)}"
             case _:
                 pass
 
@@ -400,7 +391,7 @@ def _no_gaps(facts: _Facts) -> _Found:
                 place = (event.connection, event.request, attempt)
                 if offset > reached[place] and (*place, offset) not in resumed:
                     detail = f"on {event.connection} text of attempt {attempt} at {offset} follows {reached[place]}"
-                    yield ViolationKind.LOST, event.request, detail
+                    yield Kind.LOST, event.request, detail
                 reached[place] = max(reached[place], offset + len(delta))
             case _:
                 pass
@@ -423,9 +414,7 @@ def _whole_on_the_wire(facts: _Facts) -> _Found:
                     yield facts.wrong(event.request, text.text, "what went over the wire")
             case _:
                 pass
-        if (
-            flaw is not None and flaw.kind is not ViolationKind.DISORDERED
-        ):  # a client ignores the text of an older attempt
+        if flaw is not None and flaw.kind is not Kind.DISORDERED:  # a client ignores the text of an older attempt
             yield flaw.kind, event.request, f"on {event.connection} {flaw.detail}"
 
 
@@ -441,20 +430,12 @@ def _shown_text(facts: _Facts) -> _Found:
                 case Shown(offset=offset, delta=delta):
                     text = screens[step.observer] = before + delta
                     if offset != len(before):
-                        yield (
-                            ViolationKind.DIFFERENT,
-                            request,
-                            f"{step.observer} showed text at {offset} after {len(before)}",
-                        )
+                        yield Kind.DIFFERENT, request, f"{step.observer} showed text at {offset} after {len(before)}"
                     if not facts.begins(request, text):
-                        yield ViolationKind.DIFFERENT, request, f"{step.observer} showed {text!r}"
+                        yield Kind.DIFFERENT, request, f"{step.observer} showed {text!r}"
                         break
                 case Ended(result=Result.COMPLETED, text=text) if before not in ("", text):
-                    yield (
-                        ViolationKind.DIFFERENT,
-                        request,
-                        f"what {step.observer} showed while it came is not the answer",
-                    )
+                    yield Kind.DIFFERENT, request, f"what {step.observer} showed while it came is not the answer"
                 case Ended():
                     pass
 
@@ -476,12 +457,12 @@ def _answers(facts: _Facts) -> _Found:
             is_newer = seen.attempt > stored.record.ending.attempt
             if is_newer or (not is_watcher and seen.attempt not in (0, stored.record.ending.attempt)):
                 detail = f"its app saw attempt {seen.attempt}, the store has {stored.record.ending.attempt}"
-                yield ViolationKind.DIFFERENT, request, detail
+                yield Kind.DIFFERENT, request, detail
             is_streamed = asked is not None and asked.stream
             if seen.text != stored.answer and (seen.text or is_streamed or is_whole):
                 yield facts.wrong(request, seen.text, "what its app got, beside the stored answer,")
             if is_streamed and seen.attempt and seen.parts != stored.parts:
-                yield ViolationKind.DIFFERENT, request, f"its app has the parts {seen.parts}, the store {stored.parts}"
+                yield Kind.DIFFERENT, request, f"its app has the parts {seen.parts}, the store {stored.parts}"
 
 
 def _stored_text(facts: _Facts) -> _Found:
@@ -494,14 +475,14 @@ def _stored_text(facts: _Facts) -> _Found:
         ):
             yield facts.wrong(request, stored.answer, "the stored answer")
         if is_whole and facts.parts(request, record.attempt) not in (None, stored.parts):
-            yield ViolationKind.DIFFERENT, request, f"the store has the parts {stored.parts}"
+            yield Kind.DIFFERENT, request, f"the store has the parts {stored.parts}"
         if ending is not None and ending.length != len(stored.whole):
             detail = f"the store says {ending.length} code points, and has {len(stored.whole)}"
-            yield ViolationKind.DIFFERENT, request, detail
+            yield Kind.DIFFERENT, request, detail
     for turn in facts.turns:
         asked, kept = facts.asked.get(turn.request), facts.stored.get(turn.request)
         if asked is not None and turn.turn.question != asked.text:
-            yield ViolationKind.DIFFERENT, turn.request, "its turn has another question"
+            yield Kind.DIFFERENT, turn.request, "its turn has another question"
         if kept is not None and turn.turn.answer != kept.whole:
             yield facts.wrong(turn.request, turn.turn.answer, "the answer of its turn")
 
@@ -521,7 +502,7 @@ def _order(facts: _Facts) -> _Found:
                 continue
             before = last.get((asked.session, asked.conversation), request)
             if numbers[request] < numbers[before]:
-                yield ViolationKind.DISORDERED, request, f"it was asked before {before} and {what} after it"
+                yield Kind.DISORDERED, request, f"it was asked before {before} and {what} after it"
             else:
                 last[asked.session, asked.conversation] = request
 
@@ -538,20 +519,20 @@ def _answered(facts: _Facts) -> _Found:
     for request, asked in facts.asked.items():
         seen = {ending.result for ending in facts.answered.get(request, ())}
         if not seen:
-            yield ViolationKind.LOST, request, "its app saw no ending"
+            yield Kind.LOST, request, "its app saw no ending"
         if Result.TIMED_OUT in seen and not asked.may_time_out:
-            yield ViolationKind.LOST, request, "its app's client gave up waiting"
+            yield Kind.LOST, request, "its app's client gave up waiting"
         is_served = request in facts.accepted or seen & {Result.COMPLETED, Result.FAILED}
         if facts.visible.records and request not in facts.stored and is_served:
-            yield ViolationKind.LOST, request, f"the store has no record; its app saw {', '.join(sorted(seen))}"
+            yield Kind.LOST, request, f"the store has no record; its app saw {', '.join(sorted(seen))}"
     for request, stored in facts.stored.items():
         ending = stored.record.ending
         if ending is None:
-            yield ViolationKind.LOST, request, f"it has no ending in the store: {stored.record.state}"
+            yield Kind.LOST, request, f"it has no ending in the store: {stored.record.state}"
         elif ending.error_code is ErrorCode.INTERNAL and facts.visible.deaths:
             deaths = facts.deaths_during(stored)
             if deaths < Policy().max_attempts:
-                yield ViolationKind.LOST, request, f"it was given up after the deaths of {deaths} processes"
+                yield Kind.LOST, request, f"it was given up after the deaths of {deaths} processes"
 
 
 def _watched(facts: _Facts) -> _Found:
@@ -560,11 +541,11 @@ def _watched(facts: _Facts) -> _Found:
     The history is read once the server has said that the session watches.
     """
     for observer, request in owed_to_watchers(facts.history, facts.kept_turns):
-        yield ViolationKind.LOST, request, f"{observer} watches, and has not seen its ending"
+        yield Kind.LOST, request, f"{observer} watches, and has not seen its ending"
     for request, endings in facts.ended.items():
         for ending in endings:
             if ending.observer in facts.watched and ending.result is Result.TIMED_OUT:
-                yield ViolationKind.LOST, request, f"{ending.observer} gave up waiting for its ending"
+                yield Kind.LOST, request, f"{ending.observer} gave up waiting for its ending"
 
 
 def owed_to_watchers(history: RunHistory, kept: Set[str]) -> list[tuple[str, str]]:
@@ -606,7 +587,7 @@ def _cancelled_on_request(facts: _Facts) -> _Found:
         has_given_up = Result.TIMED_OUT in seen
         own = {ending.result for ending in facts.answered.get(request, ())}
         if Result.CANCELLED in (own if has_given_up else seen) or (is_stored and not has_given_up):
-            yield ViolationKind.DIFFERENT, request, "it was cancelled by nobody"
+            yield Kind.DIFFERENT, request, "it was cancelled by nobody"
 
 
 # --- at most one model run
@@ -618,20 +599,20 @@ def _one_run(facts: _Facts) -> _Found:
         return
     for request, attempts in facts.attempts.items():
         if len(set(attempts)) < len(attempts):
-            yield ViolationKind.REPEATED, request, f"the model was run twice for one attempt: {attempts}"
+            yield Kind.REPEATED, request, f"the model was run twice for one attempt: {attempts}"
         if attempts != sorted(attempts):
-            yield ViolationKind.REPEATED, request, f"an older attempt was run after a newer one: {attempts}"
+            yield Kind.REPEATED, request, f"an older attempt was run after a newer one: {attempts}"
     for request, stored in facts.stored.items():
         record, attempts = stored.record, facts.attempts.get(request, [])
         if record.ending is not None and max(attempts, default=0) > record.ending.attempt:
-            yield ViolationKind.REPEATED, request, f"the model was run again after its ending: {attempts}"
+            yield Kind.REPEATED, request, f"the model was run again after its ending: {attempts}"
         if record.ending is not None and len(attempts) > 1 + facts.deaths_during(stored):
             detail = f"{len(attempts)} runs of the model, though {facts.deaths_during(stored)} processes died meanwhile"
-            yield ViolationKind.REPEATED, request, detail
+            yield Kind.REPEATED, request, detail
         if record.state is State.COMPLETED and record.attempt not in attempts:
-            yield ViolationKind.FOREIGN, request, "it was completed without a run of the model"
+            yield Kind.FOREIGN, request, "it was completed without a run of the model"
         if record.state is State.COMPLETED and record.attempt > 1 and not facts.deaths:
-            yield ViolationKind.REPEATED, request, f"it took {record.attempt} attempts, and no process died"
+            yield Kind.REPEATED, request, f"it took {record.attempt} attempts, and no process died"
 
 
 def _usage(facts: _Facts) -> _Found:
@@ -649,7 +630,7 @@ def _usage(facts: _Facts) -> _Found:
     for user, what in sorted(used.keys() | counted.keys()) if facts.visible.usage else ():
         if used[user, what] != counted[user, what]:
             yield (
-                ViolationKind.DIFFERENT,
+                Kind.DIFFERENT,
                 "",
                 f"{user} is said to have used {counted[user, what]} {what}, not {used[user, what]}",
             )

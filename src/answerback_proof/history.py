@@ -9,7 +9,6 @@ Each event about a request names it by `request`: its id, or a longer name where
 from collections import Counter
 from collections.abc import Callable
 from enum import StrEnum
-from typing import TypeAlias
 
 from msgspec import Struct
 
@@ -76,7 +75,11 @@ def parts_in(content: Content) -> tuple[AnswerPart, ...]:
 # --- events
 
 
-class _AboutRequest(Struct, frozen=True, kw_only=True):
+class Event(Struct, frozen=True, kw_only=True):
+    """What a history has. A Violation is an event where its writer sees it happen."""
+
+
+class _AboutRequest(Event, frozen=True, kw_only=True):
     request: str
 
 
@@ -119,7 +122,7 @@ class Cleared(_AboutRequest, frozen=True, kw_only=True):
     observer: str
 
 
-class WatchBegun(Struct, frozen=True, kw_only=True):
+class WatchBegun(Event, frozen=True, kw_only=True):
     """An app watches a conversation from now on; the server has said so. What it sees of it has this `observer`."""
 
     observer: str
@@ -128,13 +131,13 @@ class WatchBegun(Struct, frozen=True, kw_only=True):
     conversation: str
 
 
-class WatchLeft(Struct, frozen=True, kw_only=True):
+class WatchLeft(Event, frozen=True, kw_only=True):
     """It watches no longer: its user has left the conversation, or its program has ended."""
 
     observer: str
 
 
-class TurnsRead(Struct, frozen=True, kw_only=True):
+class TurnsRead(Event, frozen=True, kw_only=True):
     """An app that watches has read the history: these turns are there."""
 
     observer: str
@@ -191,7 +194,7 @@ class ModelRun(_AboutRequest, frozen=True, kw_only=True):
     parts: tuple[AnswerPart, ...] = ()
 
 
-class Fault(Struct, frozen=True, kw_only=True):
+class Fault(Event, frozen=True, kw_only=True):
     """A fault is injected."""
 
     name: str
@@ -234,13 +237,13 @@ class Turn(_AboutRequest, frozen=True, kw_only=True):
     turn: StoredTurn
 
 
-class Usage(Struct, frozen=True, kw_only=True):
+class Usage(Event, frozen=True, kw_only=True):
     """What a user is said to have used on one day."""
 
     usage: DailyUsage
 
 
-class Violation(Struct, frozen=True, kw_only=True):
+class Violation(Event, frozen=True, kw_only=True):
     """A broken promise. `promise` is '' for what is wrong and breaks none; `request` is '' if it is about none."""
 
     promise: str
@@ -252,27 +255,9 @@ class Violation(Struct, frozen=True, kw_only=True):
         return f"{self.promise or self.kind}: {self.request}{': ' if self.request else ''}{self.detail}"
 
 
-Event: TypeAlias = (
-    Asked
-    | Cancelled
-    | Shown
-    | Cleared
-    | WatchBegun
-    | WatchLeft
-    | TurnsRead
-    | QuestionShown
-    | Ended
-    | ToServer
-    | Resumed
-    | ToApp
-    | ModelRun
-    | Fault
-    | Stored
-    | Turn
-    | Usage
-    | Violation
-)
-"""A Violation is an event where its writer sees it happen."""
+def broken(promise: str, detail: str, *, request: str = "") -> Violation:
+    """A violation of a promise, or of another invariant, that was seen inside of a run."""
+    return Violation(promise=promise, kind=ViolationKind.BROKEN, request=request, detail=detail)
 
 
 class RunHistory:
@@ -314,26 +299,17 @@ class RunHistory:
 
     def broke(self, detail: str, *, request: str = "") -> None:
         """Something went wrong that is no promise of its own, as an error in a log."""
-        self.add(Violation(promise="", kind=ViolationKind.BROKEN, request=request, detail=detail))
+        self.add(broken("", detail, request=request))
 
     @property
     def pending(self) -> int:
-        """Questions without an ending."""
         return len(self.asked.keys() - self.ended)
 
     def add_from_app(self, frame: ClientFrame | None, *, connection: str, session: str, prefix: str = "") -> None:
         """A frame arrives at the server. `prefix`: what the names of the user's requests have before their ids."""
-        if isinstance(frame, Hello | Watch):
-            for point in frame.resume:
-                self.add(
-                    Resumed(
-                        connection=connection,
-                        session=session,
-                        request=prefix + point.request_id,
-                        attempt=point.attempt,
-                        offset=point.offset,
-                    )
-                )
+        for point in frame.resume if isinstance(frame, Hello | Watch) else ():
+            told = {"attempt": point.attempt, "offset": point.offset}
+            self.add(Resumed(connection=connection, session=session, request=prefix + point.request_id, **told))
         if frame is not None and (request_id := getattr(frame, "request_id", None)):
             self.add(ToServer(connection=connection, session=session, request=prefix + request_id, frame=frame))
 
@@ -344,7 +320,6 @@ class RunHistory:
         self.add(ToApp(connection=connection, session=session, request=request, frame=frame))
 
     def records(self) -> dict[str, Record]:
-        """What the store has, by request."""
         return {event.request: event.record for _, event in self.events if isinstance(event, Stored)}
 
 

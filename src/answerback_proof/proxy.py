@@ -144,7 +144,6 @@ class Proxy:
         return urlunsplit(("ws", f"{HOST}:{port}", self._to.path, self._to.query, ""))
 
     async def stop(self) -> None:
-        """Stop listening and cut everything."""
         if self._server is not None:
             self._server.close()
         for task in self._tasks:

@@ -75,7 +75,6 @@ class PlannedRequest:
     files: tuple[File, ...] = ()
 
     def frame(self) -> SendMessage:
-        """The frame that asks it."""
         return SendMessage(
             request_id=self.request_id,
             message=self.text,
@@ -106,7 +105,6 @@ class Mix:
     parts: tuple[str, ...] = ()
 
     def draw(self, rng: Random, request_id: str, conversations: Sequence[str | None]) -> PlannedRequest:
-        """The next request of an app."""
         return PlannedRequest(
             request_id=request_id,
             text=question(request_id, rng.choice(self.words), rng),
@@ -176,7 +174,6 @@ class App(ABC, Generic[W]):
         await self.window.open()
 
     async def restart(self) -> None:
-        """Start the program again, if it runs."""
         if self.window.is_open:
             await self.window.close()
             await self.open()
@@ -207,7 +204,6 @@ class App(ABC, Generic[W]):
         return self.results[request_id]
 
     def cancel(self, request_id: str) -> None:
-        """The user cancels a request."""
         self.history.add(Cancelled(request=self.prefix + request_id))
         if self.window.is_open:
             self.window.client.cancel(request_id)
@@ -219,12 +215,10 @@ class App(ABC, Generic[W]):
             self.window.watch(conversation)
 
     def unwatch(self, conversation: str) -> None:
-        """The user leaves it."""
         self.watches.discard(conversation)
         self.window.unwatch(conversation)
 
     def stop_watched(self, request_id: str, conversation: str) -> None:
-        """The user stops what another session has asked."""
         if self.window.is_open:
             self.history.add(Cancelled(request=self.prefix + request_id))
             self.window.client.cancel(request_id, conversation=conversation)
@@ -233,7 +227,6 @@ class App(ABC, Generic[W]):
         """An app that watches is shown a question."""
 
     def see(self, request_id: str, observer: str, outcome: Answer | AnswerbackError) -> None:
-        """The user sees how a request ended."""
         ended = ending(self.prefix + request_id, observer, outcome)
         self.outcomes.append((request_id, outcome))
         self.history.add(ended)
@@ -281,7 +274,6 @@ class Window:
         await asyncio.gather(*self._readers)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """A task of the program."""
         task = asyncio.create_task(work)
         self._readers.add(task)
         task.add_done_callback(self._readers.discard)
@@ -319,22 +311,22 @@ class Window:
         request = self.app.prefix + request_id
         try:
             async for event in stream.events():
-                match event:
-                    case Text(offset=offset, delta=delta):
-                        self.app.history.add(Shown(request=request, observer=observer, offset=offset, delta=delta))
-                    case Restarted():
-                        self.app.history.add(Cleared(request=request, observer=observer))
-                    case _:
-                        pass
+                self._add_shown(request, observer, event)
                 self.app.saw(request_id, event)
             self._see(request_id, observer, await stream.answer)
         except AnswerbackError as error:
             self._see(request_id, observer, error)
 
+    def _add_shown(self, request: str, observer: str, event: object) -> None:
+        if isinstance(event, Text):
+            shown = Shown(request=request, observer=observer, offset=event.offset, delta=event.delta)
+            self.app.history.add(shown)
+        elif isinstance(event, Restarted):
+            self.app.history.add(Cleared(request=request, observer=observer))
+
     # --- what others ask
 
     def watch(self, conversation: str) -> None:
-        """Watch a conversation from now on."""
         if conversation not in self._watches:
             observer = f"{self.app.session}, {self.name}, watch {next(self._numbers)}"
             watch = self.client.watch(conversation)
@@ -342,7 +334,6 @@ class Window:
             self.spawn(self._follow(conversation, observer, watch))
 
     def unwatch(self, conversation: str) -> None:
-        """Watch it no longer."""
         if (found := self._watches.pop(conversation, None)) is not None:
             observer, watch = found
             self.app.history.add(WatchLeft(observer=observer))
@@ -402,10 +393,8 @@ class Window:
                     )
                 )
                 self.app.saw_question(request_id, conversation)
-            case Text(offset=offset, delta=delta):
-                history.add(Shown(request=request, observer=observer, offset=offset, delta=delta))
-            case Restarted():
-                history.add(Cleared(request=request, observer=observer))
+            case Text() | Restarted():
+                self._add_shown(request, observer, event)
             case Done(outcome) | Failed(outcome):
                 history.add(ending(request, observer, outcome))
                 if isinstance(outcome, ProtocolViolation):

@@ -10,15 +10,14 @@ from answerback.core.budget import Budget, Period, Unit
 from answerback.ports import Finish, Piece
 from answerback.protocol.limits import PIECE_BYTES
 from answerback_aws.cost.bill import METRICS, deployed
-from answerback_aws.cost.counts import load_counts
-from answerback_aws.cost.workload import BYTES_A_TOKEN, FRAME_BYTES, Workload, answer_use, deltas
+from answerback_aws.cost.workload import BYTES_A_TOKEN, FRAME_BYTES, UnitCounts, Workload, answer_use, deltas
 from answerback_aws.emulator.bedrock import Asked, Script
 from measuring import Measured, Measuring
 from stack import Stack
 
 pytestmark = [pytest.mark.emulator, pytest.mark.postgres, pytest.mark.timeout(180)]
 
-COUNTS = load_counts()
+COUNTS = UnitCounts.load()
 A_FIFTH = 5
 
 

@@ -32,8 +32,8 @@ from answerback.protocol.frames import (
     Status,
 )
 from answerback.stores.sqlite import MemoryStore
+from answerback_proof.chaos import ChaosPlan
 from answerback_proof.chaos.faults import KILLS, schedule
-from answerback_proof.chaos.plan import ChaosPlan
 from answerback_proof.chaos.report import write_trace
 from answerback_proof.chaos.run import VISIBLE, run_chaos
 from answerback_proof.checker import check

@@ -14,7 +14,7 @@ from answerback.protocol.frames import (
     ServerFrame,
     Status,
 )
-from answerback_proof.load.exchanges import Exchanges
+from answerback_proof.load.load import Exchanges
 
 
 def two_questions() -> Exchanges:
@@ -113,8 +113,7 @@ def test_failures_are_counted_by_code_and_are_endings() -> None:
 
 
 def test_instants_and_gaps() -> None:
-    gaps: list[float] = []
-    exchanges = Exchanges(on_gap=gaps.append)
+    exchanges = Exchanges()
     exchanges.asked(1, "a", expected=None, due_at=1.0)
     exchanges.received(1, MessageAccepted(request_id="a", conversation_id="c", position=0), now=2.0)
     exchanges.received(1, delta(0, "one "), now=3.0)
@@ -122,7 +121,7 @@ def test_instants_and_gaps() -> None:
     exchange = exchanges.received(1, ending(None), now=4.0)
     assert exchange is not None
     assert (exchange.due_at, exchange.accepted_at, exchange.first_text_at, exchange.ended_at) == (1.0, 2.0, 3.0, 4.0)
-    assert gaps == [0.5]
+    assert list(exchanges.gaps_s) == [0.5]
 
 
 def test_other_frames_are_of_no_account() -> None:

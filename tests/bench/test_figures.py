@@ -1,12 +1,10 @@
 """Figures: percentiles, reports, and what /proc says."""
 
 import os
-from array import array
 
 import pytest
 
 from answerback.protocol.frames import MessageResponse, Status
-from answerback_proof.load.exchanges import Exchanges
 from answerback_proof.load.figures import distribution, report_of
 from answerback_proof.load.load import Plan, Run
 from answerback_proof.load.process import Usage, usage_of
@@ -23,19 +21,19 @@ def test_percentiles_are_values_that_occurred() -> None:
     assert distribution([]) is None
 
 
-def run_of_one(*, text: str) -> tuple[Plan, Run]:
-    plan = Plan(url="ws://127.0.0.1", apps=1, requests=1)
-    exchanges = Exchanges()
+def run_of_one(*, text: str) -> Run:
+    run = Run(Plan(url="ws://127.0.0.1", apps=1, requests=1))
+    run.seconds, run.client_cpu_s, exchanges = 2.0, 0.5, run.exchanges
     exchanges.asked(0, "r", expected="hello", due_at=1.0)
     ending = MessageResponse(request_id="r", status=Status.COMPLETED, response=text, attempt=1, length=len(text))
     exchanges.received(0, ending, now=1.25)
     exchanges.close()
-    return plan, Run(seconds=2.0, exchanges=exchanges, gaps_s=array("d"), client_cpu_s=0.5)
+    return run
 
 
 def test_a_report() -> None:
-    plan, run = run_of_one(text="hello")
-    report = report_of(plan, run, before=Usage(cpu_s=1.0, rss_bytes=10), after=Usage(cpu_s=1.001, rss_bytes=20))
+    run = run_of_one(text="hello")
+    report = report_of(run, before=Usage(cpu_s=1.0, rss_bytes=10), after=Usage(cpu_s=1.001, rss_bytes=20))
     assert report.is_clean
     assert report.cpu_us_per_request == pytest.approx(1000)
     json = report.as_json()
@@ -46,8 +44,8 @@ def test_a_report() -> None:
 
 
 def test_a_wrong_text_makes_a_report_unclean() -> None:
-    plan, run = run_of_one(text="hell")
-    report = report_of(plan, run)
+    run = run_of_one(text="hell")
+    report = report_of(run)
     assert not report.is_clean
     assert report.cpu_us_per_request is None
     assert any(name == "example" for name, _ in report.rows())

@@ -51,7 +51,7 @@ async def test_answers_in_many_pieces_do_not_mix(tmp_path: Path) -> None:
         plan = Plan(url=server.url, apps=100, requests=2, in_flight=2, stream=True, words=30)
         done = await run(plan)
     assert_all_home(done, 200)
-    assert len(done.gaps_s) > 9 * 200
+    assert len(done.exchanges.gaps_s) > 9 * 200
 
 
 async def test_order_is_kept_in_each_conversation(tmp_path: Path) -> None:

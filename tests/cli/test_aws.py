@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from answerback_aws.commands import package
+from answerback_aws.commands import deploy
 from answerback_aws.emulator.emulator import CREDENTIALS, Emulator
 from cli_process import Run
 
@@ -98,7 +98,7 @@ def test_a_package(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_package_is_measured(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(package, "measure_imports", partial(package.measure_imports, rounds=1))
+    monkeypatch.setattr(deploy, "measure_imports", partial(deploy.measure_imports, rounds=1))
     result = run("aws", "package", *HERE, "--measure")
     assert result.code == 0
     measured = dict(line.split("\t")[:2] for line in result.out.splitlines() if "runtime.functions." in line)

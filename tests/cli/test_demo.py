@@ -20,8 +20,7 @@ from answerback.gateway.settings import GatewaySettings
 from answerback.protocol.frames import MessageDelta
 from answerback_proof.checker import ViolationCounts, Visible, check, count
 from answerback_proof.demo.apps import DemoApp, Phase, ask_all, questions_of
-from answerback_proof.demo.local import Demo, check_store, run_demo
-from answerback_proof.demo.remote import check_from_outside
+from answerback_proof.demo.run import Demo, check_from_outside, check_store, run_demo
 from answerback_proof.demo.screen import Panels
 from answerback_proof.history import Asked, Ended, Event, Result, RunHistory, ToApp
 from answerback_proof.proxy import Proxy

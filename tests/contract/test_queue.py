@@ -20,8 +20,7 @@ from answerback.ports import Queue
 from answerback.service.attempt import Done, Retry, Turn
 from answerback.testing import LaneQueue, run_virtual
 from answerback_aws.runtime.client import Calls
-from answerback_aws.runtime.functions.sqs_handler import HiddenTime, SqsHandler
-from answerback_aws.runtime.sqs import SqsQueue, Visibility
+from answerback_aws.runtime.sqs import HiddenTime, SqsHandler, SqsQueue, Visibility
 from asking import record_of
 
 Run = Callable[[RequestKey], Awaitable[Done | Retry]]

@@ -150,7 +150,7 @@ async def test_health_on_the_port_of_the_sockets_is_the_status_alone_and_writes_
             assert response.status == 426
 
 
-async def test_whoever_asks_for_health_all_the_time_reads_the_store_now_and_then(tmp_path: Path) -> None:
+async def test_who_asks_for_health_all_the_time_reads_the_store_now_and_then(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "a.db")
     await store.open()
     reads = 0

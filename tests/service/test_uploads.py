@@ -221,7 +221,7 @@ def test_the_model_is_shown_whole_files_or_none(data: bytes | None) -> None:
     run_virtual(main())
 
 
-def test_whoever_finds_it_full_verifies_it() -> None:
+def test_who_finds_it_full_verifies_it() -> None:
     async def main() -> None:
         backend = Backend(model=Reader())
         peer = await backend.connect("c1", user="kim")

@@ -14,9 +14,8 @@ from answerback_proof.simulation.network import FOR_EVER_S
 @pytest.mark.parametrize(("opened_at", "is_rival"), [(2.0, True), (0.999, True), (0.5, False), (FOR_EVER_S, False)])
 async def test_a_window_is_told_of_one_that_connected_after_it(opened_at: float, *, is_rival: bool) -> None:
     """Two gateways count milliseconds each for itself, and it may have closed that connection, and opened another."""
-    faults = PROFILES["fleet"]
-    injector = FaultInjector(1, faults)
-    app = SimulatedApp(0, history=RunHistory(), injector=injector, faults=faults, faults_s=1.0, trace=lambda _: None)
+    injector = FaultInjector(1, PROFILES["fleet"])
+    app = SimulatedApp(0, history=RunHistory(), injector=injector, faults_s=1.0, trace=lambda _: None)
     app.windows = [app.new_window("window 0"), app.new_window("window 1")]
     window, other = app.windows
     window.links = [

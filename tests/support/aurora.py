@@ -20,7 +20,6 @@ from answerback_aws.runtime.aurora.data_api import (
     data_api_client,
 )
 from answerback_aws.runtime.aurora.history import AwsHistory
-from answerback_aws.runtime.aurora.migration import apply_migrations
 from answerback_aws.runtime.aurora.users import AwsUsers
 from answerback_aws.runtime.aurora.write_behind import WriteBehind
 from answerback_aws.runtime.client import Calls
@@ -28,6 +27,7 @@ from answerback_aws.runtime.dynamodb.database import Database
 from answerback_aws.runtime.dynamodb.requests import DynamoRequests
 from answerback_aws.runtime.dynamodb.tables import TABLES, Tables
 from answerback_aws.runtime.dynamodb.turns import DynamoTurns
+from answerback_aws.runtime.functions.migration import apply_migrations
 from dynamo import NOW_MS
 from emulation import Cluster, make_cluster
 

@@ -316,7 +316,7 @@ class Functions:
             if models is not None:
                 composition.__dict__["models"] = models
             self.compositions[name] = composition
-            monkeypatch.setattr(module, "_composition", lambda made=composition: made)
+            monkeypatch.setattr(module, "process", lambda *_, made=composition: made)
             if hasattr(module, "_sqs_handler"):
                 module._sqs_handler.cache_clear()
         self.modules: dict[str, ModuleType] = {module.__name__.rpartition(".")[2]: module for module in modules}

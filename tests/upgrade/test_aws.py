@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from answerback_aws.emulator.emulator import CREDENTIALS, REGION, Emulator
+from answerback_aws.runtime.composition import process
 from answerback_aws.runtime.functions import migration
 from emulation import Cluster, make_cluster
 from kept import FOLDER, LONG, SLOW, assert_kept, kept
@@ -149,10 +150,10 @@ def functions_on(
     monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name.upper(), value)
-    migration._composition.cache_clear()
+    process.cache_clear()
     migration.handler({}, Context(remaining_ms=60_000))
-    migration._composition().close()
-    migration._composition.cache_clear()
+    process("migration", migration.TIMEOUTS).close()
+    process.cache_clear()
     functions = Functions(monkeypatch, **variables, **settings)
     for composition in functions.compositions.values():
         for faked in ("connections", "requests", "turns", "history", "write_behind"):

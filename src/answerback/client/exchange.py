@@ -25,7 +25,7 @@ class Timeouts:
     """When the client gives a question up. `total_s` runs from the call.
 
     `silence_s` is the longest time without a frame about it. It runs only while connected and after the answer has
-    started; `from_call`: from the call on, connected or not, and begins anew only where the server gives signs of life.
+    started; `from_call`: from the call on, connected or not. It begins again only where signs of life come.
     """
 
     total_s: float

@@ -9,7 +9,7 @@ from answerback.protocol.frames import History, Turn
 
 
 class TurnPages:
-    """Reads a conversation's turns from its pages, newest first. Pure: whoever drives it gets the pages.
+    """Reads a conversation's turns from its pages, newest first. Pure: its driver gets the pages.
 
     `before`: of the page wanted. `is_done`: there is no other one.
     """

@@ -33,7 +33,7 @@ class Timing:
     ping_idle_s: float = 270.0
     """Sign of life on a quiet connection (API Gateway closes one after 10 minutes)."""
     renew_watch_s: float = 240.0
-    """What is watched is asked for anew (the server forgets it after 10 minutes)."""
+    """What is watched is asked for again (the server forgets it after 10 minutes)."""
     full_watch_s: float = 60.0
     """Where the server has no room for one more that watches: between two tries, each with a look at the history."""
     rollover_min_s: float = 6_000.0

@@ -52,7 +52,7 @@ class WatchState:
     connection. `is_out`: that is not answered. `was_held`: one was, on any connection. `send_at`: when the next one is
     due; `renew_at`: at the latest. `wants_more`: at once after the answer. `settled`: the turns that the history had
     when it was last read; `is_unsettled`: others may have ended unseen since. `pages`, `page_id`, `found`: of the
-    history while it is read; `reads_again`: anew after that.
+    history while it is read; `reads_again`: once more after that.
     """
 
     conversation_id: str | None

@@ -34,7 +34,7 @@ class Health:
         self._glanced: tuple[float, bool] = (-math.inf, False)
 
     async def glance(self) -> bool:
-        """As `is_good` without a write of its own, and at most one read in GLANCE_EVERY_S: for whoever asks."""
+        """As `is_good` without a write of its own, and at most one read in GLANCE_EVERY_S: for anybody who asks."""
         now = self._monotonic()
         if now - self._glanced[0] >= GLANCE_EVERY_S:
             self._glanced = (now, True)  # who asks meanwhile starts no second read

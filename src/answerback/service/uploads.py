@@ -1,6 +1,6 @@
 """Uploads: pieces come in, and the file may be named by questions when all of it is there and is what it says.
 
-Nothing here is remembered: whoever finds an upload full verifies it, so it does not matter where each piece arrived.
+Nothing here is remembered. The one that finds an upload full verifies it, so any process may take any piece.
 """
 
 import uuid

@@ -234,7 +234,7 @@ class PostgresStore(SqlStore):
 
 
 def _is_by(error: BaseException | None, kind: type[Unavailable]) -> bool:
-    """Whether that is why it is unavailable. Whoever passes an error on may make one of their own of it."""
+    """Whether that is why it is unavailable. A caller that passes an error on may make one of their own of it."""
     while error is not None and not isinstance(error, kind):
         error = error.__cause__
     return error is not None

@@ -11,6 +11,6 @@ COMMANDS: Final = {
     "logs": ("Show the logs of all functions, in order of time.", "answerback_aws.commands.stack:logs"),
     "outputs": ("Show where everything is.", "answerback_aws.commands.stack:outputs"),
     "destroy": ("Delete the stack.", "answerback_aws.commands.stack:destroy"),
-    "package": ("Build the package of the functions.", "answerback_aws.commands.package:package"),
+    "package": ("Build the package of the functions.", "answerback_aws.commands.deploy:package"),
     "local": ("Run the template on an emulator of AWS.", "answerback_aws.commands.local:local"),
 }

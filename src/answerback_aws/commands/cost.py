@@ -1,39 +1,48 @@
 """`answerback cost`: what a month on AWS costs, line by line, and what each choice of the design saves."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Annotated, Final
 
 import typer
 
-from answerback.cli.options import Json
+from answerback.cli.options import Json, with_options
 from answerback.cli.output import say, say_json, say_table, usage_error
-from answerback_aws.cost.bill import Estimate, estimate
-from answerback_aws.cost.counts import UnknownPrice
+from answerback_aws.cost.bill import Estimate, UnknownPrice, estimate
 from answerback_aws.cost.workload import Workload
 
 DEFAULT_MODEL: Final = "amazon.nova-lite-v1:0"
 
 
-def cost(
-    *,
-    apps: Annotated[int, typer.Option(min=1, help="Desktop apps.")] = 1000,
-    hours: Annotated[float, typer.Option(min=0.1, max=24.0, help="Hours a day that an app is open.")] = 8.0,
-    days: Annotated[int, typer.Option(min=1, max=31, help="Days a month.")] = 22,
-    requests: Annotated[float, typer.Option(min=0.0, help="Questions of one app a day.")] = 50.0,
-    tokens_in: Annotated[int, typer.Option(min=0, help="Tokens of a question with its context.")] = 600,
-    tokens_out: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 400,
-    stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Text as it comes, or whole.")] = True,
-    speed: Annotated[float, typer.Option(min=1.0, help="Tokens a second that the model writes.")] = 80.0,
-    budgets: Annotated[int, typer.Option(min=0, max=4, help="Budgets that an answer is counted in.")] = 0,
+@dataclass(frozen=True, kw_only=True)
+class WorkloadOptions:
+    """The workload whose bill is estimated."""
+
+    apps: Annotated[int, typer.Option(min=1, help="Desktop apps.")] = 1000
+    hours: Annotated[float, typer.Option(min=0.1, max=24.0, help="Hours a day that an app is open.")] = 8.0
+    days: Annotated[int, typer.Option(min=1, max=31, help="Days a month.")] = 22
+    requests: Annotated[float, typer.Option(min=0.0, help="Questions of one app a day.")] = 50.0
+    tokens_in: Annotated[int, typer.Option(min=0, help="Tokens of a question with its context.")] = 600
+    tokens_out: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 400
+    stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Text as it comes, or whole.")] = True
+    tokens_per_second: Annotated[
+        float, typer.Option("--speed", min=1.0, help="Tokens a second that the model writes.")
+    ] = 80.0
+    budgets: Annotated[int, typer.Option(min=0, max=4, help="Budgets that an answer is counted in.")] = 0
     devices: Annotated[
         float, typer.Option(min=0.0, help="Other devices that are shown each answer as it comes, on average.")
-    ] = 0.0,
+    ] = 0.0
     cached: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the questions' tokens that is read from Bedrock's cache.")
-    ] = 0.0,
-    files: Annotated[float, typer.Option(min=0.0, help="New files that a question comes with, on average.")] = 0.0,
-    reads: Annotated[float, typer.Option(min=0.0, help="Files read back for a question, on average.")] = 0.0,
-    file_kb: Annotated[int, typer.Option(min=1, max=4096, help="Size of a file.")] = 500,
+    ] = 0.0
+    files: Annotated[float, typer.Option(min=0.0, help="New files that a question comes with, on average.")] = 0.0
+    reads: Annotated[float, typer.Option(min=0.0, help="Files read back for a question, on average.")] = 0.0
+    file_kb: Annotated[int, typer.Option(min=1, max=4096, help="Size of a file.")] = 500
+
+
+@with_options
+def cost(
+    *,
+    workload: WorkloadOptions,
     model: Annotated[str, typer.Option(help="A Bedrock model id; `none` leaves the tokens out.")] = DEFAULT_MODEL,
     region: Annotated[str, typer.Option(help="us-east-1 or ap-northeast-2.")] = "us-east-1",
     as_json: Json = False,
@@ -53,24 +62,8 @@ def cost(
 
       answerback cost --model global.anthropic.claude-haiku-4-5-20251001-v1:0 --tokens-in 4000 --cached 0.8
     """
-    workload = Workload(
-        apps=apps,
-        hours=hours,
-        days=days,
-        requests=requests,
-        tokens_in=tokens_in,
-        tokens_out=tokens_out,
-        stream=stream,
-        tokens_per_second=speed,
-        cached=cached,
-        budgets=budgets,
-        devices=devices,
-        files=files,
-        reads=reads,
-        file_kb=file_kb,
-    )
     try:
-        found = estimate(workload, region=region, model=None if model == "none" else model)
+        found = estimate(Workload(**asdict(workload)), region=region, model=None if model == "none" else model)
     except UnknownPrice as exc:
         raise usage_error(str(exc)) from exc
     if as_json:

@@ -1,4 +1,4 @@
-"""`answerback aws deploy | check`: create the stack, or update it, and see before whether it could be."""
+"""`answerback aws deploy | check | package`: create the stack, or update it, and see before whether it could be."""
 
 import time
 from collections.abc import Sequence
@@ -10,14 +10,22 @@ import typer
 
 from answerback.cli.options import Json, TokenText, with_options
 from answerback.cli.output import CliError, ExitCode, confirm, note, say, say_json, say_table, usage_error
-from answerback_aws.commands.options import PackageOptions, StackOptions, explained, pairs, wheel_cache
-from answerback_aws.commands.progress import shown_progress
+from answerback_aws.commands.options import (
+    PackageOptions,
+    StackOptions,
+    explained,
+    explained_package,
+    pairs,
+    shown_progress,
+    wheel_cache,
+)
 from answerback_aws.commands.stack import fact_json, say_facts
+from answerback_aws.deploy.package import build_package
+from answerback_aws.deploy.package import measure as measure_imports
 
 if TYPE_CHECKING:
     from answerback_aws.deploy.account import Account
     from answerback_aws.deploy.stack import Change, StackState
-
 
 Models: TypeAlias = Annotated[
     list[str] | None,
@@ -38,31 +46,23 @@ def deploy(
     *,
     where: StackOptions,
     model: Models = None,
-    jwt_issuer: Annotated[
-        str | None, typer.Option(metavar="URL", help="Who signs your users' tokens.", show_default=False)
-    ] = None,
-    jwt_audience: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="For whom: the aud of their tokens.", show_default=False)
-    ] = None,
+    jwt_issuer: Annotated[str | None, typer.Option(metavar="URL", help="Who signs your users' tokens.")] = None,
+    jwt_audience: Annotated[str | None, typer.Option(metavar="TEXT", help="For whom: the aud of their tokens.")] = None,
     jwks_url: Annotated[
         str | None, typer.Option(metavar="URL", help="The issuer's keys.  [default: asked of the issuer]")
     ] = None,
     jwt_secret_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Secret of HS256 tokens, for development.", show_default=False)
+        Path | None, typer.Option(metavar="FILE", help="Secret of HS256 tokens, for development.")
     ] = None,
     allow_anonymous: Annotated[
-        bool | None,
-        typer.Option(
-            "--allow-anonymous/--require-token", help="Let everyone in who knows the URL.", show_default=False
-        ),
+        bool | None, typer.Option("--allow-anonymous/--require-token", help="Let everyone in who knows the URL.")
     ] = None,
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(metavar="URL", help="Web page that may connect: https://app.example; repeatable."),
     ] = None,
     least_client: Annotated[
-        str | None,
-        typer.Option(metavar="VERSION", help="Version of apps below which they tell to update.", show_default=False),
+        str | None, typer.Option(metavar="VERSION", help="Version of apps below which they tell to update.")
     ] = None,
     rate_limit: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Requests a user and minute; 0: no limit.")
@@ -71,50 +71,38 @@ def deploy(
         int | None, typer.Option(min=0, max=12, metavar="N", help="Devices that watch one conversation; 0: none.")
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, metavar="N", help="Longest answer.")] = None,
-    system: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="System prompt, of any length.", show_default=False)
-    ] = None,
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="System prompt, of any length.")] = None,
     env: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="Variable of a pipeline, NAME= takes it away; repeatable."),
     ] = None,
     secret: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=ARN", help="Variable whose value is a secret of AWS; repeatable."),
+        list[str] | None, typer.Option(metavar="NAME=ARN", help="Variable whose value is a secret of AWS; repeatable.")
     ] = None,
     worker_policy: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ARN", help="Policy with what a pipeline may call; repeatable."),
+        list[str] | None, typer.Option(metavar="ARN", help="Policy with what a pipeline may call; repeatable.")
     ] = None,
     retention_days: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="How long ended requests can be resumed.")
     ] = None,
     min_acu: Annotated[float | None, typer.Option(min=0, metavar="N", help="Least of Aurora; 0: it pauses.")] = None,
     max_acu: Annotated[float | None, typer.Option(min=1, metavar="N", help="Most of Aurora.")] = None,
-    alarm_email: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Who is notified of alarms.", show_default=False)
-    ] = None,
-    domain: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of yours that apps connect to.", show_default=False)
-    ] = None,
+    alarm_email: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Who is notified of alarms.")] = None,
+    domain: Annotated[str | None, typer.Option(metavar="NAME", help="Of yours that apps connect to.")] = None,
     certificate: Annotated[
-        str | None, typer.Option(metavar="ARN", help="Its certificate in ACM, in this region.", show_default=False)
+        str | None, typer.Option(metavar="ARN", help="Its certificate in ACM, in this region.")
     ] = None,
     permissions_boundary: Annotated[
-        str | None, typer.Option(metavar="ARN", help="Policy that bounds every role.", show_default=False)
+        str | None, typer.Option(metavar="ARN", help="Policy that bounds every role.")
     ] = None,
-    role_path: Annotated[
-        str | None, typer.Option(metavar="PATH", help="IAM path of the roles: /teams/chat/.", show_default=False)
-    ] = None,
+    role_path: Annotated[str | None, typer.Option(metavar="PATH", help="IAM path of the roles: /teams/chat/.")] = None,
     role_arn: Annotated[
-        str | None, typer.Option(metavar="ARN", help="What CloudFormation acts as.  [default: you]", show_default=False)
+        str | None, typer.Option(metavar="ARN", help="What CloudFormation acts as.  [default: you]")
     ] = None,
     bucket: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of yours, for packages.  [default: one is made]")
     ] = None,
-    key: Annotated[
-        str | None, typer.Option(metavar="ARN", help="KMS key of yours for all that is stored.", show_default=False)
-    ] = None,
+    key: Annotated[str | None, typer.Option(metavar="ARN", help="KMS key of yours for all that is stored.")] = None,
     parameter: Parameters = None,
     tag: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A tag of the stack; repeatable.")] = None,
     built: PackageOptions,
@@ -182,9 +170,12 @@ def deploy(
     tags = pairs("--tag", tag)
     environment, secrets = pairs("--env", env), pairs("--secret", secret)
     account = where.account()
-    from answerback_aws.deploy.deployment import Deployment, DeployRequest  # noqa: PLC0415 - help needs no boto3
+    from answerback_aws.deploy.deployment import (  # noqa: PLC0415 - help needs no boto3
+        Deployment,
+        DeployRequest,
+        WorkerRequest,
+    )
     from answerback_aws.deploy.parameters import keys_of_issuer  # noqa: PLC0415
-    from answerback_aws.deploy.worker import WorkerRequest  # noqa: PLC0415
 
     with explained(), shown_progress() as progress:
         if jwt_issuer is not None and not {"JwksUrl", "JwtSecret"} & set(parameters):
@@ -378,3 +369,67 @@ def _one_sign_in(wanted: dict[str, str]) -> dict[str, str]:
         if wanted.get(name):
             return {other: "", "AllowAnonymous": "false", **wanted}
     return wanted
+
+
+@with_options
+def package(
+    *,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write the zip.")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", metavar="SPEC", help="Check that it is in the package; repeatable."),
+    ] = None,
+    built: PackageOptions,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Import each handler in a bare interpreter, and show its CPU time.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Build the package of the functions, without deploying it. The same input gives the same bytes.
+
+    Examples:
+
+      answerback aws package --output functions.zip
+
+      answerback aws package --architecture here --measure
+    """
+    target = built.target()
+    if measure and not target.is_this_python:
+        raise usage_error("only a package for this machine can be imported here", "say --architecture here")
+    with explained_package():
+        made = build_package(
+            target,
+            cache=wheel_cache(),
+            models=model or [],
+            include=built.include or [],
+            requirements=built.requirements,
+        )
+        imported = measure_imports(made.data) if measure else ()
+    if output is not None:
+        try:
+            output.write_bytes(made.data)
+        except OSError as exc:
+            raise CliError(f"cannot write {output}: {exc.strerror}", "name another file with --output") from exc
+    if as_json:
+        say_json(
+            {
+                "target": target.name,
+                "bytes": len(made.data),
+                "unzippedBytes": made.unzipped_bytes,
+                "sha256": made.content_sha256,
+                "file": None if output is None else str(output),
+                "imports": [{"handler": one.module, "cpuMs": round(one.cpu_ms, 1)} for one in imported],
+            }
+        )
+        return ExitCode.OK
+    say(
+        f"{target.name}: {len(made.data) / 1e6:.1f} MB, unzipped {made.unzipped_bytes / 1e6:.1f} MB, "
+        f"{len(made.names)} files, contents {made.content_sha256[:16]}"
+    )
+    if imported:
+        say_table(("handler", "import, ms CPU"), [(one.module, round(one.cpu_ms)) for one in imported])
+    if output is not None:
+        say(f"Written to {output}")
+    return ExitCode.OK

@@ -3,7 +3,7 @@
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Annotated
 
 import platformdirs
@@ -12,13 +12,12 @@ import typer
 from answerback.cli.options import Json
 from answerback.cli.output import CliError, ExitCode, extra_needed, note, say, say_json
 from answerback.core import defaults
-from answerback_aws.commands.options import pairs
-from answerback_aws.commands.progress import shown_progress
+from answerback_aws.commands.options import pairs, shown_progress
 
 with extra_needed("the emulated AWS", "aws,server,local-llm"):
     from answerback_aws.deploy.errors import DeployError
     from answerback_aws.emulator.emulator import LocalFailed
-    from answerback_aws.emulator.run import CONCURRENCY, STACK, LocalRun, LocalSettings, LocalStack
+    from answerback_aws.emulator.run import CONCURRENCY, STACK, LocalRun, LocalSettings, local_stack
 
 
 def local(
@@ -48,11 +47,10 @@ def local(
         cache=platformdirs.user_cache_path("answerback"),
         parameters=pairs("--parameter", parameter),
     )
-    with _interruptible():
+    with _interruptible(), ExitStack() as started:
         try:
             with shown_progress() as progress:
-                stack = LocalStack(settings, progress)
-                run = stack.__enter__()
+                run = started.enter_context(local_stack(settings, progress))
         except (LocalFailed, DeployError) as exc:
             raise CliError(exc.message, exc.hint) from exc
         try:
@@ -60,8 +58,6 @@ def local(
             threading.Event().wait()
         except KeyboardInterrupt:
             note("\nStopping ...")
-        finally:
-            stack.__exit__(None, None, None)
     note("Stopped. Nothing is left of it.")
     return ExitCode.OK
 

@@ -1,5 +1,10 @@
-"""What the commands for AWS share: the stack that they are about, the package to build, and errors as one line."""
+"""What the commands for AWS share: the stack that they are about, the package to build, errors, and progress.
 
+An error is one line. A long operation is one moving line on a terminal, plain lines in a pipe.
+"""
+
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,11 +15,14 @@ import platformdirs
 import typer
 
 from answerback.cli.options import AwsOptions
-from answerback.cli.output import CliError, ExitCode, extra_needed, usage_error
+from answerback.cli.output import CliError, ExitCode, extra_needed, note, usage_error
 from answerback_aws.deploy.package import ImportFailed, PackageError, Target
 
 if TYPE_CHECKING:
+    from rich.status import Status
+
     from answerback_aws.deploy.account import Account
+    from answerback_aws.deploy.stack import Progress, StackEvent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,15 +58,12 @@ class PackageOptions:
         list[Path] | None,
         typer.Option(metavar="PATH", help="A module or package of yours for python: models; repeatable."),
     ] = None
-    requirements: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What those need, in pip's format.", show_default=False)
-    ] = None
+    requirements: Annotated[Path | None, typer.Option(metavar="FILE", help="What those need, in pip's format.")] = None
     runtime: Annotated[
         str | None, typer.Option("--runtime", metavar="X.Y", help="Python of the functions.  [at first: 3.13]")
     ] = None
     architecture: Annotated[
-        str | None,
-        typer.Option(metavar="arm64|x86_64|here", help="Processor of the functions.  [at first: arm64]"),
+        str | None, typer.Option(metavar="arm64|x86_64|here", help="Processor of the functions.  [at first: arm64]")
     ] = None
 
     def check(self) -> None:
@@ -79,14 +84,14 @@ class PackageOptions:
 @contextmanager
 def explained() -> Iterator[None]:
     """Errors of AWS as one line, with what to do. Enter it after `StackOptions.account`."""
-    from answerback_aws.deploy.errors import DeployError, ErrorKind  # noqa: PLC0415 - boto3 is an extra
+    from answerback_aws.deploy.errors import CannotConnect, DeployError, UsageError  # noqa: PLC0415 - boto3 is an extra
 
-    codes = {ErrorKind.USAGE: ExitCode.USAGE, ErrorKind.CANNOT_CONNECT: ExitCode.CANNOT_CONNECT}
+    codes = {UsageError: ExitCode.USAGE, CannotConnect: ExitCode.CANNOT_CONNECT}
     try:
         with explained_package():
             yield
     except DeployError as exc:
-        raise CliError(exc.message, exc.hint, exit_code=codes.get(exc.kind, ExitCode.FAILED)) from exc
+        raise CliError(exc.message, exc.hint, exit_code=codes.get(type(exc), ExitCode.FAILED)) from exc
 
 
 @contextmanager
@@ -112,3 +117,60 @@ def pairs(option: str, texts: list[str] | None) -> dict[str, str]:
             raise usage_error(f"{option} must be NAME=VALUE, not {text!r}")
         found[name] = value
     return found
+
+
+class PlainProgress:
+    """`Progress` as a line for each step and for each resource that is done."""
+
+    def step(self, text: str) -> None:
+        note(f"{text} ...")
+
+    def event(self, event: "StackEvent") -> None:
+        if not event.status.endswith("_IN_PROGRESS"):
+            note(f"  {_text(event)}")
+
+
+class TerminalProgress:
+    """`Progress` as one line that is rewritten; what failed stays above it."""
+
+    def __init__(self, status: "Status") -> None:
+        self._status = status
+        self._begun = time.monotonic()
+        self._done: set[str] = set()
+        self._step = ""
+        self._working: dict[str, None] = {}
+
+    def step(self, text: str) -> None:
+        self._step = text
+        self._status.update(f"{text} ...")
+
+    def event(self, event: "StackEvent") -> None:
+        if event.status.endswith("_FAILED"):
+            self._status.console.print(f"  {_text(event)}", style="red", markup=False, highlight=False)
+        if event.is_stack:
+            return
+        if event.status.endswith("_IN_PROGRESS"):
+            self._working[event.resource] = None
+        else:
+            self._working.pop(event.resource, None)
+            self._done.add(event.resource)
+        working = ", ".join(list(self._working)[-3:])
+        spent = int(time.monotonic() - self._begun)
+        self._status.update(f"{self._step}: {len(self._done)} done, {spent // 60}:{spent % 60:02} {working}")
+
+
+@contextmanager
+def shown_progress() -> Iterator["Progress"]:
+    """The progress that fits where stderr goes."""
+    if not sys.stderr.isatty():
+        yield PlainProgress()
+        return
+    from rich.console import Console  # noqa: PLC0415 - rich is slow to import, and a pipe does not need it
+
+    with Console(stderr=True).status("") as status:
+        yield TerminalProgress(status)
+
+
+def _text(event: "StackEvent") -> str:
+    reason = f": {event.reason}" if event.reason and event.is_failure else ""
+    return f"{event.resource} {event.status}{reason}"

@@ -11,8 +11,7 @@ from answerback.cli.options import Json, with_options
 from answerback.cli.output import ExitCode, confirm, note, say, say_json, say_table, usage_error
 from answerback.clock import epoch_ms
 from answerback.settings import duration_ms
-from answerback_aws.commands.options import StackOptions, explained
-from answerback_aws.commands.progress import shown_progress
+from answerback_aws.commands.options import StackOptions, explained, shown_progress
 
 if TYPE_CHECKING:
     from answerback_aws.deploy.logs import Line
@@ -25,11 +24,7 @@ _DURATION: Final = "a duration such as 90s, 10m or 1h"
 
 
 @with_options
-def status(
-    *,
-    where: StackOptions,
-    as_json: Json = False,
-) -> int:
+def status(*, where: StackOptions, as_json: Json = False) -> int:
     """Show how it is doing: alarms, answers, queue, errors, database. Exits with 1 if something is wrong.
 
     Examples:
@@ -54,9 +49,7 @@ def logs(
     *,
     where: StackOptions,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
-    request: Annotated[
-        str | None, typer.Option(metavar="ID", help="Only one request, through every function.", show_default=False)
-    ] = None,
+    request: Annotated[str | None, typer.Option(metavar="ID", help="Only one request, through every function.")] = None,
     function: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this function; repeatable.")] = None,
     since: Annotated[str, typer.Option(metavar="DURATION", help="How far back.")] = "10m",
     as_json: Json = False,

@@ -1,7 +1,5 @@
 """The users of a stack on AWS: what `answerback users --stack` works on, with the operator's own credentials."""
 
-import random
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -79,8 +77,6 @@ async def open_stack_users(
             secret_arn=where["SecretArn"],
             database=where["Database"],
             retry_for_s=RETRY_FOR_S,
-            monotonic=time.monotonic,
-            jitter=random.random,
             on_waking=screen.waking,
         )
         write_behind = WriteBehind(pending_turns=DynamoTurns(database), api=api, observer=screen, clock=epoch_ms)

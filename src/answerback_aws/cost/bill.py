@@ -1,11 +1,10 @@
-"""The bill of a month: usage times prices, line by line, and what each choice of the design saves."""
+"""The bill of a month: usage times prices (prices.toml), line by line, and what each choice of the design saves."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Final
 
 from answerback.core.delivery import growing
-from answerback_aws.cost.counts import Prices, TokenPrice, UnitCounts, load_counts, load_prices, load_token_price
 from answerback_aws.cost.workload import (
     BYTES_A_TOKEN,
     MINUTES_A_MONTH,
@@ -15,8 +14,10 @@ from answerback_aws.cost.workload import (
     SECONDS_A_WATCH,
     WHOLE_VCPU_MB,
     Design,
+    UnitCounts,
     Usage,
     Workload,
+    table,
     use,
 )
 
@@ -38,7 +39,70 @@ IO_A_STATEMENT: Final = 2
 """Pages read or written; a guess that costs cents."""
 
 
+class UnknownPrice(Exception):
+    """There is no price for this region or model; the text says which there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars a unit, the month or year it was read, and where."""
+
+    usd: float
+    date: str
+    source: str
+
+    @property
+    def is_estimate(self) -> bool:
+        return self.source == "estimate"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Prices:
+    """The prices of one region, by the names in prices.toml."""
+
+    region: str
+    items: Mapping[str, Price]
+
+    def __getitem__(self, name: str) -> Price:
+        return self.items[name]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPrice:
+    """US dollars a million tokens. `cache_read_usd`, `cache_write_usd` None: the model caches no prompts."""
+
+    model: str
+    input_usd: float
+    output_usd: float
+    date: str
+    source: str
+    cache_read_usd: float | None = None
+    cache_write_usd: float | None = None
+
+
+def load_prices(region: str) -> Prices:
+    """Raises: UnknownPrice."""
+    known = table("prices.toml")
+    if region not in known or region == "models":
+        regions = ", ".join(name for name in known if name != "models")
+        raise UnknownPrice(f"no prices are known for the region {region!r}; known are {regions}")
+    return Prices(region=region, items={name: Price(*entry) for name, entry in known[region].items()})
+
+
+def load_token_price(model: str, *, is_cached: bool = False) -> TokenPrice:
+    """`is_cached`: prices of cached tokens are needed, too. Raises: UnknownPrice."""
+    models = table("prices.toml")["models"]
+    name = model.removeprefix("bedrock:")
+    if name not in models:
+        raise UnknownPrice(f"no price is known for the model {name!r}; known are {', '.join(models)}")
+    input_usd, output_usd, date, source, *cache = models[name]
+    if is_cached and not cache:
+        caching = ", ".join(other for other, entry in models.items() if len(entry) > 4)
+        raise UnknownPrice(f"no price of cached tokens is known for the model {name!r}; known are {caching}")
+    return TokenPrice(name, input_usd, output_usd, date, source, *cache)
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     """One line of the bill. `is_estimate`: its price was not read from a price list."""
 
@@ -80,7 +144,10 @@ def plain() -> Design:
 
 def bill(usage: Usage, workload: Workload, design: Design, prices: Prices, tokens: TokenPrice | None) -> list[Line]:
     """Every line above zero, in US dollars a month; the model's tokens only if their price is given."""
-    lines = [_line(row, prices) for row in _rows(usage, design)]
+    lines = []
+    for service, what, quantity, unit, name in _rows(usage, design):
+        price, per = prices[name], MILLION if name.endswith("_million") else 1.0
+        lines.append(Line(service, what, quantity, unit, quantity / per * price.usd, price.is_estimate))
     if tokens is not None:
         asked = workload.answers * workload.tokens_in
         # With a cache, what is not read from it is taken to be written to it, which costs the same or more.
@@ -91,64 +158,43 @@ def bill(usage: Usage, workload: Workload, design: Design, prices: Prices, token
     return [line for line in lines if line.quantity > 0]
 
 
-class _Row(NamedTuple):
-    service: str
-    what: str
-    quantity: float
-    unit: str
-    price: str
-
-
-def _rows(usage: Usage, design: Design) -> Iterator[_Row]:
-    yield _Row("API Gateway", "messages, in and out", usage.messages, "messages", "websocket_message_million")
-    yield _Row("API Gateway", "open connections", usage.connection_minutes, "minutes", "websocket_minute_million")
-    yield _Row("Lambda", "time", usage.gb_seconds, "GB-s", f"lambda_{design.architecture}_gb_second")
-    yield _Row("Lambda", "calls", usage.invocations, "calls", "lambda_request_million")
+def _rows(usage: Usage, design: Design) -> Iterator[tuple[str, str, float, str, str]]:
+    """(service, what, quantity, unit, name of the price) of each line."""
+    yield ("API Gateway", "messages, in and out", usage.messages, "messages", "websocket_message_million")
+    yield ("API Gateway", "open connections", usage.connection_minutes, "minutes", "websocket_minute_million")
+    yield ("Lambda", "time", usage.gb_seconds, "GB-s", f"lambda_{design.architecture}_gb_second")
+    yield ("Lambda", "calls", usage.invocations, "calls", "lambda_request_million")
     if design.provisioned:
         writes, reads = usage.peak_write_units_s * HOURS_A_MONTH, usage.peak_read_units_s * HOURS_A_MONTH
-        yield _Row("DynamoDB", "provisioned writes", writes, "unit-hours", "dynamodb_provisioned_write_hour")
-        yield _Row("DynamoDB", "provisioned reads", reads, "unit-hours", "dynamodb_provisioned_read_hour")
+        yield ("DynamoDB", "provisioned writes", writes, "unit-hours", "dynamodb_provisioned_write_hour")
+        yield ("DynamoDB", "provisioned reads", reads, "unit-hours", "dynamodb_provisioned_read_hour")
     else:
-        yield _Row("DynamoDB", "writes on demand", usage.write_units, "units", "dynamodb_write_million")
-        yield _Row("DynamoDB", "reads on demand", usage.read_units, "units", "dynamodb_read_million")
-    yield _Row("DynamoDB", "storage", usage.stored_gb, "GB", "dynamodb_storage_gb_month")
-    yield _Row("DynamoDB", "point-in-time recovery", usage.stored_gb, "GB", "dynamodb_backup_gb_month")
-    yield _Row("S3", "pieces and files written", usage.s3_puts, "requests", "s3_put_million")
-    yield _Row("S3", "pieces and files read", usage.s3_gets, "requests", "s3_get_million")
-    yield _Row("S3", "files kept for 98 days", usage.file_gb, "GB", "s3_storage_gb_month")
-    yield _Row("SQS", "FIFO requests", usage.sqs_requests, "requests", "sqs_fifo_million")
-    yield _Row("Aurora", "capacity", usage.aurora_acu_hours, "ACU-hours", "aurora_acu_hour")
-    yield _Row("Aurora", "storage", usage.stored_gb * COPIES_KEPT, "GB", "aurora_storage_gb_month")
-    yield _Row("Aurora", "Data API", usage.data_api_requests, "requests", "data_api_million")
-    yield _Row("Aurora", "I/O", usage.data_api_requests * IO_A_STATEMENT, "requests", "aurora_io_million")
-    yield _Row("Secrets Manager", "the database's secret", 1, "secret", "secret_month")
-    yield _Row("CloudWatch", "logs", usage.log_gb, "GB", "logs_ingested_gb")
-    yield _Row("CloudWatch", "logs kept", usage.log_gb * LOG_MONTHS, "GB", "logs_stored_gb_month")
-    yield _Row("CloudWatch", "alarms", ALARMS, "alarms", "alarm_month")
-    yield _Row("CloudWatch", "metrics", METRICS, "metrics", "metric_month")
-    yield _Row("CloudWatch", "dashboard", 1, "dashboard", "dashboard_month")
-    yield _Row("Data transfer", "to the internet", usage.data_out_gb, "GB", "data_out_gb")
+        yield ("DynamoDB", "writes on demand", usage.write_units, "units", "dynamodb_write_million")
+        yield ("DynamoDB", "reads on demand", usage.read_units, "units", "dynamodb_read_million")
+    yield ("DynamoDB", "storage", usage.stored_gb, "GB", "dynamodb_storage_gb_month")
+    yield ("DynamoDB", "point-in-time recovery", usage.stored_gb, "GB", "dynamodb_backup_gb_month")
+    yield ("S3", "pieces and files written", usage.s3_puts, "requests", "s3_put_million")
+    yield ("S3", "pieces and files read", usage.s3_gets, "requests", "s3_get_million")
+    yield ("S3", "files kept for 98 days", usage.file_gb, "GB", "s3_storage_gb_month")
+    yield ("SQS", "FIFO requests", usage.sqs_requests, "requests", "sqs_fifo_million")
+    yield ("Aurora", "capacity", usage.aurora_acu_hours, "ACU-hours", "aurora_acu_hour")
+    yield ("Aurora", "storage", usage.stored_gb * COPIES_KEPT, "GB", "aurora_storage_gb_month")
+    yield ("Aurora", "Data API", usage.data_api_requests, "requests", "data_api_million")
+    yield ("Aurora", "I/O", usage.data_api_requests * IO_A_STATEMENT, "requests", "aurora_io_million")
+    yield ("Secrets Manager", "the database's secret", 1, "secret", "secret_month")
+    yield ("CloudWatch", "logs", usage.log_gb, "GB", "logs_ingested_gb")
+    yield ("CloudWatch", "logs kept", usage.log_gb * LOG_MONTHS, "GB", "logs_stored_gb_month")
+    yield ("CloudWatch", "alarms", ALARMS, "alarms", "alarm_month")
+    yield ("CloudWatch", "metrics", METRICS, "metrics", "metric_month")
+    yield ("CloudWatch", "dashboard", 1, "dashboard", "dashboard_month")
+    yield ("Data transfer", "to the internet", usage.data_out_gb, "GB", "data_out_gb")
     if design.has_nat:
-        yield _Row("VPC", "NAT gateways in 2 zones", 2 * HOURS_A_MONTH, "hours", "nat_gateway_hour")
-        yield _Row("VPC", "NAT gateway, data", usage.data_out_gb, "GB", "nat_gateway_gb")
-
-
-def _line(row: _Row, prices: Prices) -> Line:
-    price = prices[row.price]
-    per = MILLION if row.price.endswith("_million") else 1.0
-    return Line(
-        service=row.service,
-        what=row.what,
-        quantity=row.quantity,
-        unit=row.unit,
-        usd=row.quantity / per * price.usd,
-        is_estimate=price.is_estimate,
-    )
+        yield ("VPC", "NAT gateways in 2 zones", 2 * HOURS_A_MONTH, "hours", "nat_gateway_hour")
+        yield ("VPC", "NAT gateway, data", usage.data_out_gb, "GB", "nat_gateway_gb")
 
 
 def _tokens(what: str, count: float, usd_a_million: float) -> Line:
-    usd = count / MILLION * usd_a_million
-    return Line(service="Bedrock", what=what, quantity=count, unit="tokens", usd=usd, is_estimate=True)
+    return Line("Bedrock", what, count, "tokens", count / MILLION * usd_a_million, is_estimate=True)
 
 
 def total(lines: Sequence[Line]) -> float:
@@ -251,7 +297,7 @@ def estimate(workload: Workload, *, region: str, model: str | None) -> Estimate:
     """Estimate a month; `model` None leaves the tokens out. Raises: UnknownPrice."""
     prices = load_prices(region)
     tokens = None if model is None else load_token_price(model, is_cached=workload.cached > 0)
-    counts = load_counts()
+    counts = UnitCounts.load()
     design = deployed()
     usage = use(workload, design, counts)
     return Estimate(

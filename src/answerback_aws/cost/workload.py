@@ -1,11 +1,13 @@
-"""A workload, and what it makes the stack do in a month."""
+"""A workload, and what it makes the stack do in a month, by what one of each thing takes, as measured (counts.toml)."""
 
 import math
+import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from importlib import resources
+from typing import Any, Final
 
 from answerback.core.delivery import Interval
-from answerback_aws.cost.counts import UnitCounts
 
 SECONDS_A_CONNECTION: Final = 6_450.0
 """The SDK rolls its connection over between 100 and 115 minutes, before API Gateway's two hours."""
@@ -48,6 +50,38 @@ FILE_DAYS: Final = 98
 
 MINUTES_A_MONTH: Final = 730.0 * 60.0
 DAYS_A_MONTH: Final = MINUTES_A_MONTH / 60 / 24
+
+
+Section = Mapping[str, float]
+
+
+def table(name: str) -> dict[str, Any]:
+    """A table of this package."""
+    return tomllib.loads(resources.files("answerback_aws.cost").joinpath(name).read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitCounts:
+    """See counts.toml for every figure, its unit and how it was counted."""
+
+    connection: Section
+    ping: Section
+    answer: Section
+    budget: Section
+    watch: Section
+    watcher: Section
+    poll: Section
+    renewal: Section
+    write_behind: Section
+    minute: Section
+    piece: Section
+    file: Section
+    returned: Section
+    cold: Section
+
+    @classmethod
+    def load(cls) -> "UnitCounts":
+        return cls(**table("counts.toml"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from botocore.config import Config
 from botocore.exceptions import NoRegionError
 
 from answerback.outbound import is_loopback
-from answerback_aws.deploy.errors import DeployError, ErrorKind, explained
+from answerback_aws.deploy.errors import UsageError, explained
 
 _ATTEMPTS: Final = 5
 
@@ -42,9 +42,7 @@ class Account:
                 raise NoRegionError
         # A region newer than boto3 is let through if it looks like a known one.
         if self.is_real and not any(region.startswith(known.rsplit("-", 1)[0]) for known in self._regions()):
-            raise DeployError(
-                f"there is no AWS region {region}", "say --region, for example --region us-east-1", kind=ErrorKind.USAGE
-            )
+            raise UsageError(f"there is no AWS region {region}", "say --region, for example --region us-east-1")
         return region
 
     @property
@@ -61,15 +59,11 @@ class Account:
         here = {"WebSocketUrl": f"ws{stage.removeprefix('http')}", "ManagementEndpoint": stage}
         return {name: value for name, value in {**told, **here}.items() if name != "DashboardUrl"}
 
-    def websocket_url(self, outputs: Mapping[str, str]) -> str:
-        """Where the apps of a stack with these outputs connect."""
-        return self.outputs(outputs).get("WebSocketUrl", "")
-
     def stage_url(self, outputs: Mapping[str, str]) -> str:
-        """The same without a domain of one's own, whose DNS record may not be there yet."""
+        """Where its apps connect without a domain of one's own, whose DNS record may not be there yet."""
         if self.is_real:
             return f"ws{outputs['ManagementEndpoint'].removeprefix('http')}"
-        return self.websocket_url(outputs)
+        return self.outputs(outputs).get("WebSocketUrl", "")
 
     @cached_property
     def identity(self) -> str:

@@ -1,36 +1,111 @@
-"""Deploying: package, upload, plan, execute, follow. Doing it again goes on where it was."""
+"""Deploying: package, upload, plan, execute, follow. Doing it again goes on where it was.
+
+What `--system --env --secret` say to the worker becomes parameters, and an object beside the package.
+"""
 
 import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from botocore.exceptions import ClientError
 
 from answerback.clock import epoch_ms
 from answerback_aws.deploy.account import Account
-from answerback_aws.deploy.errors import DeployError, advice_for, error_code, explained, is_missing
+from answerback_aws.deploy.errors import DeployError, UsageError, advice_for, error_code, explained, unless_missing
 from answerback_aws.deploy.package import Package, PackageError, Target, build_package
 from answerback_aws.deploy.parameters import (
+    Parameters,
     check_sign_in,
     check_times,
     declared,
-    effective,
-    parameter_list,
     read_models,
     template_text,
 )
-from answerback_aws.deploy.preflight import Preflight, of_account, of_models
+from answerback_aws.deploy.preflight import Preflight, follow_account, follow_models
 from answerback_aws.deploy.stack import Change, Progress, Stack, StackState
 from answerback_aws.deploy.status import Fact
-from answerback_aws.deploy.worker import WorkerRequest, worker_parameters
+from answerback_aws.runtime.worker_settings import IS_NAME, StoredSettings, decode, read_reference
 
 _TAKE_BACK: Final = frozenset({"ErrorsAlarm", "FailedAnswersAlarm", "ModelUnavailableAlarm"})
 _DEAD: Final = frozenset({"ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED"})
+
+
+MAX_SYSTEM_PARAMETER: Final = 1024
+"""Characters of the template's SystemPrompt, which is in Lambda's environment; a longer text is in the object."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRequest:
+    """What the user said. `system` None: as it was. An empty value of a variable or secret takes it away."""
+
+    system: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raises: DeployError: a name that is not the operator's to set, or a reference that is none."""
+        for name in (*self.environment, *self.secrets):
+            if not IS_NAME.fullmatch(name):
+                raise UsageError(
+                    f"{name!r} cannot be set: it is not a variable's name, or it is Lambda's or answerback's own",
+                    "use letters, digits and _, and no name that begins with AWS_, LAMBDA_ or ANSWERBACK_",
+                )
+        for name, text in self.secrets.items():
+            try:
+                if text:
+                    read_reference(text)
+            except ValueError as exc:
+                # Not what was said: it may be the secret itself.
+                hint = "make one: aws secretsmanager create-secret, and name its ARN"
+                raise UsageError(f"--secret {name} {exc}", hint) from None
+
+
+def worker_parameters(asked: WorkerRequest, previous: Mapping[str, str], uploads: "Artefacts") -> Mapping[str, str]:
+    """The template's parameters for it, of which `previous` are the stack's; the object is uploaded.
+
+    What was stored before is kept, and uploaded again: this deployment may use another bucket. Raises: DeployError.
+    """
+    asked.check()
+    key = previous.get("WorkerSettingsKey", "")
+    if not key and asked == WorkerRequest():
+        return {}
+    was = _decoded(uploads.get(previous["CodeBucket"], key)) if key else StoredSettings()
+    now = replace(
+        was,
+        environment=_merged(was.environment, asked.environment),
+        secrets=_merged(was.secrets, asked.secrets),
+    )
+    given: dict[str, str] = {}
+    if asked.system is not None:
+        is_short = len(asked.system) <= MAX_SYSTEM_PARAMETER
+        now = replace(now, system=None if is_short else asked.system)
+        given["SystemPrompt"] = asked.system if is_short else ""
+        given["SystemPromptBytes"] = str(len(asked.system.encode()))
+    data = now.encode()
+    new_key = "" if now == StoredSettings() else f"settings/{hashlib.sha256(data).hexdigest()}.json"
+    if new_key:
+        uploads.put(new_key, data)
+    arns = {read_reference(text).arn for text in now.secrets.values()}
+    return {**given, "WorkerSettingsKey": new_key, "SecretArns": ",".join(sorted(arns))}
+
+
+def _decoded(data: bytes) -> StoredSettings:
+    try:
+        return decode(data)
+    except msgspec.DecodeError as exc:
+        raise DeployError(
+            "the stack's worker settings were written by another version", "install the version that deployed it"
+        ) from exc
+
+
+def _merged(was: Mapping[str, str], asked: Mapping[str, str]) -> Mapping[str, str]:
+    return {name: value for name, value in {**was, **asked}.items() if value}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,17 +192,15 @@ class Artefacts:
         """Whether `key` was uploaded before. Raises: DeployError."""
         with explained("read the bucket of packages"):
             try:
-                self._account.client("s3").head_object(**self._mine, Key=key)
+                head = self._account.client("s3").head_object
+                return unless_missing(head, **self._mine, Key=key) is not None
             except ClientError as exc:
-                if is_missing(exc):
-                    return False
                 if error_code(exc) == "403":
                     raise DeployError(
                         f"the bucket {self.bucket} is not this account's, or these credentials may not read it",
                         "allow s3:GetObject, s3:PutObject, s3:ListBucket, s3:CreateBucket on it, or say --bucket NAME",
                     ) from exc
                 raise
-        return True
 
     @property
     def _mine(self) -> dict[str, str]:
@@ -137,12 +210,7 @@ class Artefacts:
 
     def _make(self, s3: Any, mine: dict[str, str]) -> None:
         """Private from its first moment on: new buckets of S3 are; what follows holds it so."""
-        try:
-            s3.head_bucket(**mine)
-        except ClientError as exc:
-            if not is_missing(exc):
-                raise
-        else:
+        if unless_missing(s3.head_bucket, **mine) is not None:
             return
         where = {} if self._account.region == "us-east-1" else {"LocationConstraint": self._account.region}
         s3.create_bucket(Bucket=self.bucket, **({"CreateBucketConfiguration": where} if where else {}))
@@ -227,23 +295,23 @@ class Deployment:
         state = self._ready()
         previous = state.parameters if state is not None else None
         text = template_text()
-        known = declared(text)
         target = self._target(request, previous)
-        given = self._given(request, target, known, previous)
-        values = effective(given, known=known, previous=previous)
+        parameters = self._parameters(request, target, text, previous)
+        given, values = parameters.given, parameters.effective()
         check_sign_in(values)
         check_times(values)
-        given |= of_models(self._account, given, default=str(known["Models"]), previous=previous)
-        given |= of_account(self._account, given, known=known, previous=previous)
+        follow_models(self._account, parameters)
+        follow_account(self._account, parameters)
         is_first = previous is None and values["DeletionProtection"] == "true"
         given["FirstDeployment"] = "true" if is_first else "false"
-        values = effective(given, known=known, previous=previous)
+        values = parameters.effective()
         if self._account.is_real:
             self._check(request, values, is_new=state is None)
         package = self._package(request, target, values)
         bucket = request.bucket or (previous or {}).get("CodeBucket")
         artefacts = Artefacts(self._account, bucket=bucket, key_arn=values["KeyArn"])
-        given = {**worker_parameters(request.worker, previous or {}, artefacts), **given}
+        for parameter, value in worker_parameters(request.worker, previous or {}, artefacts).items():
+            given.setdefault(parameter, value)
         template = artefacts.put(f"templates/{hashlib.sha256(text.encode()).hexdigest()}.yaml", text.encode())
         key = f"packages/{package.content_sha256}-{target.name}.zip"
         if not artefacts.has(key):
@@ -254,7 +322,7 @@ class Deployment:
         name = f"answerback-{epoch_ms()}"
         changes = self._stack.plan(
             template_url=template.url,
-            parameters=parameter_list(given, known=known, previous=previous),
+            parameters=parameters.listed(),
             tags={**(state.tags if state is not None else {}), **request.tags},
             name=name,
             is_new=state is None,
@@ -268,12 +336,11 @@ class Deployment:
         state = self._stack.state()
         is_new = state is None or state.is_draft
         previous = None if state is None or is_new else state.parameters
-        known = declared(template_text())
-        given = self._given(request, self._target(request, previous), known, previous)
+        parameters = self._parameters(request, self._target(request, previous), template_text(), previous)
         with suppress(DeployError):  # a fact says it
-            given |= of_models(self._account, given, default=str(known["Models"]), previous=previous)
-        given |= of_account(self._account, given, known=known, previous=previous)
-        values = effective(given, known=known, previous=previous)
+            follow_models(self._account, parameters)
+        follow_account(self._account, parameters)
+        values = parameters.effective()
         preflight = Preflight(self._account, values, is_new=is_new, ask=request.ask, say=self._say)
         return preflight.facts(), values
 
@@ -313,27 +380,21 @@ class Deployment:
             architecture=request.architecture or was.get("Architecture") or default.architecture,
         )
 
-    def _of_target(self, target: Target) -> Mapping[str, str]:
-        found = {"Runtime": f"python{target.python}"}
-        if target.architecture is not None:
-            found["Architecture"] = target.architecture
-        return found
-
-    def _given(
-        self,
-        request: DeployRequest,
-        target: Target,
-        known: Mapping[str, str | None],
-        previous: Mapping[str, str] | None,
-    ) -> dict[str, str]:
-        """The parameters that are given. Raises: DeployError: the template does not have one of them."""
+    @staticmethod
+    def _parameters(
+        request: DeployRequest, target: Target, template: str, previous: Mapping[str, str] | None
+    ) -> Parameters:
+        """Those that are given. Raises: DeployError: the template does not have one of them."""
         request.worker.check()
-        given = {**self._of_target(target), **request.parameters}
+        given = {"Runtime": f"python{target.python}"}
+        if target.architecture is not None:
+            given["Architecture"] = target.architecture
         if request.models:
             read_models(request.models)
-            given = {"Models": " ".join(request.models), **given}
-        parameter_list(given, known=known, previous=previous)
-        return given
+            given["Models"] = " ".join(request.models)
+        parameters = Parameters(declared(template), previous, {**given, **request.parameters})
+        parameters.check()
+        return parameters
 
     def _check(self, request: DeployRequest, values: Mapping[str, str], *, is_new: bool) -> None:
         """Raises: DeployError: the stack would fail, or every answer of it."""

@@ -1,13 +1,14 @@
 """What can go wrong around a stack, in one sentence that says what to do.
 
-DeployError             the base; `kind` says what sort of trouble it is
+DeployError      the command cannot go on
+  UsageError     what was asked for cannot be
+  CannotConnect  who has to be asked cannot be reached
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -22,26 +23,27 @@ from botocore.exceptions import (
     SSOError,
 )
 
-
-class ErrorKind(Enum):
-    """Who has to act on an error."""
-
-    FAILED = "failed"
-    USAGE = "usage"
-    CANNOT_CONNECT = "cannot connect"
+T = TypeVar("T")
 
 
 class DeployError(Exception):
     """The command cannot go on. `message` says why, `hint` what to do."""
 
-    def __init__(self, message: str, hint: str = "", *, kind: ErrorKind = ErrorKind.FAILED) -> None:
+    def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message, hint)
         self.message = message
         self.hint = hint
-        self.kind = kind
 
     def __str__(self) -> str:
         return f"{self.message} — {self.hint}" if self.hint else self.message
+
+
+class UsageError(DeployError):
+    """What was asked for cannot be."""
+
+
+class CannotConnect(DeployError):
+    """AWS, or who else has to be asked, cannot be reached."""
 
 
 _SIGN_IN: Final = "sign in again (for example `aws sso login`), or set AWS_PROFILE"
@@ -104,6 +106,16 @@ def is_missing(error: ClientError) -> bool:
     )
 
 
+def unless_missing(call: Callable[..., T], /, **arguments: Any) -> T | None:
+    """What the call returns; None: the service says that there is no such thing."""
+    try:
+        return call(**arguments)
+    except ClientError as exc:
+        if is_missing(exc):
+            return None
+        raise
+
+
 @contextmanager
 def explained(what: str) -> Iterator[None]:
     """Turn the errors of AWS into DeployErrors. `what` is what was tried, as in `read the stack`."""
@@ -130,10 +142,8 @@ def _of_answer(exc: ClientError, what: str) -> DeployError:
             "add that permission, or use another profile (--profile)",
         )
     if code == "InsufficientCapabilitiesException":
-        return DeployError(
-            f"CloudFormation wants another capability: {message}",
-            "update answerback; this is a mismatch of its template and command",
-        )
+        hint = "update answerback; this is a mismatch of its template and command"
+        return DeployError(f"CloudFormation wants another capability: {message}", hint)
     if code in {"OptInRequired", "SubscriptionRequiredException"}:
         return DeployError("this AWS account is not ready for use", "finish its registration in the AWS console")
     if code in {"Throttling", "ThrottlingException", "RequestLimitExceeded"}:
@@ -143,25 +153,14 @@ def _of_answer(exc: ClientError, what: str) -> DeployError:
 
 def _of_transport(exc: BotoCoreError, what: str) -> DeployError:
     if isinstance(exc, NoCredentialsError | PartialCredentialsError):
-        return DeployError(
-            "there are no AWS credentials",
-            "run `aws configure`, or set AWS_PROFILE, or say --profile NAME",
-            kind=ErrorKind.USAGE,
-        )
+        hint = "run `aws configure`, or set AWS_PROFILE, or say --profile NAME"
+        return UsageError("there are no AWS credentials", hint)
     if isinstance(exc, NoRegionError):
-        return DeployError(
-            "no AWS region is named",
-            "say --region, for example --region us-east-1, or set AWS_REGION",
-            kind=ErrorKind.USAGE,
-        )
+        return UsageError("no AWS region is named", "say --region, for example --region us-east-1, or set AWS_REGION")
     if isinstance(exc, ProfileNotFound):
-        return DeployError(str(exc).rstrip("."), "see `aws configure list-profiles`", kind=ErrorKind.USAGE)
+        return UsageError(str(exc).rstrip("."), "see `aws configure list-profiles`")
     if isinstance(exc, SSOError | CredentialRetrievalError) or "Token" in type(exc).__name__:
         return DeployError("the AWS credentials cannot be renewed", _SIGN_IN)
     if isinstance(exc, ConnectionError | HTTPClientError):
-        return DeployError(
-            f"cannot reach AWS to {what}",
-            "check the network, and that the region exists (--region)",
-            kind=ErrorKind.CANNOT_CONNECT,
-        )
+        return CannotConnect(f"cannot reach AWS to {what}", "check the network, and that the region exists (--region)")
     return DeployError(f"cannot {what}: {exc}", "")

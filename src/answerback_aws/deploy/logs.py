@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from answerback.clock import epoch_ms
 from answerback_aws.deploy.account import Account
-from answerback_aws.deploy.errors import DeployError, ErrorKind, error_code, explained
+from answerback_aws.deploy.errors import UsageError, error_code, explained
 from answerback_aws.deploy.stack import Stack
 
 FOLLOW_EVERY_S: Final = 2.0
@@ -62,9 +62,7 @@ class Logs:
             }
         for name in functions:
             if name not in found:
-                raise DeployError(
-                    f"there is no function {name}", f"there are: {', '.join(sorted(found))}", kind=ErrorKind.USAGE
-                )
+                raise UsageError(f"there is no function {name}", f"there are: {', '.join(sorted(found))}")
         return {name: group for name, group in sorted(found.items()) if not functions or name in functions}
 
     def read(

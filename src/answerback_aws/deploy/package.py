@@ -17,7 +17,6 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -25,6 +24,7 @@ import answerback
 import answerback_aws
 from answerback.models.spec import ModelSpecError, PythonSpec, parse_model_spec
 
+_PINS: Final = Path(answerback_aws.__file__).parent / "requirements" / "functions.txt"
 _PLATFORMS: Final = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
 """Lambda's Amazon Linux 2023 has glibc 2.34; wheels for any older one run there."""
 
@@ -74,15 +74,13 @@ def fetch_pinned(target: Target, folder: Path) -> tuple[Path, ...]:
     Raises: PackageError: pip is not there, or failed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with resources.as_file(resources.files("answerback_aws") / "requirements" / "functions.txt") as pins:
-        options = ["--no-deps", "--require-hashes", "--requirement", str(pins)]
-        wanted = _pins(pins)
-        if (found := _chosen(wanted, folder)) is None:
-            with tempfile.TemporaryDirectory(dir=folder) as fresh:
-                _download(target, Path(fresh), options)
-                for wheel in Path(fresh).glob("*.whl"):
-                    wheel.replace(folder / wheel.name)  # whole, for a process that packages at the same time
-            found = _chosen(wanted, folder)
+    wanted = _pins()
+    if (found := _chosen(wanted, folder)) is None:
+        with tempfile.TemporaryDirectory(dir=folder) as fresh:
+            _download(target, Path(fresh), ["--no-deps", "--require-hashes", "--requirement", str(_PINS)])
+            for wheel in Path(fresh).glob("*.whl"):
+                wheel.replace(folder / wheel.name)  # whole, for a process that packages at the same time
+        found = _chosen(wanted, folder)
     if found is None:
         raise PackageError(f"pip did not fetch all of the pinned packages into {folder}. Empty that folder and repeat.")
     return found
@@ -97,11 +95,8 @@ def fetch_required(target: Target, requirements: Path, folder: Path) -> tuple[Pa
         named = {_normal(name) for name in re.findall(r"^([A-Za-z0-9][\w.-]*)", requirements.read_text("utf-8"), re.M)}
     except (OSError, UnicodeDecodeError) as exc:
         raise PackageError(f"Cannot read {requirements} ({exc}). Name a requirements file of pip.") from exc
-    with (
-        tempfile.TemporaryDirectory() as temporary,
-        resources.as_file(resources.files("answerback_aws") / "requirements" / "functions.txt") as pins,
-    ):
-        pinned = _pins(pins)
+    pinned = _pins()
+    with tempfile.TemporaryDirectory() as temporary:
         constraints = Path(temporary) / "constraints.txt"
         constraints.write_text("".join(f"{name}=={pin.version}\n" for name, pin in pinned.items()), "utf-8")
         into = folder / "required"
@@ -136,9 +131,9 @@ def _download(target: Target, folder: Path, options: Sequence[str]) -> None:
         raise PackageError(f"pip cannot fetch the wheels for {target.name}: {why}")
 
 
-def _pins(path: Path) -> dict[str, _Pin]:
+def _pins() -> dict[str, _Pin]:
     """The pins by name."""
-    pinned = re.finditer(r"^([A-Za-z0-9][\w.-]*)==(\S+)(.*(?:\n .*)*)", path.read_text("utf-8"), re.M)
+    pinned = re.finditer(r"^([A-Za-z0-9][\w.-]*)==(\S+)(.*(?:\n .*)*)", _PINS.read_text("utf-8"), re.M)
     return {
         _normal(match[1]): _Pin(match[2], frozenset(re.findall(r"--hash=sha256:(\w+)", match[3]))) for match in pinned
     }

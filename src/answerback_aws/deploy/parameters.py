@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -13,7 +14,7 @@ import answerback_aws
 from answerback.models.spec import BedrockSpec, LocalSpec, ModelSpec, ModelSpecError, OpenAISpec, parse_model_specs
 from answerback.outbound import CaFileError, ProxyError, fetch
 from answerback_aws.deploy.account import Account
-from answerback_aws.deploy.errors import DeployError, ErrorKind, error_code
+from answerback_aws.deploy.errors import CannotConnect, DeployError, UsageError, error_code
 
 _UNKNOWN_MODEL: Final = frozenset({"ResourceNotFoundException", "ValidationException"})
 WORKER_SPARE_S: Final = 30
@@ -34,31 +35,35 @@ def declared(template: str) -> Mapping[str, str | None]:
     return found
 
 
-def parameter_list(
-    given: Mapping[str, str], *, known: Mapping[str, str | None], previous: Mapping[str, str] | None
-) -> list[dict[str, object]]:
-    """For CloudFormation: what is given, and of an existing stack (`previous`) all the rest as it was.
+@dataclass(slots=True)
+class Parameters:
+    """The template's parameters in one deployment.
 
-    Raises: DeployError: a name that the template does not have.
+    `known`: all of them with their defaults. `previous`: what a stack that is there has; None: it is new. `given`: what
+    is said, and what follows from that.
     """
-    for name in given:
-        if name not in known:
-            near = [one for one in known if one.lower() == name.lower()] or sorted(known)
-            raise DeployError(f"there is no parameter {name}", f"there are: {', '.join(near)}", kind=ErrorKind.USAGE)
-    wanted: list[dict[str, object]] = [
-        {"ParameterKey": name, "ParameterValue": value} for name, value in sorted(given.items())
-    ]
-    if previous is not None:
-        kept = sorted(set(previous) & set(known) - set(given))
-        wanted += ({"ParameterKey": name, "UsePreviousValue": True} for name in kept)
-    return wanted
 
+    known: Mapping[str, str | None]
+    previous: Mapping[str, str] | None
+    given: dict[str, str]
 
-def effective(
-    given: Mapping[str, str], *, known: Mapping[str, str | None], previous: Mapping[str, str] | None
-) -> Mapping[str, str]:
-    """What each parameter will be. A secret one of an existing stack is only known as `****`."""
-    return {name: given.get(name, (previous or {}).get(name, default or "")) for name, default in known.items()}
+    def check(self) -> None:
+        """Raises: DeployError: a name that the template does not have."""
+        for name in self.given:
+            if name not in self.known:
+                near = [one for one in self.known if one.lower() == name.lower()] or sorted(self.known)
+                raise UsageError(f"there is no parameter {name}", f"there are: {', '.join(near)}")
+
+    def listed(self) -> list[Mapping[str, object]]:
+        """For CloudFormation: what is given, and of a stack that is there all the rest as it was."""
+        kept = sorted(set(self.previous or ()) & set(self.known) - set(self.given))
+        new = [{"ParameterKey": name, "ParameterValue": value} for name, value in sorted(self.given.items())]
+        return [*new, *({"ParameterKey": name, "UsePreviousValue": True} for name in kept)]
+
+    def effective(self) -> Mapping[str, str]:
+        """What each parameter will be. A secret one of an existing stack is only known as `****`."""
+        was = self.previous or {}
+        return {name: self.given.get(name, was.get(name, default or "")) for name, default in self.known.items()}
 
 
 def check_sign_in(values: Mapping[str, str]) -> None:
@@ -66,16 +71,13 @@ def check_sign_in(values: Mapping[str, str]) -> None:
     if values.get("AllowAnonymous") == "true" or values.get("JwtSecret"):
         return
     if not values.get("JwksUrl"):
-        raise DeployError(
+        raise UsageError(
             "anyone who finds the URL could use this stack, as any user",
             "say who signs your users in: --jwt-issuer ISSUER --jwt-audience AUDIENCE, or allow it: --allow-anonymous",
-            kind=ErrorKind.USAGE,
         )
     if not (values.get("JwtIssuer") and values.get("JwtAudience")):
-        raise DeployError(
-            "a provider signs tokens for other services with the same keys",
-            "say --jwt-issuer and --jwt-audience, too",
-            kind=ErrorKind.USAGE,
+        raise UsageError(
+            "a provider signs tokens for other services with the same keys", "say --jwt-issuer and --jwt-audience, too"
         )
 
 
@@ -88,10 +90,9 @@ def check_times(values: Mapping[str, str]) -> None:
     specs = read_models(values["Models"].split()) if values.get("Models") else ()
     answer_s = max(answer_s, *(spec.limits.answer_timeout_s or 0 for spec in specs), 0)
     if answer_s + WORKER_SPARE_S > worker_s:
-        raise DeployError(
+        raise UsageError(
             f"an answer may take {answer_s} s, but its worker is ended after {worker_s} s",
             f"say --parameter WorkerTimeoutSeconds={answer_s + WORKER_SPARE_S} or more",
-            kind=ErrorKind.USAGE,
         )
 
 
@@ -100,17 +101,14 @@ def read_models(texts: Sequence[str]) -> tuple[ModelSpec, ...]:
     try:
         specs = parse_model_specs(texts)
     except ModelSpecError as exc:
-        raise DeployError(str(exc).rstrip("."), "", kind=ErrorKind.USAGE) from exc
+        raise UsageError(str(exc).rstrip(".")) from exc
     for spec in specs:
         if isinstance(spec, LocalSpec):
-            raise DeployError(
-                "the embedded model does not run on AWS", "say --model bedrock:MODEL_ID", kind=ErrorKind.USAGE
-            )
+            raise UsageError("the embedded model does not run on AWS", "say --model bedrock:MODEL_ID")
         if isinstance(spec, OpenAISpec):
-            raise DeployError(
+            raise UsageError(
                 f"{spec.name}: openai: models are not part of the functions' package",
                 "use bedrock:MODEL_ID, or python:MODULE:FACTORY with --include and --requirements",
-                kind=ErrorKind.USAGE,
             )
     return specs
 
@@ -216,10 +214,9 @@ def _check_model(account: Account, spec: BedrockSpec, region: str) -> None:
     if types and "ON_DEMAND" not in types:
         found = profiles_of(account, spec.model)
         names = " or ".join(f"--model bedrock:{name}" for name in found) or "another model"
-        raise DeployError(
+        raise UsageError(
             f"{spec.model} is only served through an inference profile in {region}",
             f"say {names} (`aws bedrock list-inference-profiles` has all)",
-            kind=ErrorKind.USAGE,
         )
 
 
@@ -254,10 +251,9 @@ def default_model(account: Account, text: str) -> str:
     except DeployError:
         found = profiles_of(account, spec.model)
         if not found:
-            raise DeployError(
+            raise UsageError(
                 f"Bedrock does not serve {spec.model}, the default, in {account.region}",
                 "choose another one: --model bedrock:ID (`aws bedrock list-inference-profiles`)",
-                kind=ErrorKind.USAGE,
             ) from None
         return text.replace(spec.model, found[0])
     return text
@@ -275,10 +271,9 @@ def _ask(account: Account, what: str, region: str, call: str, **arguments: str) 
         answer: Mapping[str, Any] = getattr(account.client("bedrock"), call)(**arguments)
     except ClientError as exc:
         if error_code(exc) in _UNKNOWN_MODEL:
-            raise DeployError(
+            raise UsageError(
                 f"Bedrock has no {what} in {region}",
                 "see `aws bedrock list-inference-profiles` and `list-guardrails`, or name another region",
-                kind=ErrorKind.USAGE,
             ) from exc
         return None
     except Exception:  # Asked only to fail early; a region without Bedrock has no such host.
@@ -294,21 +289,17 @@ _HINT: Final = "check --jwt-issuer, or say --jwks-url"
 def keys_of_issuer(issuer: str, *, get: Callable[..., tuple[int, bytes]] = fetch) -> str:
     """The `jwks_uri` of the provider's discovery document. Raises: DeployError: it has none that can be read."""
     if urlsplit(issuer).scheme != "https":
-        raise DeployError(
-            f"the issuer {issuer!r} is no https URL, so its keys cannot be looked up", _HINT, kind=ErrorKind.USAGE
-        )
+        raise UsageError(f"the issuer {issuer!r} is no https URL, so its keys cannot be looked up", _HINT)
     url = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
     try:
         found = json.loads(get(url, timeout_s=_TIMEOUT_S, max_bytes=_MAX_BYTES)[1])
         named, keys = found["issuer"], found["jwks_uri"]
     except (OSError, ProxyError, CaFileError) as exc:
-        raise DeployError(f"cannot read {url} ({exc})", _HINT, kind=ErrorKind.CANNOT_CONNECT) from exc
+        raise CannotConnect(f"cannot read {url} ({exc})", _HINT) from exc
     except (ValueError, KeyError, TypeError) as exc:
         raise DeployError(f"{url} is not a provider's discovery document", _HINT) from exc
     if named != issuer:
-        raise DeployError(
-            f"the provider calls itself {named}", "say it exactly so with --jwt-issuer: tokens do", kind=ErrorKind.USAGE
-        )
+        raise UsageError(f"the provider calls itself {named}", "say it exactly so with --jwt-issuer: tokens do")
     if urlsplit(str(keys)).scheme != "https":
         raise DeployError(f"the provider's keys are not at an https URL: {keys}", _HINT)
     return str(keys)

@@ -4,7 +4,7 @@ All of it is read, but for one answer of one token by each model of Bedrock (`as
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -15,8 +15,8 @@ from answerback.models.spec import BedrockSpec
 from answerback.ports import ModelFault
 from answerback_aws.deploy.account import Account
 from answerback_aws.deploy.errors import DeployError, is_missing
-from answerback_aws.deploy.parameters import default_model, guardrail_arns, model_arns, read_models
-from answerback_aws.deploy.status import Fact, gathered
+from answerback_aws.deploy.parameters import Parameters, default_model, guardrail_arns, model_arns, read_models
+from answerback_aws.deploy.status import Fact, Read, gathered
 
 MOST_WORKERS: Final = 100
 """What the template takes where the account allows it."""
@@ -39,39 +39,34 @@ _MARKETPLACE: Final = (
 )
 
 
-def of_models(
-    account: Account, given: Mapping[str, str], *, default: str, previous: Mapping[str, str] | None
-) -> Mapping[str, str]:
-    """The parameters that follow from the models that are `given`, or of a new stack from the `default` one.
+def follow_models(account: Account, parameters: Parameters) -> None:
+    """Give the parameters that follow from the models that are given, or of a new stack from the default one.
 
     Raises: DeployError: a model that cannot be there.
     """
+    given = parameters.given
     texts = given.get("Models", "").split()
-    if not texts and previous is None:
-        texts = [default_model(account, default)]
+    if not texts and parameters.previous is None:
+        texts = [default_model(account, str(parameters.known["Models"]))]
     if not texts:
-        return {}
-    found = {"Models": " ".join(texts)}
+        return
     specs = read_models(texts)
+    found = {"Models": " ".join(texts)}
     if "ModelArns" not in given:
         found["ModelArns"] = ",".join(model_arns(account, specs))
     found["GuardrailArns"] = ",".join(guardrail_arns(account, specs))
-    return found
+    given |= found
 
 
-def of_account(
-    account: Account, given: Mapping[str, str], *, known: Mapping[str, str | None], previous: Mapping[str, str] | None
-) -> Mapping[str, str]:
-    """The parameters of a new stack that nobody gave and that follow from what account and region have."""
-    found: dict[str, str] = {}
-    if previous is None and account.is_real:
+def follow_account(account: Account, parameters: Parameters) -> None:
+    """Give the parameters of a new stack that nobody gave and that follow from what account and region have."""
+    if parameters.previous is None and account.is_real:
         for name, choose in (("WorkerConcurrency", _workers), ("EngineVersion", _engine_version)):
-            if name not in given:
+            if name not in parameters.given:
                 try:
-                    found[name] = choose(account, str(known[name]))
+                    parameters.given[name] = choose(account, str(parameters.known[name]))
                 except (ClientError, BotoCoreError, DeployError):
                     continue  # the template's default; what cannot be asked is said by the facts
-    return found
 
 
 class Preflight:
@@ -97,7 +92,7 @@ class Preflight:
 
     def facts(self) -> tuple[Fact, ...]:
         """What is good, bad (False: a deployment would fail, or every answer) and unknown (None), and what to do."""
-        parts: list[tuple[str, Callable[[], Sequence[Fact]]]] = [("identity", self._identity)]
+        parts: list[tuple[str, Read]] = [("identity", self._identity)]
         specs = [spec for spec in read_models(self._values["Models"].split()) if isinstance(spec, BedrockSpec)]
         for spec in specs if self._account.is_real else ():
             parts += [
@@ -119,21 +114,19 @@ class Preflight:
             parts.append(("key", self._key))
         return tuple(gathered(parts))
 
-    def _identity(self) -> Sequence[Fact]:
+    def _identity(self) -> Fact:
         identity = self._account.client("sts").get_caller_identity()
-        where = f"account {identity['Account']} in {self._account.region}, as {identity['Arn']}"
-        return [Fact(name="identity", value=where)]
+        return Fact(f"account {identity['Account']} in {self._account.region}, as {identity['Arn']}")
 
     # --- Bedrock
 
-    def _model(self, spec: BedrockSpec) -> Sequence[Fact]:
-        name = f"model {spec.name}"
+    def _model(self, spec: BedrockSpec) -> Fact:
         try:
             model_arns(self._account, [spec])
         except DeployError as exc:
-            return [Fact(name=name, value=exc.message, is_good=False, advice=exc.hint)]
+            return Fact(exc.message, exc.hint, is_good=False)
         if not self._ask:
-            return [Fact(name=name, value="known to Bedrock; it was not asked")]
+            return Fact("known to Bedrock; it was not asked")
         self._say(
             f"Asking {spec.model} for one token with your credentials. It is billed, and a model that is sold through "
             "AWS Marketplace is subscribed to by it. --no-ask leaves it out."
@@ -141,8 +134,8 @@ class Preflight:
         try:
             self._answer(spec)
         except (ClientError, BotoCoreError) as exc:
-            return [self._refusal(name, exc)]
-        return [Fact(name=name, value="it answers")]
+            return self._refusal(exc)
+        return Fact("it answers")
 
     def _answer(self, spec: BedrockSpec) -> None:
         """One token, as the worker asks for many."""
@@ -158,68 +151,55 @@ class Preflight:
         for _ in answer["stream"]:
             pass
 
-    def _refusal(self, name: str, exc: ClientError | BotoCoreError) -> Fact:
+    def _refusal(self, exc: ClientError | BotoCoreError) -> Fact:
         error, text = model_error(exc), str(exc)
         if _NOT_MINE.search(text):
             advice = (
                 "the worker has a role of its own; to check it, allow bedrock:InvokeModelWithResponseStream to yourself"
             )
-            return Fact(name=name, value="these credentials may not ask it", is_good=None, advice=advice)
+            return Fact("these credentials may not ask it", advice, is_good=None)
         if "marketplace" in text.lower() or "access to the model" in text:
-            return Fact(name=name, value="this account has no access to it yet", is_good=False, advice=_MARKETPLACE)
+            return Fact("this account has no access to it yet", _MARKETPLACE, is_good=False)
         is_setup = getattr(error, "fault", None) is ModelFault.SETUP
         value = "it does not answer" if is_setup else "it did not answer now"
-        return Fact(name=name, value=value, is_good=False if is_setup else None, advice=error.detail)
+        return Fact(value, error.detail, is_good=False if is_setup else None)
 
-    def _quota(self, spec: BedrockSpec) -> Sequence[Fact]:
+    def _quota(self, spec: BedrockSpec) -> Fact:
         """A new account may have none at all: then every answer is throttled."""
-        name, region = f"quota of {spec.name}", spec.region
-        bedrock = self._account.client("bedrock", region=region)
+        bedrock = self._account.client("bedrock", region=spec.region)
         base = re.sub(r"^(?:global|us-gov|[a-z]{2,4})\.(?=\w+\.)", "", spec.model.rpartition("/")[2])
         model = bedrock.get_foundation_model(modelIdentifier=base)["modelDetails"]["modelName"]
         way = "On-demand" if base == spec.model else "Global" if spec.model.startswith("global.") else "Cross-region"
+        is_model = re.compile(rf"(^|\s){re.escape(model)}( V\d+)?$")
         quotas: dict[str, float] = {}
-        pages = self._account.client("service-quotas", region=region).get_paginator("list_service_quotas")
+        pages = self._account.client("service-quotas", region=spec.region).get_paginator("list_service_quotas")
         for page in pages.paginate(ServiceCode="bedrock"):
             for one in page["Quotas"]:
                 found = _QUOTA.fullmatch(one["QuotaName"])
-                if (
-                    found
-                    and found["way"].startswith(way)
-                    and re.search(rf"(^|\s){re.escape(model)}( V\d+)?$", found["model"])
-                ):
+                if found and found["way"].startswith(way) and is_model.search(found["model"]):
                     quotas[found["unit"]] = one["Value"]
         if not quotas:
-            return [
-                Fact(name=name, value=f"none is listed for {model}", is_good=None, advice="see Service Quotas, Bedrock")
-            ]
+            return Fact(f"none is listed for {model}", "see Service Quotas, Bedrock", is_good=None)
         value = ", ".join(f"{count:,.0f} {unit} a minute" for unit, count in sorted(quotas.items()))
         if "tokens" in quotas:
             longest = max(int(self._values["MaxTokens"]), 1)
             value += f": {quotas['tokens'] // longest:,.0f} answers of {longest} tokens"
         is_good = all(quotas.values())
-        return [
-            Fact(
-                name=name,
-                value=value,
-                is_good=is_good,
-                advice="" if is_good else "ask for more in Service Quotas, Bedrock",
-            )
-        ]
+        return Fact(value, "" if is_good else "ask for more in Service Quotas, Bedrock", is_good=is_good)
 
     # --- the rest of the account
 
-    def _concurrency(self) -> Sequence[Fact]:
+    def _concurrency(self) -> Fact:
         limit, workers = _limit(self._account), int(self._values["WorkerConcurrency"])
         value = f"{limit} functions at the same time, {workers} of them workers"
         if workers > limit // 2:
             fits = _workers_of(limit)
             advice = f"say --parameter WorkerConcurrency={fits}, or ask for 1,000 in Service Quotas, Lambda"
-            return [Fact(name="lambda concurrency", value=value, is_good=None, advice=advice)]
+            return Fact(value, advice, is_good=None)
         advice = "ask for 1,000 in Service Quotas, Lambda (new accounts have 10)" if limit < 2 * MOST_WORKERS else ""
-        return [Fact(name="lambda concurrency", value=value, advice=advice)]
+        return Fact(value, advice)
 
-    def _network(self) -> Sequence[Fact]:
+    def _network(self) -> Fact:
         group = self._values.get("DatabaseSubnetGroup")
         if group:
             try:
@@ -227,11 +207,9 @@ class Preflight:
             except ClientError as exc:
                 if "NotFound" in str(exc.response["Error"].get("Code")) or is_missing(exc):
                     advice = "see `aws rds describe-db-subnet-groups`"
-                    return [
-                        Fact(name="database network", value=f"no subnet group {group}", is_good=False, advice=advice)
-                    ]
+                    return Fact(f"no subnet group {group}", advice, is_good=False)
                 raise
-            return [Fact(name="database network", value=f"the subnet group {group}")]
+            return Fact(f"the subnet group {group}")
         ec2 = self._account.client("ec2")
         default = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
         zones: set[str] = set()
@@ -239,74 +217,68 @@ class Preflight:
             subnets = ec2.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [default[0]["VpcId"]]}])["Subnets"]
             zones = {one["AvailabilityZone"] for one in subnets}
         if len(zones) >= 2:
-            return [Fact(name="database network", value=f"the default VPC {default[0]['VpcId']}")]
+            return Fact(f"the default VPC {default[0]['VpcId']}")
         value = f"the default VPC has subnets in {len(zones)} zones" if default else "no default VPC"
         advice = "name a subnet group of two zones: --parameter DatabaseSubnetGroup=NAME (no traffic goes there)"
-        return [Fact(name="database network", value=value, is_good=False, advice=advice)]
+        return Fact(value, advice, is_good=False)
 
-    def _engine(self) -> Sequence[Fact]:
+    def _engine(self) -> Fact:
         wanted, offered = self._values["EngineVersion"], _offered(self._account)
         if wanted not in offered:
             newest = ", ".join(sorted(offered, key=_number)[-3:]) or "none"
             advice = f"say --parameter EngineVersion=VERSION; newest: {newest}"
             value = f"Aurora PostgreSQL {wanted} is not offered in {self._account.region}"
-            return [Fact(name="database engine", value=value, is_good=False, advice=advice)]
+            return Fact(value, advice, is_good=False)
         has_data_api = offered[wanted]
-        return [
-            Fact(
-                name="database engine",
-                value=f"Aurora PostgreSQL {wanted}, serverless"
-                + ("" if has_data_api else ", listed without the Data API"),
-                is_good=True if has_data_api else None,
-                advice=""
-                if has_data_api
-                else "choose another version or region: nothing else connects to the database",
-            )
-        ]
+        return Fact(
+            f"Aurora PostgreSQL {wanted}, serverless" + ("" if has_data_api else ", listed without the Data API"),
+            "" if has_data_api else "choose another version or region: nothing else connects to the database",
+            is_good=True if has_data_api else None,
+        )
 
-    def _files(self) -> Sequence[Fact]:
+    def _files(self) -> Fact:
         if int(self._values["WorkerMemoryMegabytes"]) >= _FILES_MB:
-            return [Fact(name="files", value="in a bucket of the stack")]
+            return Fact("in a bucket of the stack")
         value = f"a worker of {self._values['WorkerMemoryMegabytes']} MB has no room for 16 MB of files with a question"
         advice = f"say --parameter WorkerMemoryMegabytes={_FILES_MB}, or --parameter Attachments=disabled"
-        return [Fact(name="files", value=value, is_good=None, advice=advice)]
+        return Fact(value, advice, is_good=None)
 
-    def _log_role(self) -> Sequence[Fact]:
+    def _log_role(self) -> Fact:
         role = self._account.client("apigateway").get_account().get("cloudwatchRoleArn")
         wants_new = self._values["AccessLogs"] == "create-role"
         if role and wants_new and self._is_new:
             advice = "say --parameter AccessLogs=existing-role: the setting is one for the whole region"
-            return [Fact(name="api log role", value=f"there is one: {role}", is_good=None, advice=advice)]
+            return Fact(f"there is one: {role}", advice, is_good=None)
         if role or wants_new:
-            return [Fact(name="api log role", value=role or "the stack makes it")]
+            return Fact(role or "the stack makes it")
         advice = "say --parameter AccessLogs=create-role"
-        return [Fact(name="api log role", value="API Gateway has none in this region", is_good=False, advice=advice)]
+        return Fact("API Gateway has none in this region", advice, is_good=False)
 
-    def _certificate(self) -> Sequence[Fact]:
+    def _certificate(self) -> Fact:
         arn = self._values["CertificateArn"]
         if arn.split(":")[3] != self._account.region:
             value, advice = f"it is in {arn.split(':')[3]}", f"make one in {self._account.region}, where the stack is"
-            return [Fact(name="certificate", value=value, is_good=False, advice=advice)]
+            return Fact(value, advice, is_good=False)
         found = self._account.client("acm").describe_certificate(CertificateArn=arn)["Certificate"]
         names, domain = found.get("SubjectAlternativeNames", ()), self._values["DomainName"]
         is_for = domain in names or f"*.{domain.partition('.')[2]}" in names
         is_good = found["Status"] == "ISSUED" and is_for
         value = f"{found['Status']}, for {', '.join(names)}"
         advice = "" if is_good else f"ACM has to have issued it, and for {domain}"
-        return [Fact(name="certificate", value=value, is_good=is_good, advice=advice)]
+        return Fact(value, advice, is_good=is_good)
 
-    def _key(self) -> Sequence[Fact]:
+    def _key(self) -> Fact:
         """Without its log groups no stack is made. Without CloudWatch nobody hears an alarm, and nothing tells."""
         told = self._account.client("kms").get_key_policy(KeyId=self._values["KeyArn"], PolicyName="default")
         services = {f"logs.{self._account.region}.amazonaws.com": "log groups", "cloudwatch.amazonaws.com": "alarms"}
         missing = [name for name in services if name not in told["Policy"]]
         if not missing:
-            return [Fact(name="key", value="its policy lets CloudWatch use it")]
+            return Fact("its policy lets CloudWatch use it")
         value = (
             f"its policy does not name {' and '.join(missing)}, for {' and '.join(services[one] for one in missing)}"
         )
         advice = "add the statements of docs/aws-company.md, A key of yours"
-        return [Fact(name="key", value=value, is_good=False, advice=advice)]
+        return Fact(value, advice, is_good=False)
 
 
 def _limit(account: Account) -> int:

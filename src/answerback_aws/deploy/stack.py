@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 from botocore.exceptions import ClientError
 
 from answerback_aws.deploy.account import Account
-from answerback_aws.deploy.errors import DeployError, ErrorKind, explained, is_missing
+from answerback_aws.deploy.errors import DeployError, UsageError, explained, is_missing, unless_missing
 
 POLL_EVERY_S: Final = 2.0
 EMULATED_POLL_EVERY_S: Final = 0.1
@@ -43,7 +43,6 @@ class StackState:
 
     @property
     def is_busy(self) -> bool:
-        """CloudFormation is working on it."""
         return self.status.endswith("_IN_PROGRESS") and not self.is_draft
 
     @property
@@ -105,9 +104,7 @@ class Stack:
 
     def __init__(self, account: Account, name: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
         if not _NAME.fullmatch(name):
-            raise DeployError(
-                f"{name!r} cannot be a stack's name", "use letters, digits and -, a letter first", kind=ErrorKind.USAGE
-            )
+            raise UsageError(f"{name!r} cannot be a stack's name", "use letters, digits and -, a letter first")
         self._account = account
         self._sleep = sleep
         self._poll_every_s = POLL_EVERY_S if account.is_real else EMULATED_POLL_EVERY_S
@@ -115,16 +112,11 @@ class Stack:
 
     def state(self, stack_id: str | None = None) -> StackState | None:
         """What it is like now; None: there is none."""
-        try:
-            with explained("read the stack"):
-                try:
-                    found = self._client.describe_stacks(StackName=stack_id or self.name)["Stacks"][0]
-                except ClientError as exc:
-                    if is_missing(exc):
-                        return None
-                    raise
-        except IndexError:
+        with explained("read the stack"):
+            stacks = unless_missing(self._client.describe_stacks, StackName=stack_id or self.name)
+        if not stacks or not stacks["Stacks"]:
             return None
+        found = stacks["Stacks"][0]
         if found["StackStatus"] == "DELETE_COMPLETE" and stack_id is None:
             return None
         return StackState(
@@ -210,11 +202,7 @@ class Stack:
     def drop_plan(self, name: str, *, is_new: bool) -> None:
         """Delete a change set that is not wanted, and the empty stack that came with it."""
         with explained("delete the change set"):
-            try:
-                self._client.delete_change_set(StackName=self.name, ChangeSetName=name)
-            except ClientError as exc:
-                if not is_missing(exc):
-                    raise
+            unless_missing(self._client.delete_change_set, StackName=self.name, ChangeSetName=name)
             if is_new:
                 state = self.state()
                 if state is not None and state.is_draft:
@@ -247,7 +235,6 @@ class Stack:
         return self.existing()
 
     def delete(self) -> None:
-        """Begin to delete the stack."""
         with explained("delete the stack"):
             self._client.delete_stack(StackName=self.name)
 
@@ -256,13 +243,8 @@ class Stack:
     def last_event(self) -> str | None:
         """The id of the newest event; later ones belong to what begins now."""
         with explained("read the stack's events"):
-            try:
-                events = self._client.describe_stack_events(StackName=self.name)["StackEvents"]
-            except ClientError as exc:
-                if is_missing(exc):
-                    return None
-                raise
-        return events[0]["EventId"] if events else None
+            found = unless_missing(self._client.describe_stack_events, StackName=self.name)
+        return found["StackEvents"][0]["EventId"] if found and found["StackEvents"] else None
 
     def follow(self, stack_id: str, after: str | None) -> Iterator[StackEvent]:
         """The events after the one of that id, as they come, until CloudFormation rests."""

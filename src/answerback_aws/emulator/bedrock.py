@@ -102,7 +102,6 @@ class ThreadedServer:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def stop(self) -> None:
-        """Stop; twice is harmless."""
         thread, self._thread = self._thread, None
         if thread is not None and self._loop is not None and self._stop is not None:
             self._loop.call_soon_threadsafe(self._stop.set)

@@ -5,6 +5,7 @@ pins botocore exactly. What it emulates, and what not, stands in `launch.py`.
 """
 
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -16,12 +17,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from importlib import import_module, resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import IO, Any, Final
 
 from answerback.outbound import fetch
+from answerback_aws.emulator.patches.sockets import Limits
 
 REGION: Final = "us-east-1"
 CREDENTIALS: Final = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
@@ -50,12 +53,9 @@ class Emulator:
         bedrock_url: an HTTP server that speaks Bedrock's ConverseStream; None: a one-line mock.
         auth: whether IAM is enforced.
         environment: more variables for the functions, such as AWS_ENDPOINT_URL_RDS_DATA.
-        concurrency: how many calls of one function run at the same time through the API.
-        idle_timeout_s, connection_limit_s: when an idle, or any, connection is closed (AWS: 600 and 7,200).
-        integration_timeout_s: when the API gives a function up (AWS: 29); the function runs on.
-        unruly_posts: posts to a connection come in another order, and some come twice.
         transaction_idle_s: when the Data API ends a transaction that is not used (AWS: 180).
         port: 0: a free one.
+        limits: of API Gateway, where they are other than AWS has them.
     """
 
     def __init__(
@@ -67,31 +67,24 @@ class Emulator:
         bedrock_url: str | None = None,
         auth: bool = False,
         environment: Mapping[str, str] | None = None,
-        concurrency: int = 4,
-        idle_timeout_s: float = 600,
-        connection_limit_s: float = 7200,
-        integration_timeout_s: float = 29,
-        unruly_posts: bool = False,
         transaction_idle_s: float = 180,
         port: int = 0,
+        **limits: Any,
     ) -> None:
         self._python = python
         self.log_path = folder / "emulator.log"
         self._auth = auth
         self._environment = dict(environment or {})
+        self._secret = secrets.token_hex(16)  # what only its own process answers to
         self._options = {
-            "EMULATED_POSTGRES": postgres or "",
-            "EMULATED_BEDROCK_URL": bedrock_url or "",
-            "EMULATED_CONCURRENCY": str(concurrency),
-            "EMULATED_IDLE_TIMEOUT_S": str(idle_timeout_s),
-            "EMULATED_CONNECTION_LIMIT_S": str(connection_limit_s),
-            "EMULATED_TRANSACTION_IDLE_S": str(transaction_idle_s),
-            "EMULATED_INTEGRATION_TIMEOUT_S": str(integration_timeout_s),
-            "EMULATED_UNRULY_POSTS": "1" if unruly_posts else "",
+            "secret": self._secret,
+            "postgres": postgres,
+            "bedrock_url": bedrock_url,
+            "transaction_idle_s": transaction_idle_s,
+            "limits": asdict(Limits(**limits)),
         }
         self._process: subprocess.Popen[bytes] | None = None
         self._temporary: Path | None = None
-        self._secret = secrets.token_hex(16)  # what only its own process answers to
         self._session: Any = None
         self._making_client = threading.Lock()
         self._wanted_port = port
@@ -120,17 +113,11 @@ class Emulator:
         """A boto3 client of the account's owner; `options` are boto3's and win."""
         direct = import_module("botocore.config").Config(proxies={})  # it is on this machine
         config = direct.merge(options.pop("config")) if "config" in options else direct
-        client_options = {
-            "endpoint_url": self.endpoint,
-            "region_name": REGION,
-            **CREDENTIALS,
-            "config": config,
-            **options,
-        }
+        ours = {"endpoint_url": self.endpoint, "region_name": REGION, **CREDENTIALS, "config": config}
         with self._making_client:
             if self._session is None:  # kept: it has read what describes the services, which takes 100 ms
                 self._session = import_module("boto3.session").Session()
-            return self._session.client(service, **client_options)
+            return self._session.client(service, **ours | options)
 
     def start(self) -> None:
         """Start it and wait until it answers. Raises: EmulatorFailed."""
@@ -157,7 +144,6 @@ class Emulator:
         self._paused.touch()
 
     def resume_database(self) -> None:
-        """The database answers again."""
         self._paused.unlink(missing_ok=True)
 
     def stop(self) -> None:
@@ -235,8 +221,7 @@ class Emulator:
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
             "NO_PROXY": "*",
-            "EMULATED_SECRET": self._secret,
-            **self._options,
+            "EMULATED": json.dumps(self._options),
             **self._environment,
         }
 

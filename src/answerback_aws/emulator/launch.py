@@ -11,6 +11,7 @@ mapping to read its queue (tests/aws/test_template.py reads those from the templ
 order and twice only if it is asked for.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ import sys
 import threading
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 
 def _patch(temporary: Path) -> None:
@@ -25,32 +27,32 @@ def _patch(temporary: Path) -> None:
     from answerback_aws.emulator.patches import (  # noqa: PLC0415
         bedrock,
         data_api,
-        formation,
         functions,
         metrics,
-        ready,
+        replace,
         sockets,
     )
 
-    options = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("EMULATED_")}
-    ready.patch(options["EMULATED_SECRET"])
-    formation.patch()
+    options = json.loads(os.environ.pop("EMULATED"))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        """Says that this very process serves, to the one that started it and knows its secret."""
+        if scope["type"] != "http" or scope["path"] != f"/{options['secret']}":
+            await app_was(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    app_was = replace("app", "app", app)
+    data_api.patch_clusters()
     functions.patch(f"http://127.0.0.1:{os.environ['GATEWAY_PORT']}/_aws/execute-api", temporary)
     metrics.patch()
     sockets.patch_frames()
-    sockets.patch(
-        sockets.Limits(
-            concurrency=int(options["EMULATED_CONCURRENCY"]),
-            idle_timeout_s=float(options["EMULATED_IDLE_TIMEOUT_S"]),
-            connection_limit_s=float(options["EMULATED_CONNECTION_LIMIT_S"]),
-            integration_timeout_s=float(options["EMULATED_INTEGRATION_TIMEOUT_S"]),
-            unruly_posts=bool(options["EMULATED_UNRULY_POSTS"]),
-        )
-    )
-    if url := options.get("EMULATED_BEDROCK_URL"):
+    sockets.patch(sockets.Limits(**options["limits"]))
+    if url := options["bedrock_url"]:
         bedrock.patch(url)
-    if postgres := options.get("EMULATED_POSTGRES"):
-        idle_s = float(options["EMULATED_TRANSACTION_IDLE_S"])
+    if postgres := options["postgres"]:
+        idle_s = options["transaction_idle_s"]
         data_api.patch(postgres, temporary / "database-paused", transaction_idle_s=idle_s)
 
 

@@ -1,7 +1,7 @@
 """The whole backend on this machine: the very template and functions of AWS, on the emulator."""
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,38 +49,22 @@ class LocalRun:
     outputs: Mapping[str, str]
 
 
-class LocalStack:
-    """The emulated backend, as a context manager: entering starts it, leaving stops it and deletes all that it made.
+@contextmanager
+def local_stack(settings: LocalSettings, progress: Progress) -> Iterator[LocalRun]:
+    """The emulated backend for the length of a block; then all that it made is deleted.
 
-    Entering raises: LocalFailed; DeployError.
+    Raises: LocalFailed; DeployError.
     """
-
-    def __init__(self, settings: LocalSettings, progress: Progress) -> None:
-        self._settings = settings
-        self._progress = progress
-        self._stop = ExitStack()
-
-    def __enter__(self) -> LocalRun:
-        with ExitStack() as started:
-            run = self._start(started)
-            self._stop = started.pop_all()
-        return run
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.close()
-
-    def _start(self, started: ExitStack) -> LocalRun:
-        settings, progress = self._settings, self._progress
+    with ExitStack() as started:
         python = settings.python or emulator_python(settings.cache, progress.step)
         progress.step("Starting PostgreSQL")
         postgres = started.enter_context(PostgresServer())
         progress.step(f"Loading the model {settings.model}")
-        bedrock, model = self._serve_model(started)
+        bedrock, model = _serve_model(settings.model, started)
         progress.step("Starting the emulator")
-        folder = Path(started.enter_context(TemporaryDirectory(prefix="answerback-local-")))
         emulator = Emulator(
             python=python,
-            folder=folder,
+            folder=Path(started.enter_context(TemporaryDirectory(prefix="answerback-local-"))),
             postgres=postgres.dsn,
             bedrock_url=bedrock.url,
             auth=True,
@@ -99,30 +83,25 @@ class LocalStack:
             model=f"{model.name}=bedrock:{MODEL_ID}",
             parameters=settings.parameters,
         )
-        return LocalRun(
-            url=outputs["WebSocketUrl"],
-            endpoint=emulator.endpoint,
-            model=model.name,
-            outputs=outputs,
-        )
+        yield LocalRun(url=outputs["WebSocketUrl"], endpoint=emulator.endpoint, model=model.name, outputs=outputs)
 
-    def _serve_model(self, started: ExitStack) -> tuple[BedrockServer, Model]:
-        try:
-            spec = parse_model_spec(self._settings.model)
-        except ModelSpecError as exc:
-            raise LocalFailed(str(exc)) from exc
-        if isinstance(spec, BedrockSpec):
-            hint = "say --model local, echo, openai:BASE_URL#MODEL or python:module:factory"
-            raise LocalFailed("Bedrock itself is what is emulated here", hint)
-        server = BedrockServer()
-        started.enter_context(server)
-        try:
-            model = server.call(open_model(spec))
-        except (ModelSpecError, ModelError) as exc:
-            raise LocalFailed(exc.detail if isinstance(exc, ModelError) else str(exc)) from exc
-        started.callback(lambda: server.call(model.close()))
-        server.script = of_model(model)
-        return server, model
+
+def _serve_model(text: str, started: ExitStack) -> tuple[BedrockServer, Model]:
+    try:
+        spec = parse_model_spec(text)
+    except ModelSpecError as exc:
+        raise LocalFailed(str(exc)) from exc
+    if isinstance(spec, BedrockSpec):
+        hint = "say --model local, echo, openai:BASE_URL#MODEL or python:module:factory"
+        raise LocalFailed("Bedrock itself is what is emulated here", hint)
+    server = started.enter_context(BedrockServer())
+    try:
+        model = server.call(open_model(spec))
+    except (ModelSpecError, ModelError) as exc:
+        raise LocalFailed(exc.detail if isinstance(exc, ModelError) else str(exc)) from exc
+    started.callback(lambda: server.call(model.close()))
+    server.script = of_model(model)
+    return server, model
 
 
 def target_of(python: Path) -> Target:

@@ -5,10 +5,13 @@ arrive after a later one. A post whose answer is lost may still arrive, and arri
 drop what they have by its offset.
 """
 
+import asyncio
 import logging
+import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
 
@@ -18,6 +21,9 @@ from answerback.protocol.codec import encode
 from answerback.protocol.frames import ServerFrame
 from answerback.protocol.limits import MAX_FRAME_BYTES
 from answerback_aws.runtime.client import Calls, error_code
+
+if TYPE_CHECKING:
+    from answerback_aws.runtime.telemetry import Counts
 
 log = logging.getLogger("answerback.aws.sender")
 
@@ -38,19 +44,6 @@ class _Pause:
     until: float = 0.0
 
 
-class PostObserver(Protocol):
-    """Receives the outcome of every post."""
-
-    def posted(self, size_bytes: int) -> None:
-        """A frame was taken."""
-
-    def throttled(self) -> None:
-        """A frame was not taken: a slow reader, the account's limit, or a failure of the network."""
-
-    def not_posted(self, code: str) -> None:
-        """A frame was refused for good: a permission or an address is wrong."""
-
-
 class ApiGatewaySender:
     """ports.Sender by `post_to_connection`.
 
@@ -63,11 +56,11 @@ class ApiGatewaySender:
         *,
         client: Any,
         calls: Calls,
-        observer: PostObserver,
+        observer: "Counts",
         on_gone: Callable[[str], Awaitable[None]],
-        sleep: Callable[[float], Awaitable[None]],
-        monotonic: Callable[[], float],
-        jitter: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._client = client
         self._calls = calls

@@ -7,12 +7,7 @@ from functools import cache, partial
 from typing import Any, Final, TypeVar
 
 from botocore.config import Config
-from botocore.exceptions import (
-    ClientError,
-    ConnectionError,
-    HTTPClientError,
-    IncompleteReadError,
-)
+from botocore.exceptions import ClientError, ConnectionError, HTTPClientError, IncompleteReadError
 from botocore.session import Session, get_session
 
 from answerback.ports import Unavailable

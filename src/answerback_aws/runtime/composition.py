@@ -6,11 +6,11 @@ Imports are inside the properties, so that each function loads no more than it u
 """
 
 import asyncio
-import random
+import os
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
 
 from answerback.clock import epoch_ms
@@ -127,9 +127,6 @@ class Composition:
             calls=self.calls,
             observer=self.observing.counts,
             on_gone=self.connections.remove,
-            sleep=asyncio.sleep,
-            monotonic=time.monotonic,
-            jitter=random.random,
         )
 
     @cached_property
@@ -144,7 +141,6 @@ class Composition:
         )
 
     def visibility(self, url: str) -> "Visibility":
-        """Of the messages of the queue at `url`."""
         from answerback_aws.runtime.sqs import Visibility  # noqa: PLC0415
 
         return Visibility(client=self.sqs, calls=self.calls, url=url)
@@ -161,14 +157,12 @@ class Composition:
 
     @cached_property
     def connections(self) -> "DynamoConnections":
-        """Open connections and sessions, and who watches."""
         from answerback_aws.runtime.dynamodb.connections import DynamoConnections  # noqa: PLC0415
 
         return DynamoConnections(self.database("connections", "sessions"))
 
     @cached_property
     def requests(self) -> Requests:
-        """The records that decide."""
         from answerback_aws.runtime.dynamodb.requests import DynamoRequests, Retention  # noqa: PLC0415
 
         return DynamoRequests(
@@ -186,14 +180,12 @@ class Composition:
 
     @cached_property
     def store_id(self) -> "StoreId":
-        """The name of the data."""
         from answerback_aws.runtime.dynamodb.database import StoreId  # noqa: PLC0415
 
         return StoreId(self.database("conversations"))
 
     @cached_property
     def turns(self) -> "DynamoTurns":
-        """The ends of conversations, and what Aurora does not have yet."""
         from answerback_aws.runtime.dynamodb.turns import DynamoTurns  # noqa: PLC0415
 
         return DynamoTurns(self.database("requests", "conversations"))
@@ -224,13 +216,10 @@ class Composition:
             secret_arn=settings.secret_arn,
             database=settings.database,
             retry_for_s=timeouts.all_s,
-            monotonic=time.monotonic,
-            jitter=random.random,
         )
 
     @cached_property
     def aurora(self) -> "DataApi":
-        """The database in Aurora, with this function's timeouts."""
         return self.data_api(self._timeouts)
 
     @cached_property
@@ -275,7 +264,6 @@ class Composition:
 
     @cached_property
     def traces(self) -> "Traces | None":
-        """What makes traces, if they are wanted."""
         ratio = self.settings.trace_ratio
         if ratio is None:
             return None
@@ -289,7 +277,6 @@ class Composition:
 
     @cached_property
     def observer(self) -> Observer:
-        """Who is told of what happens to requests."""
         counts = self.observing.counts
         return counts if self.traces is None else self.traces.beside(counts)
 
@@ -432,19 +419,17 @@ class Composition:
 
     @cached_property
     def dead_letters(self) -> "DeadLetters":
-        """Ends what the queue gave up."""
         from answerback.service.dead_letters import DeadLetters  # noqa: PLC0415
 
-        _ = self.watchers  # whoever ends a request tells them
+        _ = self.watchers  # the one that ends a request tells them
         return DeadLetters(requests=self.requests, delivery_sender=self.delivery_sender, clock=epoch_ms)
 
     @cached_property
     def janitor(self) -> "Janitor":
-        """Sees what no other part would notice."""
         from answerback.service.janitor import Janitor, JanitorSettings  # noqa: PLC0415
 
         settings = self.settings
-        _ = self.watchers  # whoever ends a request tells them
+        _ = self.watchers  # the one that ends a request tells them
         return Janitor(
             settings=JanitorSettings(
                 policy=settings.policy,
@@ -463,6 +448,12 @@ class Composition:
             clock=epoch_ms,
             last_active_ms=self.sender.last_active_ms,
         )
+
+
+@cache
+def process(function: str, timeouts: Timeouts = IN_A_MESSAGE) -> Composition:
+    """The composition of this process, made by its first invocation."""
+    return Composition(function, os.environ, timeouts=timeouts)
 
 
 class LazyTokens:

@@ -19,7 +19,7 @@ from answerback.core.uploads import DAY_MS, MAX_OPEN, UNFINISHED_MS, FileKey, No
 from answerback.ports import Unavailable
 from answerback_aws.runtime.client import Calls, error_code
 from answerback_aws.runtime.dynamodb.database import TRIES, Database, Refused
-from answerback_aws.runtime.dynamodb.items import Item, Value, decode, encode, number_of
+from answerback_aws.runtime.dynamodb.items import Item, Value, decode, encode, expression, number_of, update_of
 from answerback_aws.runtime.dynamodb.tables import TTL_ATTRIBUTE
 
 PIECE_DAYS: Final = 2
@@ -108,29 +108,22 @@ class S3Files:
                 touched[place] = number_of(item, "touchedAtMs") or 0
         return touched
 
-    def _left(self, user_id: str, place: str, touched_at_ms: int) -> dict[str, Any]:
+    def _left(self, user_id: str, place: str, touched_at_ms: int) -> Any:
         """The upload is past its time, if nothing has come for it since it was read."""
         name = place.split("#")[1]
-        return {
-            "Update": {
-                "TableName": self._table,
-                "Key": encode(_key(_named(user_id, place))),
-                "UpdateExpression": "SET expiresAt = :now",
-                "ConditionExpression": "upload = :name AND touchedAtMs = :at AND attribute_not_exists(completedAtMs)",
-                "ExpressionAttributeValues": encode(
-                    {":now": self._clock() // 1000, ":name": name, ":at": touched_at_ms}
-                ),
-            }
-        }
+        return update_of(
+            self._table,
+            _key(_named(user_id, place)),
+            "SET expiresAt = :now",
+            "upload = :name AND touchedAtMs = :at AND attribute_not_exists(completedAtMs)",
+            now=self._clock() // 1000,
+            name=name,
+            at=touched_at_ms,
+        )
 
     async def _begun(self, user_id: str, now_ms: int) -> _Begun:
-        found = await self._database.query(
-            self._limits,
-            "userId = :u AND #w = :w",
-            {":u": user_id, ":w": _BEGUN},
-            ExpressionAttributeNames={"#w": "window"},
-            ConsistentRead=True,
-        )
+        values = {":u": user_id, ":w": _BEGUN}
+        found = await self._database.query(self._limits, "userId = :u AND #window = :w", values, ConsistentRead=True)
         told = decode(found[0]) if found else {}
         unfinished = (one for one in told.get("unfinished", ()) if int(one.split("#")[0]) >= now_ms - UNFINISHED_MS)
         today = told["begunBytes"] if told.get("onDay") == now_ms // DAY_MS else 0
@@ -144,35 +137,23 @@ class S3Files:
             "touchedAtMs": new.begun_at_ms,
             TTL_ATTRIBUTE: (new.begun_at_ms + UNFINISHED_MS) // 1000,
         }
-        return {
-            "Put": {
-                "TableName": self._table,
-                "Item": encode(item),
-                "ConditionExpression": "attribute_not_exists(userId) OR expiresAt <= :now",
-                "ExpressionAttributeValues": encode({":now": self._clock() // 1000}),
-            }
-        }
+        is_free = expression("", "attribute_not_exists(userId) OR expiresAt <= :now", now=self._clock() // 1000)
+        return {"Put": {"TableName": self._table, "Item": encode(item), **is_free}}
 
-    def _counted(self, key: FileKey, new: Upload, begun: _Begun) -> dict[str, Any]:
+    def _counted(self, key: FileKey, new: Upload, begun: _Begun) -> Any:
         seen = begun.writes
-        return {
-            "Update": {
-                "TableName": self._limits,
-                "Key": encode({"userId": key.user_id, "window": _BEGUN}),
-                "UpdateExpression": "SET onDay = :d, begunBytes = :b, unfinished = :open, writes = :w, expiresAt = :e",
-                "ConditionExpression": "attribute_not_exists(userId)" if seen is None else "writes = :seen",
-                "ExpressionAttributeValues": encode(
-                    {
-                        ":d": new.begun_at_ms // DAY_MS,
-                        ":b": begun.today + key.size,
-                        ":open": (*begun.unfinished, _place(key, new)),
-                        ":w": (seen or 0) + 1,
-                        ":e": (new.begun_at_ms + 2 * DAY_MS) // 1000,
-                        ":seen": seen,
-                    }
-                ),
-            }
-        }
+        return update_of(
+            self._limits,
+            {"userId": key.user_id, "window": _BEGUN},
+            "SET onDay = :d, begunBytes = :b, unfinished = :open, writes = :w, expiresAt = :e",
+            "attribute_not_exists(userId)" if seen is None else "writes = :seen",
+            d=new.begun_at_ms // DAY_MS,
+            b=begun.today + key.size,
+            open=(*begun.unfinished, _place(key, new)),
+            w=(seen or 0) + 1,
+            e=(new.begun_at_ms + 2 * DAY_MS) // 1000,
+            seen=seen,
+        )
 
     async def put(self, key: FileKey, name: str, number: int, data: bytes, *, now_ms: int) -> None:
         """Keep the bytes, then the note that they are there.
@@ -188,20 +169,16 @@ class S3Files:
                 raise Unavailable("the same piece is being written") from exc
             if error_code(exc) != "PreconditionFailed":
                 raise
-        await self._database.update(
-            self._table,
-            _key(key),
-            UpdateExpression="SET touchedAtMs = :now ADD pieces :n",
-            ConditionExpression="upload = :name AND attribute_not_exists(completedAtMs)",
-            ExpressionAttributeValues=encode({":n": (number,), ":name": name, ":now": now_ms}),
-        )
+        is_open = "upload = :name AND attribute_not_exists(completedAtMs)"
+        change = "SET touchedAtMs = :now ADD pieces :n"
+        await self._database.update(self._table, _key(key), change, is_open, n=(number,), name=name, now=now_ms)
 
     async def complete(self, key: FileKey, name: str, *, content: str, now_ms: int) -> None:
         """Make the object young, then note that the file is.
 
         front    object copied onto itself, young again ──► completed, if the upload has this name ──► closed
                                                          ▲                                          ▲
-                 dies here: whoever finds it full does it again        dies here: it counts as open for a day
+                 dies here: the one that finds it full repeats it      dies here: it counts as open for a day
         """
         known = await self.upload(key)
         if known is None or known.name != name:
@@ -209,15 +186,10 @@ class S3Files:
         if not await self._renew(key) and not await self._join(key, known):
             await self._forget(key, known)
             return
-        await self._database.update(
-            self._table,
-            _key(key),
-            UpdateExpression="SET completedAtMs = :at, content = :content, expiresAt = :e REMOVE pieces",
-            ConditionExpression="upload = :name",
-            ExpressionAttributeValues=encode(
-                {":at": now_ms, ":content": content, ":e": (now_ms + _KEPT_MS) // 1000, ":name": name}
-            ),
-        )
+        change = "SET completedAtMs = :at, content = :content, expiresAt = :e REMOVE pieces"
+        expires_at = (now_ms + _KEPT_MS) // 1000
+        facts: dict[str, Value] = {"at": now_ms, "content": content, "e": expires_at, "name": name}
+        await self._database.update(self._table, _key(key), change, "upload = :name", **facts)
         if known.completed_at_ms is None:
             await self._close(key, known)
 
@@ -247,25 +219,17 @@ class S3Files:
     async def _forget(self, key: FileKey, known: Upload) -> None:
         """Let the upload be past its time, if it is as it was read. DynamoDB deletes it for free."""
         is_open = known.completed_at_ms is None
-        found = await self._database.update(
-            self._table,
-            _key(key),
-            UpdateExpression="SET expiresAt = :now",
-            ConditionExpression="upload = :name" + " AND attribute_not_exists(completedAtMs)" * is_open,
-            ExpressionAttributeValues=encode({":now": self._clock() // 1000, ":name": known.name}),
-        )
+        condition = "upload = :name" + " AND attribute_not_exists(completedAtMs)" * is_open
+        facts: dict[str, Value] = {"now": self._clock() // 1000, "name": known.name}
+        found = await self._database.update(self._table, _key(key), "SET expiresAt = :now", condition, **facts)
         if is_open and not isinstance(found, Refused):
             await self._close(key, known)
 
     async def _close(self, key: FileKey, known: Upload) -> None:
         """It is no longer one of the user's unfinished uploads."""
-        await self._database.update(
-            self._limits,
-            {"userId": key.user_id, "window": _BEGUN},
-            UpdateExpression="DELETE unfinished :place ADD writes :one",
-            ConditionExpression="attribute_exists(userId)",
-            ExpressionAttributeValues=encode({":place": (_place(key, known),), ":one": 1}),
-        )
+        change, place = "DELETE unfinished :place ADD writes :one", (_place(key, known),)
+        begun: dict[str, Value] = {"userId": key.user_id, "window": _BEGUN}
+        await self._database.update(self._limits, begun, change, "attribute_exists(userId)", place=place, one=1)
 
     async def examine(self, key: FileKey) -> str | None:
         """The file is written whole as soon as its bytes are known to be those of its name."""
@@ -293,7 +257,6 @@ class S3Files:
     # --- all of a user
 
     async def objects(self, user_id: str) -> AsyncIterator[tuple[str, bytes]]:
-        """The user's objects with their bytes."""
         for names in await self._calls.run(self._names, user_id=user_id):
             for name in names:
                 data = await self._object(name)
@@ -322,7 +285,6 @@ class S3Files:
     # --- objects
 
     async def _pieces(self, key: FileKey, known: Upload) -> bytes:
-        """The pieces that are there, in their order."""
         names = [_piece(key, known.name, number) for number in sorted(known.have)]
         return b"".join([piece or b"" for piece in await asyncio.gather(*map(self._object, names))])
 

@@ -207,12 +207,10 @@ class Settings:
 
     @property
     def quota(self) -> Quota:
-        """Limits of acceptance."""
         return Quota(per_minute=self._rate_limit, max_pending=self._max_pending)
 
     @property
     def policy(self) -> Policy:
-        """Time limits of requests."""
         return Policy(
             answer_timeout_ms=self._answer_timeout_ms,
             queue_timeout_ms=self._queue_timeout_ms,

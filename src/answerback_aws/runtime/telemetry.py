@@ -188,7 +188,6 @@ class Counts(Observer):
         self._values.clear()
 
     def forget(self) -> None:
-        """Forget the request of an invocation that is over."""
         self.facts.clear()
         self._formatter.clear_state()
 

@@ -152,7 +152,7 @@ class GatewayStatus(StrEnum):
 class ConnectionChanged:
     """The whole state of the connection. `retry_at_ms`: epoch instant of the next try.
 
-    `detail`: what the client says about the reason, for whoever looks after the network.
+    `detail`: what the client says about the reason, for those who look after the network.
     """
 
     status: ConnectionStatus

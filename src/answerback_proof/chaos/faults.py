@@ -6,14 +6,13 @@ Each concern has a random stream of its own.
 import asyncio
 import math
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
 from answerback_aws.emulator.postgres import PostgresServer
-from answerback_proof.chaos.fleet import DatabaseWay
-from answerback_proof.chaos.gateway import GatewayProcess
-from answerback_proof.chaos.plan import ChaosPlan
+from answerback_proof.chaos import ChaosPlan
+from answerback_proof.chaos.gateway import DatabaseWay, GatewayProcess
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.history import Fault, RunHistory
 from answerback_proof.proxy import Path, Proxy
@@ -71,7 +70,8 @@ def schedule(kills: int, *, sqlite: bool, rng: random.Random, cuts: bool = False
 class ConnectionFaults:
     """Faults of connections and apps, of whatever server, until `over`.
 
-    `pauses_s`: the longest pauses, between faults of connections and between restarts of apps.
+    `pauses_s`: the longest pauses, between faults of connections and between restarts of apps. `notify` gets a line
+    about the progress now and then.
     """
 
     def __init__(
@@ -81,17 +81,20 @@ class ConnectionFaults:
         history: RunHistory,
         proxy: Proxy,
         apps: Sequence[App[Window]],
+        notify: Callable[[str], None],
         pauses_s: tuple[float, float] = (0.8, 2.0),
     ) -> None:
-        self._history = history
-        self._proxy = proxy
+        self.plan = plan
+        self.history = history
+        self.proxy = proxy
+        self.notify = notify
+        self.over = asyncio.Event()
         self._apps = apps
         self._pauses_s = pauses_s
-        self._network_rng, self._app_rng = (
-            random.Random(f"{plan.seed} {concern}")  # noqa: S311 - chaos that can be repeated
-            for concern in ("network", "app")
-        )
-        self.over = asyncio.Event()
+        self._network_rng, self._app_rng = plan.rng("network"), plan.rng("app")
+
+    def add(self, fault: FaultKind) -> None:
+        self.history.add(Fault(name=fault))
 
     async def disturb_connections(self) -> None:
         """Inject faults of connections until it is over."""
@@ -104,20 +107,18 @@ class ConnectionFaults:
             (FaultKind.APP_GONE, Path.lose_app),
         )
         while not await self.is_over(rng.uniform(0.1, self._pauses_s[0])):
-            paths = self._proxy.paths
+            paths = self.proxy.paths
             fault, act = rng.choice(acts)
             count = len(paths) if rng.random() < _ALL_AT_ONCE else rng.randint(1, max(1, len(paths) // 15))
             for path in rng.sample(paths, min(count, len(paths))):
-                self._history.add(Fault(name=fault))
+                self.add(fault)
                 act(path)
 
     async def restart_apps(self) -> None:
-        """Restart apps until it is over."""
-
         while not await self.is_over(self._app_rng.uniform(0.2, self._pauses_s[1])):
-            self._history.add(Fault(name=FaultKind.APP_RESTARTED))
+            self.add(FaultKind.APP_RESTARTED)
             app = self._app_rng.choice(self._apps)
-            for path in self._proxy.paths:
+            for path in self.proxy.paths:
                 if path.observer.session == app.session:
                     path.reset()
             await app.restart()
@@ -140,44 +141,28 @@ class ConnectionFaults:
 
 
 class GatewayFaults:
-    """Injects faults until the plan is done, then leaves everything whole and running."""
+    """Injects faults until the plan is done, then leaves everything whole and running.
+
+    `ways`: of each gateway to the database, if they can be cut. `postgres`: the server that is to be crashed.
+    """
 
     def __init__(
         self,
-        plan: ChaosPlan,
+        connections: ConnectionFaults,
         *,
-        history: RunHistory,
         gateways: Sequence[GatewayProcess],
         ways: Sequence[DatabaseWay],
-        proxy: Proxy,
-        apps: Sequence[App[Window]],
         postgres: PostgresServer | None,
-        notify: Callable[[str], None],
     ) -> None:
-        self._plan = plan
-        self._history = history
+        self._connections = connections
+        self._plan = plan = connections.plan
+        self._add = connections.add
         self._gateways = gateways
         self._ways = ways
         self._gateway = gateways[0]
-        self._proxy = proxy
-        self._connections = ConnectionFaults(plan, history=history, proxy=proxy, apps=apps)
         self._postgres = postgres
-        self._notify = notify
         self._is_sqlite = postgres is None and plan.database is None
-        self._process_rng, self._store_rng = (
-            random.Random(f"{plan.seed} {concern}")  # noqa: S311 - chaos that can be repeated
-            for concern in ("process", "store")
-        )
-        self._acts: Mapping[FaultKind, Callable[[], Awaitable[None]]] = {
-            FaultKind.KILL: self._kill,
-            FaultKind.KILL_STARTING: self._kill_starting,
-            FaultKind.KILL_FROZEN: self._kill_frozen,
-            FaultKind.KILL_FULL: self._kill_full,
-            FaultKind.TERMINATE: self._terminate,
-            FaultKind.FREEZE: self._freeze,
-            FaultKind.DISK_FULL: self._disk_full,
-            FaultKind.DATABASE_CUT: self._cut_database,
-        }
+        self._rng, self._store_rng = plan.rng("process"), plan.rng("store")
 
     async def inject(self) -> None:
         """Inject faults. Raises: Died, ProcessFailed: the gateway ended by itself, or does not start any more."""
@@ -187,82 +172,73 @@ class GatewayFaults:
             if self._postgres is not None:
                 tasks.create_task(self._crash_postgres(self._postgres))
             tasks.create_task(self._disturb_process())
-        self._proxy.heal()
-
-    def _add(self, kind: FaultKind) -> None:
-        self._history.add(Fault(name=kind))
+        self._connections.proxy.heal()
 
     # --- the process
 
     async def _disturb_process(self) -> None:
         clock = asyncio.get_running_loop().time
-        new_schedule = partial(
-            schedule, self._plan.kills, sqlite=self._is_sqlite, cuts=bool(self._ways), rng=self._process_rng
-        )
+        plan, cuts = self._plan, bool(self._ways)
+        new_schedule = partial(schedule, plan.kills, sqlite=self._is_sqlite, cuts=cuts, rng=self._rng)
         began, kinds = clock(), new_schedule()
         done = 0
         while kinds:
-            await asyncio.sleep(self._process_rng.uniform(0.1, self._plan.pause_s))
+            await asyncio.sleep(self._rng.uniform(0.1, plan.pause_s))
             kind = kinds.pop()
-            self._gateway = self._process_rng.choice(self._gateways)
-            await self._acts[kind]()
+            self._gateway = self._rng.choice(self._gateways)
+            await self._disturb(kind, self._gateway)
             done += 1
-            self._notify(f"{done} faults, {len(kinds)} to come: {kind}")
-            if self._plan.seconds is not None and clock() - began >= self._plan.seconds:
+            self._connections.notify(f"{done} faults, {len(kinds)} to come: {kind}")
+            if plan.seconds is not None and clock() - began >= plan.seconds:
                 break
-            if not kinds and self._plan.seconds is not None:
+            if not kinds and plan.seconds is not None:
                 kinds = new_schedule()
         self._connections.over.set()
 
-    async def _kill(self) -> None:
-        self._add(FaultKind.KILL)
+    async def _disturb(self, kind: FaultKind, gateway: GatewayProcess) -> None:
+        longest_s = 2 * self._plan.pause_s
+        match kind:
+            case FaultKind.KILL:
+                await self._kill(kind)
+            case FaultKind.KILL_STARTING:
+                await self._kill_starting()
+            case FaultKind.KILL_FROZEN:
+                gateway.freeze()
+                await asyncio.sleep(self._rng.uniform(0.1, 2))
+                await self._kill(kind)
+            case FaultKind.KILL_FULL:
+                gateway.fill_disk()
+                await asyncio.sleep(self._rng.uniform(0.1, 1.5))
+                await self._kill(kind)
+            case FaultKind.TERMINATE:
+                self._add(kind)
+                await gateway.terminate()
+                await gateway.start()
+            case FaultKind.FREEZE:
+                await self._for(self._rng.uniform(0.2, longest_s), kind, gateway.freeze, gateway.thaw)
+            case FaultKind.DISK_FULL:
+                await self._for(self._rng.uniform(0.2, longest_s), kind, gateway.fill_disk, gateway.free_disk)
+            case FaultKind.DATABASE_CUT:
+                way = self._ways[self._gateways.index(gateway)]
+                await self._for(self._rng.uniform(*_CUT_S), kind, way.cut, way.heal)
+
+    async def _kill(self, kind: FaultKind) -> None:
+        self._add(kind)
         await self._gateway.kill()
         await self._gateway.start()
 
     async def _kill_starting(self) -> None:
         self._add(FaultKind.KILL)
         await self._gateway.kill()
-        await self._gateway.kill_starting(self._process_rng.uniform(0.1, 1.5))
+        await self._gateway.kill_starting(self._rng.uniform(0.1, 1.5))
         self._add(FaultKind.KILL_STARTING)
         await self._gateway.start()
 
-    async def _kill_frozen(self) -> None:
-        self._gateway.freeze()
-        await asyncio.sleep(self._process_rng.uniform(0.1, 2))
-        self._add(FaultKind.KILL_FROZEN)
-        await self._gateway.kill()
-        await self._gateway.start()
-
-    async def _kill_full(self) -> None:
-        self._gateway.fill_disk()
-        await asyncio.sleep(self._process_rng.uniform(0.1, 1.5))
-        self._add(FaultKind.KILL_FULL)
-        await self._gateway.kill()
-        await self._gateway.start()
-
-    async def _terminate(self) -> None:
-        self._add(FaultKind.TERMINATE)
-        await self._gateway.terminate()
-        await self._gateway.start()
-
-    async def _freeze(self) -> None:
-        self._add(FaultKind.FREEZE)
-        self._gateway.freeze()
-        await asyncio.sleep(self._process_rng.uniform(0.2, 2 * self._plan.pause_s))
-        self._gateway.thaw()
-
-    async def _disk_full(self) -> None:
-        self._add(FaultKind.DISK_FULL)
-        self._gateway.fill_disk()
-        await asyncio.sleep(self._process_rng.uniform(0.2, 2 * self._plan.pause_s))
-        self._gateway.free_disk()
-
-    async def _cut_database(self) -> None:
-        self._add(FaultKind.DATABASE_CUT)
-        way = self._ways[self._gateways.index(self._gateway)]
-        way.cut()
-        await asyncio.sleep(self._process_rng.uniform(*_CUT_S))
-        way.heal()
+    async def _for(self, seconds: float, kind: FaultKind, begin: Callable[[], None], end: Callable[[], None]) -> None:
+        self._add(kind)
+        begin()
+        await asyncio.sleep(seconds)
+        end()
 
     # --- the store
 

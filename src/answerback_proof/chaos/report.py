@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from answerback.protocol.frames import Error
-from answerback_proof.chaos.plan import ChaosPlan
+from answerback_proof.chaos.faults import ConnectionFaults
 from answerback_proof.history import Ended, Fault, ModelRun, Result, RunHistory, ToApp, Violation, ViolationKind
 
 _SHOWN: Final = 20
@@ -50,7 +50,6 @@ class ChaosReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     @property
     def is_clean(self) -> bool:
-        """Whether every promise was kept."""
         return not self.violations
 
     @property
@@ -64,7 +63,6 @@ class ChaosReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         return len({violation.request or violation.detail for violation in found})
 
     def as_json(self) -> dict[str, Any]:
-        """With names in camelCase."""
         values: dict[str, Any] = msgspec.to_builtins(self)
         values["violations"] = [{"kind": v.kind, "request_id": v.request, "detail": v.detail} for v in self.violations]
         return {
@@ -74,7 +72,6 @@ class ChaosReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         }
 
     def rows(self) -> list[tuple[str, str]]:
-        """For people: what, and how much."""
         failed = ", ".join(f"{count} {code}" for code, count in self.failed.items())
         attempts = ", ".join(f"{number}: {count}" for number, count in self.attempts.items())
         rows = [
@@ -103,8 +100,7 @@ class ChaosReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 def conclude(
-    plan: ChaosPlan,
-    history: RunHistory,
+    connections: ConnectionFaults,
     violations: Sequence[Violation],
     *,
     folder: Path,
@@ -112,13 +108,13 @@ def conclude(
     faults: Sequence[str],
     kills: Sequence[str],
     began: float,
-    connections: int,
     failed_starts: int = 0,
 ) -> ChaosReport:
     """The report of a run that was checked. Keep the folder if the plan says so, or a promise was broken.
 
     `faults`: every kind that there is. `kills`: those that are a SIGKILL. `began`: by `time.monotonic`.
     """
+    plan, history = connections.plan, connections.history
     kept = folder if violations or plan.keep is not None else None
     if kept is None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -149,7 +145,7 @@ def conclude(
         attempts=dict(sorted(Counter(Counter(runs).values()).items())),
         model_runs=len(runs),
         frames=len(frames),
-        connections=connections,
+        connections=connections.proxy.connected,
         errors=dict(Counter(frame.code.value for frame in frames if isinstance(frame, Error))),
         kills=sum(history.faults[kill] for kill in kills),
         faults={str(fault): history.faults[fault] for fault in faults},

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import random
 import re
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -19,10 +18,17 @@ from answerback.core.budget import Budget, Period, Unit, team_holder
 from answerback.core.budget import Counter as BudgetCounter
 from answerback.stores import open_store
 from answerback_aws.emulator.postgres import PostgresServer
-from answerback_proof.chaos.faults import DEATHS, FAULTS, FLEET_DEATHS, FLEET_FAULTS, KILLS, GatewayFaults
-from answerback_proof.chaos.fleet import DatabaseWay, haproxy
-from answerback_proof.chaos.gateway import Died, GatewayProcess
-from answerback_proof.chaos.plan import ChaosPlan, trusting
+from answerback_proof.chaos import ChaosPlan, trusting
+from answerback_proof.chaos.faults import (
+    DEATHS,
+    FAULTS,
+    FLEET_DEATHS,
+    FLEET_FAULTS,
+    KILLS,
+    ConnectionFaults,
+    GatewayFaults,
+)
+from answerback_proof.chaos.gateway import DatabaseWay, Died, GatewayProcess, haproxy
 from answerback_proof.chaos.recording_model import RunRecorder
 from answerback_proof.chaos.report import ChaosReport, conclude
 from answerback_proof.checker import Visible, check, owed_to_watchers
@@ -73,9 +79,7 @@ async def run_chaos(plan: ChaosPlan, *, notify: Callable[[str], None]) -> ChaosR
 
     Raises: ProcessFailed: the gateway cannot be started at all. LocalFailed. StoreError: the store cannot be opened.
     """
-    folder = Path(tempfile.mkdtemp(prefix="answerback-chaos-")) if plan.keep is None else plan.keep
-    folder.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
+    folder, began = plan.folder(), time.monotonic()
     history = RunHistory()
     async with AsyncExitStack() as stack:
         stack.enter_context(client_errors(history))
@@ -107,17 +111,9 @@ async def run_chaos(plan: ChaosPlan, *, notify: Callable[[str], None]) -> ChaosR
         stack.push_async_callback(proxy.stop)
         url = await proxy.start()
         apps = [ChaosApp(number, plan=plan, history=history, url=url) for number in range(plan.apps)]
-        faults = GatewayFaults(
-            plan,
-            history=history,
-            gateways=gateways,
-            ways=ways,
-            proxy=proxy,
-            apps=apps,
-            postgres=postgres,
-            notify=notify,
-        )
-        await run_apps(apps, plan, history, inject=faults.inject, notify=notify)
+        connections = ConnectionFaults(plan, history=history, proxy=proxy, apps=apps, notify=notify)
+        faults = GatewayFaults(connections, gateways=gateways, ways=ways, postgres=postgres)
+        await run_apps(apps, connections, faults.inject)
         for gateway in gateways:
             await _come_to_rest(gateway, history)
         await proxy.stop()
@@ -130,16 +126,15 @@ async def run_chaos(plan: ChaosPlan, *, notify: Callable[[str], None]) -> ChaosR
             check_budget(history, await store.counters())
         finally:
             await store.close()
+    is_one = plan.gateways == 1
     return conclude(
-        plan,
-        history,
-        check(history, VISIBLE if plan.gateways == 1 else FLEET_VISIBLE),
+        connections,
+        check(history, VISIBLE if is_one else FLEET_VISIBLE),
         folder=folder,
         store="SQLite" if database is None else "PostgreSQL",
-        faults=FAULTS if plan.gateways == 1 else FLEET_FAULTS,
+        faults=FAULTS if is_one else FLEET_FAULTS,
         kills=KILLS,
         began=began,
-        connections=proxy.connected,
         failed_starts=sum(gateway.failed_starts for gateway in gateways),
     )
 
@@ -187,7 +182,7 @@ class ChaosApp(App[Window]):
         # Several gateways may lose a frame between them, and rely on the app to ask.
         is_trusting = number % _TRUSTING_EACH == 0 and plan.gateways == 1
         self._timing = trusting(plan.timing) if is_trusting else plan.timing
-        self._rng = random.Random(f"{plan.seed} {session}")  # noqa: S311 - chaos that can be repeated
+        self._rng = plan.rng(session)
         self._numbers = count(1)
         self.has_answer = asyncio.Event()
         self.has_ended = asyncio.Event()
@@ -258,14 +253,10 @@ class ChaosApp(App[Window]):
 
 
 async def run_apps(
-    apps: Sequence[ChaosApp],
-    plan: ChaosPlan,
-    history: RunHistory,
-    *,
-    inject: Callable[[], Awaitable[None]],
-    notify: Callable[[str], None],
+    apps: Sequence[ChaosApp], connections: ConnectionFaults, inject: Callable[[], Awaitable[None]]
 ) -> None:
     """Let the apps ask while `inject` injects faults, then let them come to their endings."""
+    plan, history, notify = connections.plan, connections.history, connections.notify
     stop, leave = asyncio.Event(), asyncio.Event()
     asking = [asyncio.create_task(app.use(stop, leave), name=app.session) for app in apps]
     try:

@@ -4,11 +4,11 @@ import asyncio
 import secrets
 import sys
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import platformdirs
 import typer
@@ -19,7 +19,7 @@ from answerback.stores.database import StoreError
 
 with extra_needed("the load test", "server"):
     from answerback_aws.emulator.emulator import EmulatorFailed, LocalFailed, emulator_python
-    from answerback_proof.chaos.plan import ChaosPlan
+    from answerback_proof.chaos import ChaosPlan
     from answerback_proof.chaos.report import ChaosReport
     from answerback_proof.chaos.run import run_chaos
     from answerback_proof.load.figures import Report, loop_factory, measure, measured_gateway
@@ -27,6 +27,8 @@ with extra_needed("the load test", "server"):
     from answerback_proof.load.load import Plan
     from answerback_proof.load.process import ProcessFailed, running
     from answerback_proof.load.websocket import LoadConnectionError
+
+T = TypeVar("T")
 
 _MOST = 1_000_000
 _CHAOS = "Chaos"
@@ -46,32 +48,23 @@ class LoadOptions:
 
     apps: Annotated[
         int | None,
-        typer.Option(
-            min=1, max=100_000, help="Connections, each a user and session; default: 50, on AWS 12.", show_default=False
-        ),
+        typer.Option(min=1, max=100_000, help="Connections, each a user and session; default: 50, on AWS 12."),
     ] = None
     requests: Annotated[int, typer.Option(min=1, max=_MOST, help="Questions of each app.")] = 200
     in_flight: Annotated[
         int, typer.Option(min=1, max=100_000, help="Closed loop: questions that each app keeps pending.")
     ] = 1
     rate: Annotated[
-        float | None,
-        typer.Option(min=0.1, help="Open loop: questions a second over all apps, whatever is pending."),
+        float | None, typer.Option(min=0.1, help="Open loop: questions a second over all apps, whatever is pending.")
     ] = None
     stream: Annotated[bool, typer.Option("--stream", help="Streamed answers.")] = False
     words: Annotated[int, typer.Option(min=1, max=10_000, help="Words of a question, and so of its answer.")] = 50
     message_bytes: Annotated[int, typer.Option(min=0, max=120_000, help="Bytes that a question has at least.")] = 0
     delay_ms: Annotated[int, typer.Option(min=0, max=10_000, help="Own gateway: the model's time for a word.")] = 0
-    coalesce_ms: Annotated[
-        int | None, typer.Option(min=0, max=10_000, help="Own gateway: see `serve`.", show_default=False)
-    ] = None
+    coalesce_ms: Annotated[int | None, typer.Option(min=0, max=10_000, help="Own gateway: see `serve`.")] = None
     idle: Annotated[int, typer.Option(min=0, max=_MOST, help="Measure so many quiet connections instead.")] = 0
-    url: Annotated[
-        str | None, typer.Option(help="A running server instead of a gateway of its own.", show_default=False)
-    ] = None
-    pid: Annotated[
-        int | None, typer.Option(help="With --url: process id of that server, to see its CPU.", show_default=False)
-    ] = None
+    url: Annotated[str | None, typer.Option(help="A running server instead of a gateway of its own.")] = None
+    pid: Annotated[int | None, typer.Option(help="With --url: process id of that server, to see its CPU.")] = None
     token: TokenText = None
     model: ModelName = None
     max_tokens: MaxTokens = None
@@ -86,7 +79,6 @@ class LoadOptions:
             raise usage_error("--idle measures memory", "say the process id of the server with --pid")
 
     def plan(self, url: str) -> Plan:
-        """What the load tool does at this server."""
         return Plan(
             url=url,
             apps=self.apps or _APPS,
@@ -117,12 +109,7 @@ class ChaosOptions:
     ] = False
     seed: Annotated[
         int | None,
-        typer.Option(
-            min=0,
-            help="Which faults are injected when; default: a new one.",
-            show_default=False,
-            rich_help_panel=_CHAOS,
-        ),
+        typer.Option(min=0, help="Which faults are injected when; default: a new one.", rich_help_panel=_CHAOS),
     ] = None
     aws: Annotated[
         bool,
@@ -133,14 +120,11 @@ class ChaosOptions:
         ),
     ] = False
     kills: Annotated[
-        int | None,
-        typer.Option(min=1, max=10_000, help="SIGKILLs; default: 50.", show_default=False, rich_help_panel=_CHAOS),
+        int | None, typer.Option(min=1, max=10_000, help="SIGKILLs; default: 50.", rich_help_panel=_CHAOS)
     ] = None
     seconds: Annotated[
         float | None,
-        typer.Option(
-            min=1, help="Inject faults for so long, whatever --kills says.", show_default=False, rich_help_panel=_CHAOS
-        ),
+        typer.Option(min=1, help="Inject faults for so long, whatever --kills says.", rich_help_panel=_CHAOS),
     ] = None
     postgres: Annotated[
         bool, typer.Option("--postgres", help="Store in a PostgreSQL of its own, and crash it.", rich_help_panel=_CHAOS)
@@ -152,15 +136,13 @@ class ChaosOptions:
         ),
     ] = 1
     database: Annotated[
-        str | None,
-        typer.Option(help="Store in this PostgreSQL, and leave it alone.", show_default=False, rich_help_panel=_CHAOS),
+        str | None, typer.Option(help="Store in this PostgreSQL, and leave it alone.", rich_help_panel=_CHAOS)
     ] = None
     keep: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
             help="Keep data, log and trace here; default: only if something broke.",
-            show_default=False,
             rich_help_panel=_CHAOS,
         ),
     ] = None
@@ -238,12 +220,12 @@ def bench(*, load: LoadOptions, faults: ChaosOptions, as_json: Json = False) -> 
     if faults.chaos:
         faults.check(load)
         plan = faults.plan(load.apps)
-        report = _run_aws_chaos(plan) if faults.aws else _run_chaos(plan)
+        report = _run_aws_chaos(plan) if faults.aws else _run(run_chaos(plan, notify=note))
         return _show(report, as_json=as_json, is_clean=report.is_clean)
     if faults.aws:
         raise usage_error("--aws is for --chaos", "load a stack by its --url")
     load.check()
-    measured = _run_load(load)
+    measured = _run(_measure(load))
     return _show(measured, as_json=as_json, is_clean=isinstance(measured, IdleReport) or measured.is_clean)
 
 
@@ -259,15 +241,23 @@ def _show(report: Report | IdleReport | ChaosReport, *, as_json: bool, is_clean:
 # --- load ---------------------------------------------------------------------------------------------------
 
 
-def _run_load(load: LoadOptions) -> Report | IdleReport:
-    """Raises: CliError: it cannot be measured."""
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Errors of a run that cannot be done, as one line."""
     try:
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(_measure(load))
+        yield
     except LoadConnectionError as exc:
         raise CliError(str(exc), "see that the server runs, and --url", exit_code=ExitCode.CANNOT_CONNECT) from exc
-    except ProcessFailed as exc:
+    except LocalFailed as exc:
+        raise CliError(exc.message, exc.hint) from exc
+    except (EmulatorFailed, ProcessFailed, StoreError) as exc:
         raise CliError(str(exc)) from exc
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Raises: CliError: it cannot be run."""
+    with _explained(), asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(work)
 
 
 async def _measure(load: LoadOptions) -> Report | IdleReport:
@@ -303,17 +293,6 @@ class _Steps:
         pass
 
 
-def _run_chaos(plan: ChaosPlan) -> ChaosReport:
-    """Raises: CliError: it cannot be run."""
-    try:
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(run_chaos(plan, notify=note))
-    except LocalFailed as exc:
-        raise CliError(exc.message, exc.hint) from exc
-    except (ProcessFailed, StoreError) as exc:
-        raise CliError(str(exc)) from exc
-
-
 def _run_aws_chaos(plan: ChaosPlan) -> ChaosReport:
     """The same on the emulated AWS. Raises: CliError: it cannot be run."""
     with extra_needed("the emulated AWS", "aws,server"):
@@ -323,10 +302,8 @@ def _run_aws_chaos(plan: ChaosPlan) -> ChaosReport:
     cache = platformdirs.user_cache_path("answerback")
     slow = replace(plan, timing=SLOW, delay_ms=_AWS_DELAY_MS)
     try:
-        emulated = EmulatedAws(python=emulator_python(cache, note), wheels=cache / "wheels")
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(run_aws_chaos(slow, emulated, notify=note, progress=_Steps()))
-    except (LocalFailed, DeployError) as exc:
+        with _explained():
+            emulated = EmulatedAws(python=emulator_python(cache, note), wheels=cache / "wheels")
+        return _run(run_aws_chaos(slow, emulated, notify=note, progress=_Steps()))
+    except DeployError as exc:
         raise CliError(exc.message, exc.hint) from exc
-    except EmulatorFailed as exc:
-        raise CliError(str(exc)) from exc

@@ -3,7 +3,7 @@
 import asyncio
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Final
 
@@ -58,45 +58,19 @@ def conform(
 
       answerback conform wss://gateway.example --case resuming --json
     """
-    cases = chosen(case or [])
+    cases = _chosen(case or [])
     if as_list:
-        show_list(cases, as_json=as_json)
+        _show_list(cases, as_json=as_json)
         return ExitCode.OK
     if url is None or not url.startswith(("ws://", "wss://")):
         raise usage_error("say where the server is", "for example: answerback conform ws://127.0.0.1:8765")
-    return run(url, token, cases, jobs=1 if token else jobs, strict=strict, as_json=as_json, verbose=verbose)
 
+    def show(result: Result) -> None:
+        if not as_json and (verbose or result.status is CaseStatus.FAILED):
+            _show(result)
 
-def chosen(patterns: Sequence[str]) -> Sequence[Case]:
-    """The cases that are meant: a part of a name, or a pattern with `*`; all if none is given. Raises: CliError."""
     try:
-        cases = load_cases("server")
-    except BrokenCase as exc:
-        raise CliError(f"the cases cannot be read: {exc}") from exc
-    found = [case for case in cases if not patterns or any(_is_meant(case.name, pattern) for pattern in patterns)]
-    if not found:
-        raise usage_error("no case has such a name", "answerback conform --list shows them")
-    return found
-
-
-def show_list(cases: Sequence[Case], *, as_json: bool) -> None:
-    """The names of cases."""
-    if as_json:
-        say_json([{"case": case.name, "section": case.case.section} for case in cases])
-        return
-    for case in cases:
-        say(case.name)
-
-
-def run(
-    url: str, token: str | None, cases: Sequence[Case], *, jobs: int, strict: bool, as_json: bool, verbose: bool
-) -> ExitCode:
-    """Run cases, show what came of them, and return the exit code.
-
-    Raises: CliError: the server cannot be reached, or a case is wrong.
-    """
-    try:
-        facts, results = asyncio.run(_run(url, token, cases, jobs=jobs, show=not as_json, verbose=verbose))
+        facts, results = asyncio.run(_run(ServerRun(url, token=token), cases, jobs=1 if token else jobs, show=show))
     except CannotConnect as exc:
         raise CliError(str(exc), exit_code=ExitCode.CANNOT_CONNECT) from exc
     except BrokenCase as exc:
@@ -114,17 +88,35 @@ def run(
     return ExitCode.FAILED if failed or not counts[CaseStatus.PASSED] else ExitCode.OK
 
 
+def _chosen(patterns: Sequence[str]) -> Sequence[Case]:
+    """The cases that are meant: a part of a name, or a pattern with `*`; all if none is given. Raises: CliError."""
+    try:
+        cases = load_cases("server")
+    except BrokenCase as exc:
+        raise CliError(f"the cases cannot be read: {exc}") from exc
+    found = [case for case in cases if not patterns or any(_is_meant(case.name, pattern) for pattern in patterns)]
+    if not found:
+        raise usage_error("no case has such a name", "answerback conform --list shows them")
+    return found
+
+
 def _is_meant(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) if "*" in pattern else pattern in name
 
 
+def _show_list(cases: Sequence[Case], *, as_json: bool) -> None:
+    if as_json:
+        say_json([{"case": case.name, "section": case.case.section} for case in cases])
+        return
+    for case in cases:
+        say(case.name)
+
+
 async def _run(
-    url: str, token: str | None, cases: Sequence[Case], *, jobs: int, show: bool, verbose: bool
+    run: ServerRun, cases: Sequence[Case], *, jobs: int, show: Callable[[Result], None]
 ) -> tuple[ServerFacts, list[Result]]:
-    run = ServerRun(url, token=token)
     facts = await run.probe()
-    limit = facts.limits.get("requestsPerMinute", 0)
-    if limit:
+    if limit := facts.limits.get("requestsPerMinute", 0):
         note(
             f"answerback: this server takes {limit} requests a minute of a user. Cases may fail for that; "
             "start it with --rate-limit 0."
@@ -132,8 +124,7 @@ async def _run(
     results = []
     async for result in run.run(cases, facts, jobs=jobs):
         results.append(result)
-        if show and (verbose or result.status is CaseStatus.FAILED):
-            _show(result)
+        show(result)
     return facts, results
 
 

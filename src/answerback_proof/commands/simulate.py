@@ -21,12 +21,11 @@ class SimulateOptions:
     """What to run."""
 
     profile: Annotated[
-        list[str] | None,
-        typer.Option(help="A set of faults; may be given again. All but `calm` without it.", show_default=False),
+        list[str] | None, typer.Option(help="A set of faults; may be given again. All but `calm` without it.")
     ] = None
     seeds: Annotated[int, typer.Option(min=1, max=10_000_000, help="Seeds of each profile.")] = 100
     first: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0
-    seed: Annotated[int | None, typer.Option(min=0, help="Only this seed.", show_default=False)] = None
+    seed: Annotated[int | None, typer.Option(min=0, help="Only this seed.")] = None
     trace: Annotated[bool, typer.Option("--trace", help="With --seed: print all that happens.")] = False
     apps: Annotated[int, typer.Option(min=1, max=100, help="Apps; two share a user.")] = 4
     questions: Annotated[int, typer.Option(min=1, max=100, help="Questions of each app.")] = 6
@@ -40,16 +39,13 @@ class SimulateOptions:
 
     @property
     def seeds_run(self) -> range:
-        """Every seed of a profile."""
         return range(self.first, self.first + self.seeds) if self.seed is None else range(self.seed, self.seed + 1)
 
     @property
     def left_out(self) -> frozenset[str]:
-        """The faults to leave out."""
         return frozenset(filter(None, self.without.split(",")))
 
     def cases(self, profile: str) -> Iterator[Case]:
-        """Every run of one profile."""
         for seed in self.seeds_run:
             yield Case(
                 profile=profile,

@@ -22,13 +22,18 @@ class _Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """One step of a case; `do` says which."""
 
 
+class _OnConnection(_Step, frozen=True, kw_only=True):
+    """A step of the connection that has this name in the case."""
+
+    on: str = "a"
+
+
 # --- steps of both kinds of case ----------------------------------------------------------------------------
 
 
-class Send(_Step, frozen=True, kw_only=True, tag="send"):
+class Send(_OnConnection, frozen=True, kw_only=True, tag="send"):
     """Send one message; exactly one of `frame` (as JSON), `text`, `fragments`, `utf8` (hex of text), `binary` (hex)."""
 
-    on: str = "a"
     frame: Any = None
     text: Any = None
     fragments: Sequence[Any] | None = None
@@ -36,44 +41,38 @@ class Send(_Step, frozen=True, kw_only=True, tag="send"):
     binary: str | None = None
 
 
-class Expect(_Step, frozen=True, kw_only=True, tag="expect"):
+class Expect(_OnConnection, frozen=True, kw_only=True, tag="expect"):
     """Take the next frame and match it; if the pattern names a request or a `hello`, the next frame about that.
 
     `anywhere`: take the first frame that matches, whatever came before it. `exact`: the frame and all in it have no
     field besides those of the pattern.
     """
 
-    on: str = "a"
     frame: Any
     anywhere: bool = False
     exact: bool = False
     within_ms: int = DEFAULT_WITHIN_MS
 
 
-class Silent(_Step, frozen=True, kw_only=True, tag="silent"):
+class Silent(_OnConnection, frozen=True, kw_only=True, tag="silent"):
     """No frame comes for so long, and none is unread."""
 
-    on: str = "a"
     for_ms: int = 300
 
 
-class Close(_Step, frozen=True, kw_only=True, tag="close"):
+class Close(_OnConnection, frozen=True, kw_only=True, tag="close"):
     """Close gracefully."""
 
-    on: str = "a"
     code: int = 1000
 
 
-class Drop(_Step, frozen=True, kw_only=True, tag="drop"):
+class Drop(_OnConnection, frozen=True, kw_only=True, tag="drop"):
     """Cut the connection without a close frame."""
 
-    on: str = "a"
 
-
-class Closed(_Step, frozen=True, kw_only=True, tag="closed"):
+class Closed(_OnConnection, frozen=True, kw_only=True, tag="closed"):
     """The other side closes; `code` is a pattern."""
 
-    on: str = "a"
     code: Any = None
     within_ms: int = DEFAULT_WITHIN_MS
 
@@ -87,10 +86,9 @@ class Wait(_Step, frozen=True, kw_only=True, tag="wait"):
 # --- steps of server cases ----------------------------------------------------------------------------------
 
 
-class Open(_Step, frozen=True, kw_only=True, tag="open"):
+class Open(_OnConnection, frozen=True, kw_only=True, tag="open"):
     """Open a connection. Unless `bare`, the runner adds `userId`, or the header with the token where there is one."""
 
-    on: str = "a"
     query: Mapping[str, Any] = {}
     headers: Mapping[str, Any] = {}
     subprotocols: Sequence[str] = ()
@@ -108,31 +106,28 @@ class Http(_Step, frozen=True, kw_only=True, tag="http"):
     status: Any
 
 
-class Raw(_Step, frozen=True, kw_only=True, tag="raw"):
+class Raw(_OnConnection, frozen=True, kw_only=True, tag="raw"):
     """Write these bytes (hex) on the socket, past all framing."""
 
-    on: str = "a"
     hex: str
 
 
-class Read(_Step, frozen=True, kw_only=True, tag="read"):
+class Read(_OnConnection, frozen=True, kw_only=True, tag="read"):
     """Take the frames of a streamed answer until at least so many code points are there; keep them as `capture`."""
 
-    on: str = "a"
     request_id: Any
     at_least: int = 1
     capture: str
     within_ms: int = DEFAULT_WITHIN_MS
 
 
-class Answer(_Step, frozen=True, kw_only=True, tag="answer"):
+class Answer(_OnConnection, frozen=True, kw_only=True, tag="answer"):
     """Take every frame of a request up to its ending, put its text together, and match text, parts and ending.
 
     `after`: what is there already, `{attempt, text}`, as `read` captures it. `starts_at`: the offset that the first new
     piece must have.
     """
 
-    on: str = "a"
     request_id: Any
     text: Any = None
     parts: Any = None
@@ -142,10 +137,8 @@ class Answer(_Step, frozen=True, kw_only=True, tag="answer"):
     within_ms: int = DEFAULT_WITHIN_MS
 
 
-class Skip(_Step, frozen=True, kw_only=True, tag="skip"):
+class Skip(_OnConnection, frozen=True, kw_only=True, tag="skip"):
     """Forget the unread frames."""
-
-    on: str = "a"
 
 
 ServerStep: TypeAlias = Open | Http | Send | Raw | Expect | Read | Answer | Silent | Skip | Close | Drop | Closed | Wait
@@ -175,10 +168,9 @@ class ReadHistory(_Step, frozen=True, kw_only=True, tag="history"):
     conversation_id: Any
 
 
-class Accept(_Step, frozen=True, kw_only=True, tag="accept"):
+class Accept(_OnConnection, frozen=True, kw_only=True, tag="accept"):
     """The client connects; `query` is a pattern for the parameters of its URL. `refuse`: with this HTTP status."""
 
-    on: str = "a"
     query: Any = None
     refuse: int | None = None
     within_ms: int = 20_000
@@ -190,13 +182,12 @@ class Alone(_Step, frozen=True, kw_only=True, tag="alone"):
     for_ms: int = 1_500
 
 
-class Welcome(_Step, frozen=True, kw_only=True, tag="welcome"):
+class Welcome(_OnConnection, frozen=True, kw_only=True, tag="welcome"):
     """Answer every `hello` on this connection with `welcome`, unless `resume` (a pattern) does not match.
 
     `frame`: fields that this `welcome` has besides those that are required.
     """
 
-    on: str = "a"
     resume: Any = None
     frame: Mapping[str, Any] = {}
 

@@ -19,6 +19,7 @@ from answerback.protocol.limits import (
     PROTOCOL_VERSION,
     SUBPROTOCOL,
 )
+from answerback.tasks import Tasks
 from answerback_proof.conformance.cases import (
     Accept,
     Alone,
@@ -115,7 +116,7 @@ class _ClientCaseRun(CaseRun):
         self._callers: asyncio.Queue[_Caller] = asyncio.Queue()
         self._by_socket: dict[ServerConnection, _Caller] = {}
         self._questions: dict[str, _Question] = {}
-        self._replies: set[asyncio.Task[None]] = set()
+        self._replies = Tasks()
 
     async def run(self, steps: Sequence[ClientStep], start: Start) -> None:
         """Every step, then what must hold at the end. Raises: CaseFailed; BrokenPattern."""
@@ -144,10 +145,11 @@ class _ClientCaseRun(CaseRun):
         while not self._callers.empty():
             self._callers.get_nowait().decision.set_result(HTTPStatus.SERVICE_UNAVAILABLE)
         await client.close()
-        tasks = [*self._replies, *(question.outcome for question in self._questions.values())]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._replies.settle(grace_s=0)
+        outcomes = [question.outcome for question in self._questions.values()]
+        for outcome in outcomes:
+            outcome.cancel()
+        await asyncio.gather(*outcomes, return_exceptions=True)
         await asyncio.gather(*(peer.leave() for peer in self.peers.values()))
 
     # --- the server
@@ -226,9 +228,7 @@ class _ClientCaseRun(CaseRun):
             see(frame)
 
     def _reply(self, peer: Peer, frame: Frame) -> None:
-        task = asyncio.create_task(peer.send_frame(frame), name="reply")
-        self._replies.add(task)
-        task.add_done_callback(self._replies.discard)
+        self._replies.start(peer.send_frame(frame), name="reply")
 
     # --- steps
 

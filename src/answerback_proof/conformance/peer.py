@@ -194,7 +194,6 @@ class Peer:
         await self.send(Send(frame=frame), {})
 
     def write(self, data: bytes) -> None:
-        """Write past all framing."""
         self._transcript.note(self.name, "->", f"raw: {data.hex()}")
         self._socket.transport.write(data)
 
@@ -261,7 +260,6 @@ class CaseRun:
             raise CaseFailed(str(exc)) from None
 
     async def do_on_peer(self, step: PeerStep) -> None:
-        """Do a step of one connection."""
         peer = self.peer(step.on)
         match step:
             case Send():

@@ -4,7 +4,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -85,7 +85,6 @@ class _ServerCaseRun(CaseRun):
 
     @property
     def was_rate_limited(self) -> bool:
-        """Whether a question was refused for its rate."""
         return any("rate_limited" in line and " <- " in line for line in self.transcript.lines)
 
     async def run(self) -> None:
@@ -232,21 +231,19 @@ class ServerRun:
     async def run_case(self, case: Case, facts: ServerFacts) -> Result:
         """Run one case. Raises: BrokenCase: the case itself is wrong."""
         assert isinstance(case.case, ServerCase)
-        section = case.case.section
+        result = Result(name=case.name, section=case.case.section, status=CaseStatus.PASSED)
         missing = self._missing(case.case.needs, facts)
         if missing is not None:
-            return Result(name=case.name, section=section, status=CaseStatus.SKIPPED, why=missing)
+            return replace(result, status=CaseStatus.SKIPPED, why=missing)
         user = f"conform-{uuid.uuid4()}" if self._token is None else facts.user_id
-        attempt = _ServerCaseRun(
-            self._dialer, case.case, {"user": user, "token": self._token, "limits": dict(facts.limits)}
-        )
+        variables = {"user": user, "token": self._token, "limits": dict(facts.limits)}
+        attempt = _ServerCaseRun(self._dialer, case.case, variables)
         try:
             await attempt.run()
         except CaseFailed as exc:
             limited = attempt.was_rate_limited and not case.case.needs.limits
-            return Result(
-                name=case.name,
-                section=section,
+            return replace(
+                result,
                 status=CaseStatus.FAILED,
                 why=f"{RATE_HINT} ({exc})" if limited else str(exc),
                 step=attempt.step,
@@ -255,14 +252,11 @@ class ServerRun:
             )
         except BrokenPattern as exc:
             raise BrokenCase(f"{case.name}, step {attempt.step}: {exc}") from exc
-        return Result(name=case.name, section=section, status=CaseStatus.PASSED)
+        return result
 
     def _missing(self, needs: Needs, facts: ServerFacts) -> str | None:
         """Why the server cannot be tried with a case."""
-        for kind, needed, known in (
-            ("model", needs.models, facts.models),
-            ("feature", needs.features, facts.features),
-        ):
+        for kind, needed, known in (("model", needs.models, facts.models), ("feature", needs.features, facts.features)):
             if absent := [name for name in needed if name not in known]:
                 return f"needs the {kind} {', '.join(absent)}"
         if needs.tokens is not None and needs.tokens != (self._token is not None):

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 import typer
 
 from answerback.cli.options import TokenText
-from answerback.cli.output import ExitCode, extra_needed, usage_error
+from answerback.cli.output import ExitCode, usage_error
 
 MOST_APPS: Final = 100
 MOST_QUESTIONS: Final = 10
@@ -22,13 +22,11 @@ def demo(
     ] = "local",
     max_tokens: Annotated[int, typer.Option(min=1, max=4096, help="Longest answer; short, so that all end soon.")] = 60,
     url: Annotated[
-        str | None,
-        typer.Option(help="Ask a server that runs already, a gateway or a stack on AWS.", show_default=False),
+        str | None, typer.Option(help="Ask a server that runs already, a gateway or a stack on AWS.")
     ] = None,
     token: TokenText = None,
     keep: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Keep the store and the log in this new folder.", show_default=False),
+        Path | None, typer.Option(metavar="FOLDER", help="Keep the store and the log in this new folder.")
     ] = None,
 ) -> int:
     """Let several apps ask at once, of a gateway started for it, and check that every answer came home.
@@ -47,14 +45,9 @@ def demo(
 
       answerback demo --url wss://a1b2c3d4e5.execute-api.us-east-1.amazonaws.com/v1
     """
-    if url is not None:
-        from answerback_proof.demo.remote import RemoteDemo, run_remote_demo  # noqa: PLC0415 - needs the SDK alone
+    if url is not None and keep is not None:
+        raise usage_error("--keep is about the gateway that the demo starts", "leave it out with --url")
+    from answerback_proof.demo.run import Demo, run_demo  # noqa: PLC0415 - help needs none of it
 
-        if keep is not None:
-            raise usage_error("--keep is about the gateway that the demo starts", "leave it out with --url")
-        remote = RemoteDemo(url=url, token=token, apps=apps, questions=questions, max_tokens=max_tokens)
-        return ExitCode.OK if run_remote_demo(remote) else ExitCode.FAILED
-    with extra_needed("the demo's gateway", "server,local-llm"):
-        from answerback_proof.demo.local import Demo, run_demo  # noqa: PLC0415 - the server's packages are an extra
-    is_right = run_demo(Demo(apps=apps, questions=questions, model=model, max_tokens=max_tokens, keep=keep))
-    return ExitCode.OK if is_right else ExitCode.FAILED
+    asked = Demo(apps=apps, questions=questions, max_tokens=max_tokens, url=url, token=token, model=model, keep=keep)
+    return ExitCode.OK if run_demo(asked) else ExitCode.FAILED

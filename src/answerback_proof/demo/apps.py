@@ -63,7 +63,6 @@ class OpenQuestion:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has its ending."""
         return self.phase in {Phase.DONE, Phase.FAILED}
 
     @property
@@ -77,7 +76,6 @@ class OpenQuestion:
         return None if self.ended_at is None else self.ended_at - self.asked_at
 
     def take(self, event: object) -> None:
-        """Something happened to it."""
         match event:
             case Queued(position=position):
                 self.phase, self.position = Phase.QUEUED, position

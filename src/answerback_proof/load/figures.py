@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct, to_builtins
+from msgspec.structs import astuple
 
 from answerback_proof.load.load import Load, Plan, Run
 from answerback_proof.load.process import Usage, gateway_command, usage_of
@@ -30,10 +31,7 @@ class Distribution(Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         names = ("p50", "p90", "p99", "p99.9", "max")
-        return "  ".join(f"{name} {value:.2f}" for name, value in zip(names, self._values(), strict=True)) + " ms"
-
-    def _values(self) -> tuple[float, ...]:
-        return (self.p50, self.p90, self.p99, self.p999, self.max)
+        return "  ".join(f"{name} {value:.2f}" for name, value in zip(names, astuple(self), strict=True)) + " ms"
 
 
 def distribution(seconds: Iterable[float]) -> Distribution | None:
@@ -80,16 +78,13 @@ class Report(Struct, frozen=True, kw_only=True, rename="camel"):
 
     @property
     def is_clean(self) -> bool:
-        """Whether every question had exactly its own answer, whole."""
         return not (self.misrouted or self.lost or self.repeated or self.failures or self.broken)
 
     def as_json(self) -> dict[str, Any]:
-        """With names in camelCase and durations in milliseconds."""
         values: dict[str, Any] = to_builtins(self)
         return values
 
     def rows(self) -> list[tuple[str, str]]:
-        """For people: what, and how much."""
         rows = [
             ("requests", f"{self.requests} of {self.apps} apps in {self.seconds:.2f} s"),
             ("throughput", f"{self.requests_per_s:,.0f} requests/s, {self.frames_per_s:,.0f} frames/s to the apps"),
@@ -113,14 +108,14 @@ class Report(Struct, frozen=True, kw_only=True, rename="camel"):
         return [(name, text) for name, text in rows if text != "None"]
 
 
-def report_of(plan: Plan, run: Run, *, before: Usage | None = None, after: Usage | None = None) -> Report:
+def report_of(run: Run, *, before: Usage | None = None, after: Usage | None = None) -> Report:
     """The figures of a run. `before`, `after`: what the server had used at its start and its end."""
     exchanges = run.exchanges
     ended, counts = exchanges.ended, exchanges.counts
     requests = max(1, len(ended))
     cpu_s = None if before is None or after is None else after.cpu_s - before.cpu_s
     return Report(
-        apps=plan.apps,
+        apps=run.plan.apps,
         requests=len(ended),
         seconds=round(run.seconds, 3),
         requests_per_s=round(len(ended) / run.seconds, 1),
@@ -129,7 +124,7 @@ def report_of(plan: Plan, run: Run, *, before: Usage | None = None, after: Usage
         latency=distribution(one.ended_at - one.due_at for one in ended if one.ended_at is not None),
         accepted=distribution(one.accepted_at - one.due_at for one in ended if one.accepted_at is not None),
         first_text=distribution(one.first_text_at - one.due_at for one in ended if one.first_text_at is not None),
-        between_texts=distribution(run.gaps_s),
+        between_texts=distribution(exchanges.gaps_s),
         cpu_us_per_request=None if cpu_s is None else round(cpu_s / requests * 1e6, 1),
         cpu_us_per_frame=None if cpu_s is None else round(cpu_s / max(1, exchanges.frames) * 1e6, 2),
         server_cpu_share=None if cpu_s is None else round(cpu_s / run.seconds, 3),
@@ -158,7 +153,7 @@ async def measure(plan: Plan, *, pid: int | None = None) -> Report:
         before = None if pid is None else usage_of(pid)
         run = await load.run()
         after = None if pid is None else usage_of(pid)
-    return report_of(plan, run, before=before, after=after)
+    return report_of(run, before=before, after=after)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

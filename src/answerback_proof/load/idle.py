@@ -34,12 +34,10 @@ class IdleReport(Struct, frozen=True, kw_only=True, rename="camel"):
     server_rss_bytes: int
 
     def as_json(self) -> dict[str, Any]:
-        """With names in camelCase."""
         values: dict[str, Any] = to_builtins(self)
         return values
 
     def rows(self) -> list[tuple[str, str]]:
-        """For people."""
         return [
             ("idle connections", f"{self.connections:,} (held by {self.client_processes} processes)"),
             ("memory", f"{self.bytes_per_connection / 1000:.1f} kB a connection, {self.server_rss_bytes / 1e6:.0f} MB"),

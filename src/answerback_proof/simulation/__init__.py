@@ -9,14 +9,4 @@ from answerback_proof.simulation.case import Case, Report
 from answerback_proof.simulation.injector import FAULT_NAMES, PROFILES, Faults
 from answerback_proof.simulation.world import simulate
 
-__all__ = [
-    "FAULT_NAMES",
-    "PROFILES",
-    "Case",
-    "Faults",
-    "Report",
-    "Tally",
-    "run_cases",
-    "shrink",
-    "simulate",
-]
+__all__ = ["FAULT_NAMES", "PROFILES", "Case", "Faults", "Report", "Tally", "run_cases", "shrink", "simulate"]

@@ -9,7 +9,7 @@ from answerback.client import Answer, AnswerbackError, Connected, ConnectionStat
 from answerback.client.timing import Timing
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.history import Ended, RunHistory
-from answerback_proof.simulation.injector import FaultInjector, Faults
+from answerback_proof.simulation.injector import FaultInjector
 from answerback_proof.simulation.network import FOR_EVER_S, Link
 from answerback_proof.simulation.process import Process, spawn_outside
 from answerback_proof.workload import App, PlannedRequest, Window
@@ -47,7 +47,6 @@ class SimulatedApp(App["SimulatedWindow"]):
         *,
         history: RunHistory,
         injector: FaultInjector,
-        faults: Faults,
         faults_s: float,
         trace: Callable[[str], None],
         watches_user: int | None = None,
@@ -59,8 +58,8 @@ class SimulatedApp(App["SimulatedWindow"]):
             user = f"user{watches_user}"
         super().__init__(user=user, session=f"session-{self.name}", history=history, prefix=qualified(user, ""))
         self.injector = injector
-        self.faults = faults
         self.faults_s = faults_s
+        faults = injector.faults
         self.timing = Timing() if faults.gives_up else PROBING if faults.probes else QUIET
         self._trace = trace
 
@@ -104,7 +103,7 @@ class SimulatedApp(App["SimulatedWindow"]):
 
     def saw_question(self, request_id: str, conversation: str) -> None:
         self._trace(f"{self.name} is shown {request_id} of {conversation}")
-        if self.injector.occurs(FaultKind.WATCHER_CANCEL, self.faults.watcher_cancels):
+        if self.injector.occurs(FaultKind.WATCHER_CANCEL):
             after_s = self.injector.pause_s("cancellation by a watcher", STOP_AFTER_S)
             asyncio.get_running_loop().call_later(after_s, self.stop_watched, request_id, conversation)
 
@@ -154,7 +153,6 @@ class SimulatedWindow(Window):
             self.client.reconnect_now()
 
     def kill(self) -> None:
-        """The process is killed."""
         self.is_open = False
         self.leave()
         self.process.kill()
@@ -170,7 +168,6 @@ class SimulatedWindow(Window):
 
     @property
     def link(self) -> Link | None:
-        """The present connection."""
         return self.links[-1] if self.links and self.links[-1].client_open else None
 
     @property
@@ -197,9 +194,9 @@ class ClientRandom(Random):
         app = self._window.app
         if b != app.timing.rollover_max_s:
             return super().uniform(a, b)
-        injector, faults = app.injector, app.faults
+        injector, faults = app.injector, app.injector.faults
         rolls_over = sum(link.client_open for link in self._window.links) > 1
-        if rolls_over and injector.occurs(FaultKind.FLAPPING, faults.flapping):
+        if rolls_over and injector.occurs(FaultKind.FLAPPING):
             return super().uniform(0, FLAPPING_S)
         if faults.rollover and faults.cut_every_s:
             age_s = injector.pause_s(f"roll-overs of {app.name}", faults.cut_every_s / faults.rollover)

@@ -62,5 +62,4 @@ class Report:
 
     @property
     def failed(self) -> bool:
-        """Whether a promise was broken."""
         return bool(self.violations)

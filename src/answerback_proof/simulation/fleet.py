@@ -2,41 +2,28 @@
 
 import asyncio
 import json
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
-from answerback.core.request import Record, RequestKey
+from answerback.core.request import Record
 from answerback.gateway.app import shut_down
 from answerback.gateway.fleet import Fleet, FleetQueue, FleetSender
-from answerback.gateway.listener import Listener
 from answerback.gateway.settings import GatewaySettings
 from answerback.gateway.sockets import Sockets
-from answerback.ports import Gone, Sent, Slow, Unavailable
-from answerback.protocol.frames import ServerFrame
-from answerback.service.attempt import Turn
-from answerback.service.front import Front
+from answerback.ports import Unavailable
 from answerback.stores.database import StoreError, StoreInUse
 from answerback.stores.fleet import FleetStore
 from answerback.stores.migrations import lock_key
 from answerback.stores.nodes import LOST_MS, Nodes
 from answerback.tasks import Tasks
 from answerback_proof.fault_kinds import FaultKind
-from answerback_proof.simulation.gateway import (
-    CAPS,
-    CRASH_AWAITS,
-    DOWN_S,
-    START_AGAIN_S,
-    NamingValidator,
-    WatchedFront,
-)
-from answerback_proof.simulation.injector import FaultInjector, Faults
-from answerback_proof.simulation.network import GatewayLink, Link, Network, SimulatedLoop
+from answerback_proof.simulation.gateway import SLOTS, START_AGAIN_S, CountingQueue, Gateway
+from answerback_proof.simulation.network import Link, Network, WatchedSender
 from answerback_proof.simulation.postgres import RemoteConnection, SimulatedPostgres
-from answerback_proof.simulation.process import Process, current, spawn_outside
-from answerback_proof.simulation.server import SWEEP_S, Clocks, Parts
+from answerback_proof.simulation.process import current
+from answerback_proof.simulation.server import SWEEP_S, Clocks, Parts, Server
 
 SETTINGS: Final = GatewaySettings(data_dir=Path(), drain_s=20.0, grace_s=10.0)
 LASTS_S: Final = (0.2, 30.0)
@@ -106,12 +93,12 @@ class SimulatedNotices:
             del self._postgres.locks[self._key]
 
     def send(self, node: str, /, *words: Any) -> None:
-        network, injector, faults = self._node.network, self._node.injector, self._node.faults
+        network, injector = self._node.network, self._node.injector
         # A client that never asks again would wait for ever for a frame that was lost.
-        may_be_lost = faults.probes or words[0] != "frame"
-        if self._node.is_cut or (may_be_lost and injector.occurs(FaultKind.LOST_NOTICE, faults.lose_notice)):
+        may_be_lost = injector.faults.probes or words[0] != "frame"
+        if self._node.is_cut or (may_be_lost and injector.occurs(FaultKind.LOST_NOTICE)):
             return
-        is_late = injector.occurs(FaultKind.LATE_NOTICE, faults.late_notice)
+        is_late = injector.occurs(FaultKind.LATE_NOTICE)
         late_s = injector.pause_s("late notice by", 2.0) if is_late else 0.0
         at = self._arrives_at[node] = max(self._arrives_at.get(node, 0.0), network.due_at("notice") + late_s)
         network.call_at(at, self._arrive, lock_key(f"{SCHEMA} node {node}"), json.dumps(words))
@@ -129,7 +116,7 @@ class SimulatedFleetStore(FleetStore):
     def __init__(self, postgres: SimulatedPostgres, node: "Node") -> None:
         super().__init__("", node=node.name, schema=SCHEMA)
         self._connection = partial(RemoteConnection, postgres, node)
-        self._taken_from = node.taken_from
+        self._taken_from = node.server.taken_from
 
     async def take_over(self, nodes: Collection[str], **more: Any) -> Sequence[Record]:
         try:
@@ -147,71 +134,25 @@ class SimulatedFleetStore(FleetStore):
         self._readers = [self._connection()]
 
 
-class CountingFleetQueue(FleetQueue):
+class CountingFleetQueue(CountingQueue, FleetQueue):
     """The fleet's queue. It counts the turns that the front gets at once."""
 
-    dispatched: Counter[RequestKey]
 
-    def reserve(self, key: RequestKey, record: Record) -> Turn | bool:
-        turn = super().reserve(key, record)
-        if isinstance(turn, Turn):
-            self.dispatched[key] += 1
-        return turn
-
-
-class WatchedFleetSender(FleetSender):
+class WatchedFleetSender(WatchedSender, FleetSender):
     """The fleet's sender. Its frames are watched, and some readers become slow."""
 
-    def watch(self, node: "Node") -> None:
-        self._of = node
 
-    async def send(self, connection_id: str, frame: ServerFrame) -> Sent | Gone | Slow:
-        node = self._of
-        node.network.posts += 1
-        link = node.network.links.get(connection_id)
-        if link is not None and node.injector.occurs(FaultKind.SLOW_READER, node.faults.slow):
-            link.slow_until = node.loop.time() + node.injector.pause_s("slow reader for", 2.0)
-        outcome = await super().send(connection_id, frame)
-        if isinstance(outcome, Sent):
-            node.network.watcher.sent(connection_id, frame)
-        return outcome
+class Node(Gateway):
+    """One gateway of the fleet, and what is wrong with it now."""
 
-    def park(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> bool:
-        is_parked = super().park(connection_id, key, attempt, offset)
-        self._of.injector.counts[FaultKind.PARKED] += is_parked
-        return is_parked
+    server: "SimulatedFleet"
 
-
-class Node:
-    """One gateway: its processes, one after the other, and what is wrong with it now."""
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        postgres: SimulatedPostgres,
-        faults: Faults,
-        injector: FaultInjector,
-        network: Network,
-        make: Callable[..., Parts],
-        dispatched: Counter[RequestKey],
-        trace: Callable[[str], None],
-        taken_from: Callable[[Collection[str]], None],
-    ) -> None:
+    def __init__(self, name: str, server: "SimulatedFleet") -> None:
+        super().__init__(server)
         self.name = name
-        self.taken_from = taken_from
-        self.faults = faults
-        self.injector = injector
-        self.network = network
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, SimulatedLoop)
-        self.loop = loop
-        self._postgres = postgres
-        self._make = make
-        self._dispatched = dispatched
-        self._trace = trace
-        skew_ms = injector.stream(f"skew of {name}").randint(-faults.skew_ms, faults.skew_ms)
-        injector.counts[FaultKind.CLOCK_SKEW] += skew_ms != 0
+        faults = self.injector.faults
+        skew_ms = self.injector.stream(f"skew of {name}").randint(-faults.skew_ms, faults.skew_ms)
+        self.injector.counts[FaultKind.CLOCK_SKEW] += skew_ms != 0
         self._clock = Clocks(skew_ms).worker
         self._starts = 0
         self.is_cut = False
@@ -220,24 +161,20 @@ class Node:
         self._is_stopping = False
         self._notices: SimulatedNotices | None = None
         self._stop: Callable[[], asyncio.Task[None]] = lambda: asyncio.ensure_future(asyncio.sleep(0))
-        self.links: list[Link] = []
-        self.process = Process()
-        self.dead: list[Process] = []
 
     # --- life
 
     def start(self) -> None:
         self._starts += 1
         self._is_stopping = False
-        self.process = Process(self._died)
-        self.process.spawn(self._boot())
+        super().start()
 
-    async def _boot(self) -> None:
+    async def boot(self) -> None:
+        postgres = self.server.postgres
         while True:
-            store, self._notices = SimulatedFleetStore(self._postgres, self), SimulatedNotices(self, self._postgres)
-            connect = partial(RemoteConnection, self._postgres, self)
-            incarnation = str(self._starts)
-            nodes = Nodes(connect, SCHEMA, node=self.name, incarnation=incarnation, clock=self._clock)
+            store, self._notices = SimulatedFleetStore(postgres, self), SimulatedNotices(self, postgres)
+            connect = partial(RemoteConnection, postgres, self)
+            nodes = Nodes(connect, SCHEMA, node=self.name, incarnation=str(self._starts), clock=self._clock)
             fleet = Fleet(store, nodes=nodes, notices=self._notices, facts=dict, monotonic=self.loop.time)
             try:
                 await store.open()
@@ -249,27 +186,14 @@ class Node:
 
     async def _serve(self, store: SimulatedFleetStore, fleet: Fleet) -> None:
         clock, sockets, tasks = fleet.clock(self._clock), Sockets(), Tasks()
-        queue = cast("CountingFleetQueue", fleet.queue(slots={"wordy": 1_000}, clock=clock, kind=CountingFleetQueue))
-        queue.dispatched = self._dispatched
+        queue = cast("CountingFleetQueue", fleet.queue(slots=SLOTS, clock=clock, kind=CountingFleetQueue))
         sender = cast("WatchedFleetSender", fleet.sender(sockets, kind=WatchedFleetSender))
-        sender.watch(self)
-        parts = self._make(
-            store=store,
-            connections=fleet.connections,
-            queue=queue,
-            local=queue,
-            sender=sender,
-            clocks=Clocks(front=clock),
-        )
-
-        async def work(key: RequestKey, turn: Turn) -> None:
-            self._dispatched[key] += 1
-            await parts.worker.work(key, turn)
+        clocks = Clocks(front=clock)
+        parts = self.compose(queue, sender, store=store, connections=fleet.connections, clocks=clocks)
+        await queue.recover(store)
 
         async def close_user(_: str) -> None:
             raise AssertionError("no user is blocked here")
-
-        await queue.recover(store)
 
         def outdated() -> None:
             raise AssertionError("all gateways are of one version here")
@@ -277,15 +201,7 @@ class Node:
         fleet.join(
             worker=parts.worker, close_user=close_user, close_replaced=parts.front.replaced, on_outdated=outdated
         )
-        queue.start(work)
-        listener = Listener(
-            front=cast("Front", WatchedFront(parts.front, self.network)),
-            validator=NamingValidator(network=self.network, token_s=self.faults.token_s, clock=clock),
-            sockets=sockets,
-            caps=CAPS,
-            tasks=tasks,
-        )
-        await listener.start("localhost", 0)
+        listener = await self.listen(parts, queue, sockets, tasks=tasks, clock=clock)
 
         async def stop() -> None:
             began = self.loop.time()
@@ -294,40 +210,26 @@ class Node:
                 self.injector.on_death(FaultKind.TERMINATE)  # what had not ended by then is begun again
             await fleet.leave()
             await store.close()
-            self._trace(f"gateway {self.name} has stopped")
+            self.server.trace(f"gateway {self.name} has stopped")
             self._is_stopping = True
             self.process.kill()
 
         self._stop = lambda: self.process.spawn(stop())
-        self._trace(f"gateway {self.name} listens")
+        self.server.trace(f"gateway {self.name} listens")
         while True:
             await asyncio.sleep(SWEEP_S)
-            if self.faults.janitor:
+            if self.injector.faults.janitor:
                 await parts.janitor.sweep(leads=await fleet.leads("janitor", for_s=3 * SWEEP_S))
 
-    def _died(self) -> None:
+    def died(self) -> None:
         if not self._is_stopping:
-            self._trace(f"gateway {self.name} dies")
+            self.server.trace(f"gateway {self.name} dies")
             self.injector.on_death(FaultKind.PROCESS_CRASH)
-        self.dead.append(self.process)
-        for link in list(self.links):
-            link.cut()
         if self._notices is not None:
             self.network.call_at(self.loop.time() + 0.05, self._notices.lost)
-        spawn_outside(self._start_later())
-
-    async def _start_later(self) -> None:
-        await asyncio.sleep(self.injector.pause_s("restart", DOWN_S))
-        self.start()
+        self.goes()
 
     # --- as the load balancer sees it
-
-    @property
-    def is_listening(self) -> bool:
-        """Whether it takes connections, also if it does nothing with them."""
-        return (
-            any(one.process is self.process and one.is_open for one in self.loop.listening) and not self.process.is_dead
-        )
 
     @property
     def is_ready(self) -> bool:
@@ -336,15 +238,7 @@ class Node:
         return self.is_listening and not (is_wrong and self.loop.time() - self.wrong_since > NOTICED_S)
 
     def dial(self, connection_id: str) -> Link:
-        listening = next(one for one in self.loop.listening if one.process is self.process)
-        link = GatewayLink(f"{connection_id}@{self.name}", self.network, listening, closed=self._closed)
-        self.links.append(link)
-        return link
-
-    def _closed(self, link: Link) -> None:
-        self.links.remove(link)
-        self.network.watcher.gone(link.connection_id)
-        self.network.links.pop(link.connection_id, None)
+        return super().dial(f"{connection_id}@{self.name}")
 
     # --- faults
 
@@ -361,13 +255,8 @@ class Node:
         has_lock = self._notices is not None and self._notices.listening_since is not None
         return not has_lock or now - self.wrong_since > SILENT_S
 
-    def crash(self) -> None:
-        self.process.kill_after(self.injector.stream(FaultKind.PROCESS_CRASH).randrange(CRASH_AWAITS))
-        process = self.process
-        self.network.call_at(self.loop.time() + 2.0, process.kill)
-
     def stop(self) -> None:
-        self._trace(f"gateway {self.name} is asked to stop")
+        self.server.trace(f"gateway {self.name} is asked to stop")
         self._stop()
 
     async def freeze(self) -> None:
@@ -378,7 +267,7 @@ class Node:
 
     async def _suffer(self, fault: FaultKind, begin: Callable[[], None], end: Callable[[], None]) -> None:
         lasts_s = self.injector.stream(f"{fault} for").uniform(*LASTS_S)
-        self._trace(f"{fault}: {self.name}, for {lasts_s:.1f} s")
+        self.server.trace(f"{fault}: {self.name}, for {lasts_s:.1f} s")
         if self.loop.time() >= self._wrong_until:  # else it has not been heard since the last time
             self.wrong_since = self.loop.time()
         notices = self._notices
@@ -390,45 +279,29 @@ class Node:
             await asyncio.sleep(lasts_s - FORGOTTEN_S)
         end()
         self._wrong_until = self.loop.time() + BACK_S
-        self._trace(f"{fault}: {self.name}, no more")
+        self.server.trace(f"{fault}: {self.name}, no more")
 
     def _heal(self) -> None:
         self.is_cut = False
 
 
-class SimulatedFleet:
-    """server.Server as gateways a, b, c … of the real code, on one simulated PostgreSQL."""
+class SimulatedFleet(Server):
+    """The server as gateways a, b, c … of the real code, on one simulated PostgreSQL."""
 
     def __init__(
         self,
-        *,
-        postgres: SimulatedPostgres,
-        faults: Faults,
-        injector: FaultInjector,
         network: Network,
+        *,
+        clocks: Clocks,
         make: Callable[..., Parts],
+        postgres: SimulatedPostgres,
         trace: Callable[[str], None],
     ) -> None:
-        self._postgres = postgres
-        self._faults = faults
-        self._injector = injector
-        self._trace = trace
-        self.dispatched: Counter[RequestKey] = Counter()
-        self._nodes = [
-            Node(
-                name,
-                postgres=postgres,
-                faults=faults,
-                injector=injector,
-                network=network,
-                make=make,
-                dispatched=self.dispatched,
-                trace=trace,
-                taken_from=self._taken_from,
-            )
-            for name in "abcdefgh"[: faults.gateways]
-        ]
-        self._tasks: set[asyncio.Task[None]] = set()
+        super().__init__(network, clocks=clocks, make=make)
+        self.postgres = postgres
+        self.trace = trace
+        self._nodes = [Node(name, self) for name in "abcdefgh"[: self.injector.faults.gateways]]
+        self._tasks = Tasks()
 
     def start(self) -> None:
         for node in self._nodes:
@@ -438,58 +311,50 @@ class SimulatedFleet:
         ready = [node for node in self._nodes if node.is_ready] or [n for n in self._nodes if n.is_listening]
         if not ready:
             raise ConnectionRefusedError
-        return self._injector.stream("load balancer").choice(ready).dial(connection_id)
+        return self.injector.stream("load balancer").choice(ready).dial(connection_id)
 
-    def _taken_from(self, names: Collection[str]) -> None:
+    def taken_from(self, names: Collection[str]) -> None:
         """The requests of these are run once more, by others."""
         for node in self._nodes:
             if node.name in names and node.may_seem_dead:
-                self._injector.on_death(FaultKind.FREEZE)
+                self.injector.on_death(FaultKind.FREEZE)
 
     async def inject_faults(self) -> None:
-        faults = self._faults
         async with asyncio.TaskGroup() as tasks:
-            for kind, every_s, act in (
-                (FaultKind.PROCESS_CRASH, faults.process_crash_every_s, Node.crash),
-                (FaultKind.TERMINATE, faults.gateway_stop_every_s, Node.stop),
-                (FaultKind.FREEZE, faults.gateway_freeze_every_s, Node.freeze),
-                (FaultKind.DATABASE_CUT, faults.database_cut_every_s, Node.cut_off),
+            for kind, act in (
+                (FaultKind.PROCESS_CRASH, Node.crash),
+                (FaultKind.TERMINATE, Node.stop),
+                (FaultKind.FREEZE, self._freeze),
+                (FaultKind.DATABASE_CUT, self._cut_off),
             ):
-                if every_s:
-                    tasks.create_task(self._disturb(kind, every_s, act))
-            if faults.database_crash_every_s:
-                tasks.create_task(self._crash_database())
+                disturb = partial(self._disturb_one, kind, act)
+                tasks.create_task(self.injector.often(kind, disturb, when=self._whole))
+            tasks.create_task(self.injector.often(FaultKind.POSTGRES, self._crash_database))
 
-    async def _disturb(self, kind: FaultKind, every_s: float, act: Callable[[Node], Any]) -> None:
-        injector = self._injector
-        while not injector.is_over:
-            await asyncio.sleep(injector.pause_s(kind, every_s))
-            whole = [node for node in self._nodes if node.is_whole]
-            if whole and injector.occurs(kind, 1.0):
-                doing = act(injector.stream(f"node of {kind}").choice(whole))
-                if asyncio.iscoroutine(doing):
-                    task = asyncio.create_task(doing)
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
+    def _whole(self) -> list[Node]:
+        return [node for node in self._nodes if node.is_whole]
+
+    def _disturb_one(self, kind: FaultKind, act: Callable[[Node], None]) -> None:
+        act(self.injector.stream(f"node of {kind}").choice(self._whole()))
+
+    def _freeze(self, node: Node) -> None:
+        self._tasks.start(node.freeze(), name=f"freeze {node.name}")
+
+    def _cut_off(self, node: Node) -> None:
+        self._tasks.start(node.cut_off(), name=f"cut off {node.name}")
 
     async def _crash_database(self) -> None:
-        injector = self._injector
-        while not injector.is_over:
-            await asyncio.sleep(injector.pause_s(FaultKind.POSTGRES, self._faults.database_crash_every_s))
-            if injector.occurs(FaultKind.POSTGRES, 1.0):
-                self._trace("the database crashes")
-                self._postgres.stop()
-                await asyncio.sleep(injector.stream("database down for").uniform(0, 4))
-                self._postgres.start()
-                self._trace("the database is back")
+        self.trace("the database crashes")
+        self.postgres.stop()
+        await asyncio.sleep(self.injector.stream("database down for").uniform(0, 4))
+        self.postgres.start()
+        self.trace("the database is back")
 
     async def stop(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
+        self._tasks.cancel()
         for node in self._nodes:
             node.process.thaw()
             node.process.kill()
         await asyncio.sleep(0)
         for node in self._nodes:
-            for process in node.dead:
-                process.dispose()
+            node.dispose()

@@ -18,10 +18,9 @@ from answerback.service.front import Front
 from answerback.stores.connections import MemoryConnections
 from answerback.tasks import Tasks
 from answerback_proof.fault_kinds import FaultKind
-from answerback_proof.simulation.injector import FaultInjector, Faults
-from answerback_proof.simulation.network import GatewayLink, Link, Network, ServerEnd, SimulatedLoop, WatchedSender
+from answerback_proof.simulation.network import GatewayLink, Link, Network, ServerEnd, WatchedSender
 from answerback_proof.simulation.process import Process, spawn_outside
-from answerback_proof.simulation.server import RULES, SWEEP_S, Clocks, Parts
+from answerback_proof.simulation.server import RULES, SWEEP_S, Clocks, Parts, Server
 
 if TYPE_CHECKING:
     from aiohttp.web import BaseRequest
@@ -36,29 +35,28 @@ CRASH_AWAITS: Final = 40
 """A process that is to die does so within so many awaits, at any of them."""
 
 START_AGAIN_S: Final = 1.0
+SLOTS: Final = {"wordy": 1_000}
 
 
 class CountingQueue(InProcessQueue):
     """The gateway's queue. It counts the turns that the front gets at once."""
 
-    def __init__(self, dispatched: Counter[RequestKey], *, clock: Callable[[], int]) -> None:
-        super().__init__(slots={"wordy": 1_000}, clock=clock)
-        self._dispatched = dispatched
+    dispatched: Counter[RequestKey]
 
     def reserve(self, key: RequestKey, record: Record) -> Turn | bool:
         turn = super().reserve(key, record)
         if isinstance(turn, Turn):
-            self._dispatched[key] += 1
+            self.dispatched[key] += 1
         return turn
 
 
 class NamingValidator(HandshakeValidator):
     """Gives a connection the name that its link has, and the token that its user would have."""
 
-    def __init__(self, *, network: Network, token_s: float, clock: Callable[[], int]) -> None:
+    def __init__(self, *, network: Network, clock: Callable[[], int]) -> None:
         super().__init__(rules=RULES, tokens=None, clock=clock)
         self._network = network
-        self._token_s = token_s
+        self._token_s = network.injector.faults.token_s
 
     async def validate(self, request: "BaseRequest") -> Connection:
         connection = await super().validate(request)
@@ -90,96 +88,126 @@ class WatchedFront:
         return await self._front.receive(connection_id, data)
 
 
-class SimulatedGateway:
-    """server.Server as a gateway process: the real listener, over simulated TCP.
+class Gateway:
+    """A gateway on the real listener, over simulated TCP: its processes, one after the other."""
 
-    `make` composes front, worker and janitor around connections, a sender and a queue.
-    """
-
-    def __init__(
-        self, *, faults: Faults, injector: FaultInjector, clocks: Clocks, network: Network, make: Callable[..., Parts]
-    ) -> None:
-        self._faults = faults
-        self._injector = injector
-        self._clocks = clocks
-        self._network = network
-        self._make = make
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, SimulatedLoop)
-        self._loop = loop
-        self._links: list[Link] = []
-        self._process = Process()
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.network = server.network
+        self.injector = server.injector
+        self.loop = server.loop
+        self.links: list[Link] = []
+        self.process = Process()
         self._dead: list[Process] = []
-        self.dispatched: Counter[RequestKey] = Counter()
 
     def start(self) -> None:
-        self._process = Process(self._died)
-        self._process.spawn(self._boot())
+        self.process = Process(self.died)
+        self.process.spawn(self.boot())
 
-    async def _boot(self) -> None:
-        queue, sockets = CountingQueue(self.dispatched, clock=self._clocks.worker), Sockets()
-        sender = WatchedSender(sockets, self._network, self._injector, self._faults)
-        parts = self._make(connections=MemoryConnections(), queue=queue, local=queue, sender=sender)
+    async def boot(self) -> None:
+        """What the process does."""
+        queue, sockets = CountingQueue(slots=SLOTS, clock=self.server.clocks.worker), Sockets()
+        sender = WatchedSender(sockets)
+        parts = self.compose(queue, sender, connections=MemoryConnections())
         while True:
             try:
                 await queue.recover(parts.store)
                 break
             except Unavailable:
                 await asyncio.sleep(START_AGAIN_S)
+        await self.listen(parts, queue, sockets, tasks=Tasks(), clock=self.server.clocks.front)
+        while self.injector.faults.janitor:
+            await asyncio.sleep(SWEEP_S)
+            await parts.janitor.sweep()
+
+    def compose(self, queue: CountingQueue, sender: WatchedSender, **more: Any) -> Parts:
+        """The service around the process's queue and sender."""
+        queue.dispatched, sender.network = self.server.dispatched, self.network
+        return self.server.make(queue=queue, local=queue, sender=sender, **more)
+
+    async def listen(
+        self, parts: Parts, queue: CountingQueue, sockets: Sockets, *, tasks: Tasks, clock: Callable[[], int]
+    ) -> Listener:
+        """Begin to work, and to take connections."""
 
         async def work(key: RequestKey, turn: Turn) -> None:
-            self.dispatched[key] += 1
+            self.server.dispatched[key] += 1
             await parts.worker.work(key, turn)
 
         queue.start(work)
         listener = Listener(
-            front=cast("Front", WatchedFront(parts.front, self._network)),
-            validator=NamingValidator(network=self._network, token_s=self._faults.token_s, clock=self._clocks.front),
+            front=cast("Front", WatchedFront(parts.front, self.network)),
+            validator=NamingValidator(network=self.network, clock=clock),
             sockets=sockets,
             caps=CAPS,
-            tasks=Tasks(),
+            tasks=tasks,
         )
         await listener.start("localhost", 0)
-        while self._faults.janitor:
-            await asyncio.sleep(SWEEP_S)
-            await parts.janitor.sweep()
+        return listener
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether it takes connections, also if it does nothing with them."""
+        listens = any(one.process is self.process and one.is_open for one in self.loop.listening)
+        return listens and not self.process.is_dead
 
     def dial(self, connection_id: str) -> Link:
-        if not self._loop.listening or self._loop.listening[-1].process.is_dead:
-            raise ConnectionRefusedError
-        link = GatewayLink(connection_id, self._network, self._loop.listening[-1], closed=self._closed)
-        self._links.append(link)
+        listening = next(one for one in self.loop.listening if one.process is self.process)
+        link = GatewayLink(connection_id, self.network, listening, closed=self._closed)
+        self.links.append(link)
         return link
 
     def _closed(self, link: Link) -> None:
-        self._links.remove(link)
-        self._network.watcher.gone(link.connection_id)
-        self._network.links.pop(link.connection_id, None)
+        self.links.remove(link)
+        self.network.watcher.gone(link.connection_id)
+        self.network.links.pop(link.connection_id, None)
 
-    async def inject_faults(self) -> None:
-        injector, every_s = self._injector, self._faults.process_crash_every_s
-        while every_s:
-            await asyncio.sleep(injector.pause_s(FaultKind.PROCESS_CRASH, every_s))
-            if self._process.is_dead or not injector.occurs(FaultKind.PROCESS_CRASH, 1.0):
-                if injector.is_over:
-                    return
-                continue
-            self._process.kill_after(injector.stream(FaultKind.PROCESS_CRASH).randrange(CRASH_AWAITS))
-            self._loop.call_later(2.0, self._process.kill)
+    def crash(self) -> None:
+        """Its process dies soon, at some await."""
+        self.process.kill_after(self.injector.stream(FaultKind.PROCESS_CRASH).randrange(CRASH_AWAITS))
+        self.network.call_at(self.loop.time() + 2.0, self.process.kill)
 
-    def _died(self) -> None:
-        self._injector.on_death(FaultKind.PROCESS_CRASH)
-        self._dead.append(self._process)
-        for link in list(self._links):
+    def died(self) -> None:
+        """Its process is dead; another one starts."""
+        self.injector.on_death(FaultKind.PROCESS_CRASH)
+        self.goes()
+
+    def goes(self) -> None:
+        """Its process is gone, dead or stopped; another one starts."""
+        self._dead.append(self.process)
+        for link in list(self.links):
             link.cut()
         spawn_outside(self._start_later())
 
     async def _start_later(self) -> None:
-        await asyncio.sleep(self._injector.pause_s("restart", DOWN_S))
+        await asyncio.sleep(self.injector.pause_s("restart", DOWN_S))
         self.start()
 
-    async def stop(self) -> None:
-        self._process.kill()
-        await asyncio.sleep(0)
+    def dispose(self) -> None:
         for process in self._dead:
             process.dispose()
+
+
+class SimulatedGateway(Server):
+    """The server as one gateway."""
+
+    def __init__(self, network: Network, *, clocks: Clocks, make: Callable[..., Parts]) -> None:
+        super().__init__(network, clocks=clocks, make=make)
+        self._gateway = Gateway(self)
+
+    def start(self) -> None:
+        self._gateway.start()
+
+    def dial(self, connection_id: str) -> Link:
+        if not self._gateway.is_listening:
+            raise ConnectionRefusedError
+        return self._gateway.dial(connection_id)
+
+    async def inject_faults(self) -> None:
+        gateway = self._gateway
+        await self.injector.often(FaultKind.PROCESS_CRASH, gateway.crash, when=lambda: not gateway.process.is_dead)
+
+    async def stop(self) -> None:
+        self._gateway.process.kill()
+        await asyncio.sleep(0)
+        self._gateway.dispose()

@@ -1,7 +1,8 @@
 """The faults of a simulated run: profiles with their probabilities, and the injector that draws them."""
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from math import log
 from random import Random
@@ -407,7 +408,7 @@ PROFILES: Final[Mapping[str, Faults]] = MappingProxyType(
 
 
 class FaultInjector:
-    """Decides which fault is injected when, with one random stream a concern, and counts the faults.
+    """Decides which of the `faults` of a profile is injected when, with one random stream a concern, and counts them.
 
     A change in one concern does not shift the others. `stop` ends the faults: what was promised must then come about.
     `on_death` is called with each fault after which the model may be run once more.
@@ -415,38 +416,57 @@ class FaultInjector:
 
     def __init__(self, seed: int, faults: Faults, *, on_death: Callable[[str], None] = lambda _: None) -> None:
         self.seed = seed
+        self.faults = faults
         self.on_death = on_death
-        self._latency_s = faults.latency_s
-        self._streams: dict[str, Random] = {}
-        self._is_over = False
+        self.is_over = False
         self.counts: Counter[str] = Counter()
+        self._means_s = {kind: getattr(faults, name) for name, kind in LABELS.items() if name.endswith("_every_s")}
+        chances = {kind: getattr(faults, name) for name, kind in LABELS.items()}
+        # What happens by itself happens whenever it is due.
+        self._chances = {**chances, **dict.fromkeys(self._means_s, 1.0)}
+        self._chances |= {FaultKind.STALLED_POST: faults.stall, FaultKind.DUPLICATED_MESSAGE: faults.duplicate}
+        self._streams: dict[str, Random] = {}
 
     def stop(self) -> None:
-        self._is_over = True
-
-    @property
-    def is_over(self) -> bool:
-        return self._is_over
+        self.is_over = True
 
     def stream(self, concern: str) -> Random:
-        """The random numbers of one concern."""
         stream = self._streams.get(concern)
         if stream is None:
             stream = self._streams[concern] = Random(f"{self.seed}/{concern}")  # noqa: S311 - repeatable, not secret
         return stream
 
-    def occurs(self, fault: str, probability: float) -> bool:
-        """Whether it happens now."""
-        if not probability or self._is_over or self.stream(fault).random() >= probability:
+    def occurs(self, fault: str) -> bool:
+        chance = self._chances[fault]
+        if not chance or self.is_over or self.stream(fault).random() >= chance:
             return False
         self.counts[fault] += 1
         return True
 
-    def awaits_until(self, fault: str, probability: float) -> int | None:
-        """After how many awaits a process dies that dies at each with `probability`. None: it will not."""
-        if not probability or self._is_over:
+    async def often(
+        self,
+        fault: str,
+        act: Callable[[], Awaitable[None] | None],
+        *,
+        concern: str | None = None,
+        when: Callable[[], object] = lambda: True,
+    ) -> None:
+        """Inject a fault that happens by itself, each time `when` it can, until the faults are over.
+
+        `concern`: what its pauses are drawn for.
+        """
+        mean_s = self._means_s[fault]
+        while mean_s and not self.is_over:
+            await asyncio.sleep(self.pause_s(concern or fault, mean_s))
+            if when() and self.occurs(fault) and (doing := act()) is not None:
+                await doing
+
+    def awaits_until(self, fault: str) -> int | None:
+        """After how many awaits a process dies that may die at each. None: it will not."""
+        chance = self._chances[fault]
+        if not chance or self.is_over:
             return None
-        return int(log(1.0 - self.stream(fault).random()) / log(1.0 - probability))
+        return int(log(1.0 - self.stream(fault).random()) / log(1.0 - chance))
 
     def pause_s(self, concern: str, mean_s: float) -> float:
         """Exponentially distributed seconds."""
@@ -454,4 +474,4 @@ class FaultInjector:
 
     def latency_s(self, concern: str) -> float:
         """How long one hop takes."""
-        return self._latency_s * (0.1 + 1.9 * self.stream(concern).random())
+        return self.faults.latency_s * (0.1 + 1.9 * self.stream(concern).random())

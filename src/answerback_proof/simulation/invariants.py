@@ -33,18 +33,13 @@ from answerback.protocol.frames import (
     Watching,
 )
 from answerback.service.worker import LET_GO_MS
-from answerback_proof.history import Promise, Violation, ViolationKind
+from answerback_proof.history import Promise, Violation, broken
 from answerback_proof.simulation.app import SimulatedApp, SimulatedWindow
 from answerback_proof.simulation.injector import Faults
 from answerback_proof.simulation.server import POLICY, Clocks, GeneratedAnswer, WordyModel
 from answerback_proof.simulation.store import WatchedStore
 
 MINUTE_MS: Final = 60_000
-
-
-def broken(promise: str, detail: str) -> Violation:
-    """A violation of a promise, or of another invariant."""
-    return Violation(promise=promise, kind=ViolationKind.BROKEN, request="", detail=detail)
 
 
 class Invariants:
@@ -67,35 +62,37 @@ class Invariants:
         """How often a client has asked on a connection to be shown a conversation."""
         self.budgets = Budgets()
 
+    def _broke(self, promise: str, detail: str) -> None:
+        self._violate(broken(promise, detail))
+
     def _key(self, connection_id: str, request_id: str) -> RequestKey:
         return RequestKey(self.windows[connection_id].app.user, request_id)
 
     # --- the store
 
     def record_changed(self, before: Record | None, after: Record) -> None:
-        """Each change of a record in the store."""
         if self._faults.budget:
             self.budgets.record_changed(before, after)
             if (store := self._store()).is_watched_whole:
                 for detail in self.budgets.check(store):
-                    self._violate(broken("budget", detail))
+                    self._broke("budget", detail)
         if before is None:
             return
         name = after.request_id
         if before.state.is_terminal:
-            self._violate(broken(Promise.ONE_ENDING, f"{name} had ended and was changed"))
+            self._broke(Promise.ONE_ENDING, f"{name} had ended and was changed")
         if after.attempt < before.attempt:
-            self._violate(broken(Promise.ONE_RUN, f"{name} fell from attempt {before.attempt} to {after.attempt}"))
+            self._broke(Promise.ONE_RUN, f"{name} fell from attempt {before.attempt} to {after.attempt}")
         if before.target and after.target and after.target.generation < before.target.generation:
-            self._violate(broken(Promise.OWN_ANSWER, f"the address of {name} went back to an older connection"))
+            self._broke(Promise.OWN_ANSWER, f"the address of {name} went back to an older connection")
         if before.state is State.RUNNING and after.attempt > before.attempt:
             self._displaced(before, after)
         if after.state is State.RUNNING and after.attempt > before.attempt and before.cancel_requested:
-            self._violate(broken(Promise.EXPLICIT_CANCELLATION, f"{name} was cancelled and is run again"))
+            self._broke(Promise.EXPLICIT_CANCELLATION, f"{name} was cancelled and is run again")
 
     def _displaced(self, before: Record, after: Record) -> None:
         if self._clocks.worker() < before.lease_until_ms:
-            self._violate(broken(Promise.ONE_RUN, f"the live lease of {after.request_id} was displaced"))
+            self._broke(Promise.ONE_RUN, f"the live lease of {after.request_id} was displaced")
 
     # --- the queue
 
@@ -106,12 +103,11 @@ class Invariants:
             return  # in an outage the ending cannot be read and sent
         held_ms = self._clocks.worker() - record.ending.ended_at_ms
         if held_ms > LET_GO_MS + faults.skew_ms:
-            self._violate(broken(Promise.ANSWERED, f"{key.request_id} ended {held_ms} ms ago and is held for its app"))
+            self._broke(Promise.ANSWERED, f"{key.request_id} ended {held_ms} ms ago and is held for its app")
 
     # --- the network
 
     def frame_sent(self, connection_id: str, frame: ServerFrame) -> None:
-        """Each frame that the server has sent to a connection."""
         if isinstance(frame, Error) and frame.code is ErrorCode.SESSION_REPLACED and connection_id in self.windows:
             self.windows[connection_id].told_of_another(connection_id)
         request_id = getattr(frame, "request_id", None)
@@ -122,20 +118,17 @@ class Invariants:
         record = self._store().records.get(self._key(connection_id, request_id))
         if record is None:
             if not request_id.startswith("renewal-"):
-                self._violate(
-                    broken(Promise.ANSWERED, f"{type(frame).__name__} of {request_id}, and the store has no record")
-                )
+                self._broke(Promise.ANSWERED, f"{type(frame).__name__} of {request_id}, and the store has no record")
             return
         match frame:
             case MessageDelta():
                 self.sent_text[connection_id, frame.request_id, frame.attempt] += len(frame.delta)
             case MessageResponse() if record.ending is None:
-                self._violate(broken(Promise.ANSWERED, f"the ending of {request_id} was sent before it was stored"))
+                self._broke(Promise.ANSWERED, f"the ending of {request_id} was sent before it was stored")
             case _:
                 pass
 
     def frame_received(self, connection_id: str, frame: ClientFrame) -> None:
-        """Each frame that a client has sent, once for each time that it arrives."""
         match frame:
             case Hello(resume=points):
                 for point in points:
@@ -150,19 +143,16 @@ class Invariants:
     # --- the model
 
     def model_started(self, run: GeneratedAnswer) -> None:
-        """Each attempt that begins to generate."""
         store = self._store()
         record = store.records.get(run.key)
         if record is None:
-            self._violate(broken(Promise.ANSWERED, f"the model runs {run.key.request_id}, and the store has no record"))
+            self._broke(Promise.ANSWERED, f"the model runs {run.key.request_id}, and the store has no record")
             return
         if run.attempt < record.attempt and self._faults.gateway_freeze_every_s:
             return  # claimed before a freeze, and taken over in it; what it says goes nowhere
         for other in store.records.values():
             if other.ordering_key == record.ordering_key and other.key != run.key and self._is_held(other):
-                self._violate(
-                    broken(Promise.ORDER, f"{run.key.request_id} starts while {other.request_id} of its key runs")
-                )
+                self._broke(Promise.ORDER, f"{run.key.request_id} starts while {other.request_id} of its key runs")
         if record.hold is not None:
             self.budgets.runs.append((record, run))
         self._check_context(run, record)
@@ -180,7 +170,7 @@ class Invariants:
         expected = [] if record.standalone else [answers[k] for k in self._completed_before(record) if answers[k]]
         if given_answers != expected[-20:]:
             detail = f"{run.key.request_id} was asked with the answers {given_answers}, the conversation has {expected}"
-            self._violate(broken("history", detail))
+            self._broke("history", detail)
 
     def _completed_before(self, record: Record) -> list[RequestKey]:
         return [
@@ -202,7 +192,6 @@ class Budgets:
         self._held: dict[RequestKey, Record] = {}
 
     def record_changed(self, before: Record | None, after: Record) -> None:
-        """Each change of a record in the store."""
         held = before and before.hold
         if before is not None and held:
             each = _each(before)

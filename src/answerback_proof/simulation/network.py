@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextvars import Context
 from functools import partial
 from math import inf, nextafter
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
@@ -16,45 +16,23 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from answerback.core.request import RequestKey
-from answerback.gateway.sockets import Sockets, SocketSender
+from answerback.gateway.sockets import SocketSender
 from answerback.ports import Gone, Sent, Slow
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ServerFrame
 from answerback.protocol.limits import MAX_FRAME_BYTES
 from answerback.testing.loop import VirtualLoop
 from answerback_proof.fault_kinds import FaultKind
-from answerback_proof.simulation.injector import FaultInjector, Faults
+from answerback_proof.simulation.injector import FaultInjector
 from answerback_proof.simulation.process import Process, current
+
+if TYPE_CHECKING:
+    from answerback_proof.simulation.functions import SimulatedFunctions
+    from answerback_proof.simulation.world import World
 
 FOR_EVER_S: Final = 1_000_000.0
 STALL_S: Final = 25.0
 """Longer than a lease: the caller goes on after its lease was lost."""
-
-
-class Listener(Protocol):
-    """What API Gateway calls."""
-
-    def opened(self, link: "ApiGatewayLink", request: Request) -> None:
-        """An upgrade request has come; `link.accept` or `link.refuse` answers it."""
-
-    def received(self, link: "ApiGatewayLink", data: bytes) -> None:
-        """A message has come."""
-
-    def closed(self, link: "Link") -> None:
-        """The connection is over, as the server sees it."""
-
-
-class Watcher(Protocol):
-    """Sees what passes a server's end of connections."""
-
-    def heard(self, connection_id: str, data: bytes) -> None:
-        """A message of an app's is about to be handled."""
-
-    def sent(self, connection_id: str, frame: ServerFrame) -> None:
-        """A frame was taken for a connection."""
-
-    def gone(self, connection_id: str) -> None:
-        """A connection is over, as the server sees it."""
 
 
 class ListeningSocket:
@@ -92,7 +70,6 @@ class SimulatedLoop(VirtualLoop):
     async def create_server(  # type: ignore[override]
         self, protocol_factory: Callable[[], asyncio.Protocol], *_: Any, **__: Any
     ) -> ListeningSocket:
-        """Listen."""
         process = current()
         assert process is not None
         self.listening.append(ListeningSocket(protocol_factory, process))
@@ -207,15 +184,15 @@ class Link(asyncio.Transport):
 class ApiGatewayLink(Link):
     """A connection whose server's end is API Gateway, which speaks WebSocket for the functions behind it."""
 
-    def __init__(self, connection_id: str, network: "Network", listener: Listener) -> None:
-        super().__init__(connection_id, network, listener.closed)
-        self._listener = listener
+    def __init__(self, connection_id: str, network: "Network", functions: "SimulatedFunctions") -> None:
+        super().__init__(connection_id, network, functions.closed)
+        self._functions = functions
         self._server = ServerProtocol()
         self._request: Request | None = None
         self._message = bytearray()
 
     def inject(self, data: bytes) -> None:
-        self._network.call_at(self._network.due_at("up"), self._listener.received, self, data)
+        self._network.call_at(self._network.due_at("up"), self._functions.received, self, data)
 
     def accept(self) -> None:
         """Answer the upgrade request: it is a WebSocket."""
@@ -251,7 +228,7 @@ class ApiGatewayLink(Link):
             match event:
                 case Request():
                     self._request, self.opened_at = event, round(self._network.loop.time(), 3)
-                    self._listener.opened(self, event)
+                    self._functions.opened(self, event)
                 case Frame(opcode=Opcode.TEXT | Opcode.CONT, data=part, fin=is_last):
                     if len(part) > MAX_FRAME_BYTES:
                         self._server.fail(CloseCode.MESSAGE_TOO_BIG)
@@ -259,7 +236,7 @@ class ApiGatewayLink(Link):
                     self._message += part
                     if is_last:
                         message, self._message = bytes(self._message), bytearray()
-                        self._listener.received(self, message)
+                        self._functions.received(self, message)
                 case _:
                     pass  # pings are answered, and closing begins, in what there is to send now
         if self._server.writes:
@@ -302,7 +279,6 @@ class GatewayLink(Link):
         self.write(Frame(Opcode.TEXT, data).serialize(mask=True))
 
     def upgraded(self) -> None:
-        """The gateway takes it for a WebSocket."""
         self.opened_at = round(self._network.loop.time(), 3)
         self.is_connected = self.server_open
 
@@ -311,7 +287,6 @@ class GatewayLink(Link):
         self._end.lost()
 
     def down(self, data: bytes) -> None:
-        """The gateway has sent bytes."""
         self._down(self._deliver, data)
 
     def _arrive(self, data: bytes) -> None:
@@ -407,7 +382,6 @@ class ServerEnd(asyncio.Transport):
     # --- what comes to it
 
     def received(self, data: bytes) -> None:
-        """Bytes of the app."""
         self._unread.append(data)
         self._read()
 
@@ -428,18 +402,19 @@ class Network:
     `links`: by the server's name of each connection that it knows.
     """
 
-    def __init__(self, injector: FaultInjector, faults: Faults, watcher: Watcher) -> None:
+    def __init__(self, injector: FaultInjector, watcher: "World") -> None:
         self.watcher = watcher
-        self._injector = injector
-        self._faults = faults
+        self.injector = injector
         self._context = Context()  # what arrives there is done by nobody here
-        self.loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SimulatedLoop)
+        self.loop = loop
         self.links: dict[str, Link] = {}
         self.posts = 0
 
     def due_at(self, concern: str) -> float:
         """When something arrives that is sent now."""
-        return self.loop.time() + self._injector.latency_s(concern)
+        return self.loop.time() + self.injector.latency_s(concern)
 
     def call_at(self, at: float, act: Callable[..., object], *args: object) -> None:
         """Do something outside of every process."""
@@ -451,26 +426,26 @@ class Network:
 
     async def send(self, connection_id: str, frame: ServerFrame) -> Sent | Gone | Slow:
         self.posts += 1
-        await asyncio.sleep(self._injector.latency_s("post"))
-        if self._injector.occurs(FaultKind.STALLED_POST, self._faults.stall):
-            self._injector.on_death(FaultKind.STALLED_POST)
+        await asyncio.sleep(self.injector.latency_s("post"))
+        if self.injector.occurs(FaultKind.STALLED_POST):
+            self.injector.on_death(FaultKind.STALLED_POST)
             await asyncio.sleep(STALL_S)
         link = self._way_to(connection_id)
-        if link is None or self._injector.occurs(FaultKind.FALSE_GONE, self._faults.false_gone):
+        if link is None or self.injector.occurs(FaultKind.FALSE_GONE):
             return Gone()
         now = self.loop.time()
         if now < link.slow_until:
             return Slow()
-        if self._injector.occurs(FaultKind.SLOW_READER, self._faults.slow):
-            link.slow_until = now + self._injector.pause_s("slow reader for", 2.0)
+        if self.injector.occurs(FaultKind.SLOW_READER):
+            link.slow_until = now + self.injector.pause_s("slow reader for", 2.0)
             return Slow()
         self.watcher.sent(connection_id, frame)
-        if self._injector.occurs(FaultKind.LOST_POST, self._faults.lose):
+        if self.injector.occurs(FaultKind.LOST_POST):
             return Sent()
         data = encode(frame)
-        for _ in range(1 + self._injector.occurs(FaultKind.DUPLICATED_POST, self._faults.duplicate)):
-            is_late = self._injector.occurs(FaultKind.LATE_POST, self._faults.late)
-            late_s = self._injector.pause_s("late by", 3.0) if is_late else 0.0
+        for _ in range(1 + self.injector.occurs(FaultKind.DUPLICATED_POST)):
+            is_late = self.injector.occurs(FaultKind.LATE_POST)
+            late_s = self.injector.pause_s("late by", 3.0) if is_late else 0.0
             link.post(data, after_s=late_s)
         return Sent()
 
@@ -492,23 +467,20 @@ class Network:
 class WatchedSender(SocketSender):
     """The gateway's sender. Its frames are watched, and some readers become slow."""
 
-    def __init__(self, sockets: Sockets, network: Network, injector: FaultInjector, faults: Faults) -> None:
-        super().__init__(sockets)
-        self._network = network
-        self._injector = injector
-        self._faults = faults
+    network: Network
 
     async def send(self, connection_id: str, frame: ServerFrame) -> Sent | Gone | Slow:
-        self._network.posts += 1
-        link = self._network.links.get(connection_id)
-        if link is not None and self._injector.occurs(FaultKind.SLOW_READER, self._faults.slow):
-            link.slow_until = self._network.loop.time() + self._injector.pause_s("slow reader for", 2.0)
+        network = self.network
+        network.posts += 1
+        link = network.links.get(connection_id)
+        if link is not None and network.injector.occurs(FaultKind.SLOW_READER):
+            link.slow_until = network.loop.time() + network.injector.pause_s("slow reader for", 2.0)
         outcome = await super().send(connection_id, frame)
         if isinstance(outcome, Sent):
-            self._network.watcher.sent(connection_id, frame)
+            network.watcher.sent(connection_id, frame)
         return outcome
 
     def park(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> bool:
         is_parked = super().park(connection_id, key, attempt, offset)
-        self._injector.counts[FaultKind.PARKED] += is_parked
+        self.network.injector.counts[FaultKind.PARKED] += is_parked
         return is_parked

@@ -159,7 +159,7 @@ class RemoteConnection(Connection):
         self._returns_at = 0.0
 
     def submit(self, work: Callable[[Database], Any], done: Done) -> None:
-        faults, network = self._node.faults, self._node.network
+        network = self._node.network
         if self._node.is_cut:
             self._return(partial(done, None, Unavailable("timed out")), after_s=CONNECT_S)
             return
@@ -174,11 +174,11 @@ class RemoteConnection(Connection):
                 error = Undone("the server was restarted")
             elif self._postgres.is_down or self._node.is_cut:
                 error = Unavailable("the server cannot be reached")
-            elif occurs(FaultKind.OUTAGE_BEFORE, faults.outage_before):
+            elif occurs(FaultKind.OUTAGE_BEFORE):
                 error = Undone("outage")
             else:
                 value, error = self._run(work)
-                if error is None and occurs(FaultKind.OUTAGE_AFTER, faults.outage_after):
+                if error is None and occurs(FaultKind.OUTAGE_AFTER):
                     value, error = None, Unavailable("outage")
             self._return(partial(done, value, error))
 

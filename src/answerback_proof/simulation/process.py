@@ -119,10 +119,6 @@ class Process:
             _unwind(coroutine)
         self._dead.clear()
 
-    def adopt(self, coroutine: Coroutine[Any, Any, T]) -> "_ProcessCoroutine[T]":
-        """Drive `coroutine` for as long as this process lives."""
-        return _ProcessCoroutine(self, coroutine)
-
     def keep(self, task: "asyncio.Task[Any]") -> None:
         """Let a task die with this process."""
         self._tasks.add(task)
@@ -179,7 +175,7 @@ def _make_task(
     process = _current.get() if context is None else context.get(_current)
     if process is None:
         return asyncio.Task(coroutine, loop=loop, context=context, **more)
-    task = asyncio.Task(process.adopt(coroutine), loop=loop, context=context, **more)
+    task = asyncio.Task(_ProcessCoroutine(process, coroutine), loop=loop, context=context, **more)
     process.keep(task)
     return task
 

@@ -1,29 +1,19 @@
 """What runs on the server's side: the real front, worker and janitor over simulated ports."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Final, Protocol
+from typing import Final
 
 from answerback.core.assembly import AnswerPart
 from answerback.core.budget import Tariff, Terms
 from answerback.core.delivery import steady
 from answerback.core.handshake import Rules
 from answerback.core.request import Policy, RequestKey
-from answerback.ports import (
-    Finish,
-    Identity,
-    ModelError,
-    Part,
-    Piece,
-    Prompt,
-    Queue,
-    Quota,
-    Sender,
-    TokenRefused,
-)
+from answerback.ports import Finish, Identity, ModelError, Part, Piece, Prompt, Queue, Quota, Sender, TokenRefused
 from answerback.protocol.errors import ErrorCode
 from answerback.service.attempt import Done, Retry
 from answerback.service.composition import Service
@@ -38,7 +28,7 @@ from answerback.stores.store import SqlStore
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.simulation.hostile_model import HostileModel, Misbehaviour
 from answerback_proof.simulation.injector import FaultInjector, Faults
-from answerback_proof.simulation.network import Link
+from answerback_proof.simulation.network import Link, Network
 
 EPOCH_MS: Final = 1_767_225_600_000
 """2026-01-01T00:00:00Z, when every run begins; the start of a minute."""
@@ -122,9 +112,8 @@ class WordyModel:
     context_tokens = 1_000_000
     concurrency = 1_000
 
-    def __init__(self, injector: FaultInjector, faults: Faults, *, watch: Callable[[GeneratedAnswer], None]) -> None:
+    def __init__(self, injector: FaultInjector, *, watch: Callable[[GeneratedAnswer], None]) -> None:
         self._injector = injector
-        self._faults = faults
         self._watch = watch
         self.runs: list[GeneratedAnswer] = []
 
@@ -176,9 +165,9 @@ class WordyModel:
     def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
         key = RequestKey(prompt.user_id, prompt.request_id)
         run = GeneratedAnswer(key=key, attempt=prompt.attempt, prompt=prompt, text=self._text(prompt))
-        if self._faults.parts:
+        if self._injector.faults.parts:
             run.parts = self.parts(key, prompt.attempt)
-        if self._injector.occurs(FaultKind.MODEL_MISBEHAVES, self._faults.model_misbehaves):
+        if self._injector.occurs(FaultKind.MODEL_MISBEHAVES):
             run.misbehaviour = self._injector.stream("misbehaviour").choice(list(Misbehaviour))
             run.may_fail = run.misbehaviour in _FAILURES
             run.text = None if run.misbehaviour in _OTHER_TEXTS else run.text
@@ -190,11 +179,11 @@ class WordyModel:
         return HostileModel(lambda _: run.misbehaviour, self._text, pick=pick).stream(prompt)
 
     async def _say(self, run: GeneratedAnswer) -> AsyncGenerator[Piece, None]:
-        run.may_fail = self._injector.occurs(FaultKind.MODEL_FAILS, self._faults.model_fails)
+        run.may_fail = self._injector.occurs(FaultKind.MODEL_FAILS)
         run.billed = len(run.prompt.messages)
         words = self._text(run.prompt).split(" ")
         pieces: Iterator[str | Part] = iter([word if number == 0 else f" {word}" for number, word in enumerate(words)])
-        if self._faults.parts:
+        if self._injector.faults.parts:
             pieces = self.script(run.key, run.attempt)
         number = 0
         for piece in pieces:
@@ -204,7 +193,7 @@ class WordyModel:
                 yield piece
                 continue
             await asyncio.sleep(self._injector.pause_s("model", WORDS_S))
-            if self._injector.occurs(FaultKind.MODEL_THINKS, self._faults.model_thinks):
+            if self._injector.occurs(FaultKind.MODEL_THINKS):
                 await asyncio.sleep(self._injector.stream("thoughts").uniform(*THINKING_S))
             if run.may_fail and number == len(words) // 2:
                 raise ModelError(ErrorCode.MODEL_FAILED)
@@ -292,21 +281,33 @@ class Parts:
         return outcome
 
 
-class Server(Protocol):
-    """A server as the simulated world uses it. No call waits."""
+class Server(ABC):
+    """A server as the simulated world uses it. No call waits.
 
-    @property
-    def dispatched(self) -> Counter[RequestKey]:
-        """How often a worker got each request."""
+    `make` composes front, worker and janitor around connections, a sender and a queue. `dispatched`: how often a worker
+    got each request.
+    """
 
+    def __init__(self, network: Network, *, clocks: Clocks, make: Callable[..., Parts]) -> None:
+        self.network = network
+        self.injector = network.injector
+        self.loop = network.loop
+        self.clocks = clocks
+        self.make = make
+        self.dispatched: Counter[RequestKey] = Counter()
+
+    @abstractmethod
     def start(self) -> None:
         """Start the server."""
 
+    @abstractmethod
     def dial(self, connection_id: str) -> Link:
         """A client opens a connection. Raises: ConnectionRefusedError: nobody listens."""
 
+    @abstractmethod
     async def inject_faults(self) -> None:
         """Inject faults of the server's own, until the injector stops."""
 
+    @abstractmethod
     async def stop(self) -> None:
         """Kill everything and release it."""

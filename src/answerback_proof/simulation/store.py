@@ -4,35 +4,26 @@ import asyncio
 from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
 from contextvars import Context
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec
 
 from msgspec.structs import replace
 
 from answerback.core.budget import Budget, Counter, Period, Unit, team_holder
-from answerback.core.parts import Content
 from answerback.core.request import Change, Question, Record, RequestKey, Step
-from answerback.core.uploads import FileKey, NoRoom, Upload
-from answerback.ports import (
-    Accepted,
-    Admission,
-    Bound,
-    Connection,
-    DailyUsage,
-    Place,
-    Quota,
-    StoredTurn,
-    Superseded,
-    T,
-    Unavailable,
-    Watcher,
-)
+from answerback.core.uploads import FileKey
+from answerback.ports import Accepted, Admission, DailyUsage, Quota, StoredTurn, T, Unavailable
 from answerback.stores.connections import MemoryConnections
 from answerback.stores.encoding import turn_of
 from answerback.stores.sqlite import MemoryDatabase, MemoryStore
 from answerback.stores.statements import TURN
 from answerback_proof.fault_kinds import FaultKind
-from answerback_proof.simulation.injector import FaultInjector, Faults
+from answerback_proof.simulation.injector import FaultInjector
 from answerback_proof.simulation.network import STALL_S
+
+if TYPE_CHECKING:
+    from answerback_proof.simulation.uploads import SimulatedUploads
+
+P = ParamSpec("P")
 
 TEAM: Final = "everybody"
 """The team of all users who have a budget."""
@@ -41,22 +32,21 @@ TEAM: Final = "everybody"
 class FaultyChannel:
     """The way to a server: a call takes effect there even if its caller is dead by then."""
 
-    def __init__(self, injector: FaultInjector, faults: Faults, concern: str) -> None:
+    def __init__(self, injector: FaultInjector, concern: str) -> None:
         self._injector = injector
-        self._faults = faults
         self._concern = concern
         self._context = Context()  # what is done at the other end belongs to no process of ours
         self._loop = asyncio.get_running_loop()
 
     def is_stale(self) -> bool:
         """Whether an index does not show yet what its table has."""
-        return self._injector.occurs(FaultKind.STALE_INDEX, self._faults.stale_index)
+        return self._injector.occurs(FaultKind.STALE_INDEX)
 
     async def call(self, act: Callable[[], Coroutine[Any, Any, T]], *, may_stall: bool = False) -> T:
         """Raises: Unavailable: there is an outage; `act` has run or not."""
-        injector, faults = self._injector, self._faults
+        injector = self._injector
         delay_s = injector.latency_s(self._concern)
-        if may_stall and injector.occurs(FaultKind.STALLED_CALL, faults.stall):
+        if may_stall and injector.occurs(FaultKind.STALLED_CALL):
             injector.on_death(FaultKind.STALLED_CALL)
             delay_s += STALL_S
         reply: asyncio.Future[T] = self._loop.create_future()
@@ -64,7 +54,7 @@ class FaultyChannel:
         return await reply
 
     def _arrive(self, act: Callable[[], Coroutine[Any, Any, T]], reply: "asyncio.Future[T]") -> None:
-        if self._injector.occurs(FaultKind.OUTAGE_BEFORE, self._faults.outage_before):
+        if self._injector.occurs(FaultKind.OUTAGE_BEFORE):
             answer: Callable[[], None] = lambda: reply.set_exception(Unavailable())  # noqa: E731
         else:
             try:
@@ -73,7 +63,7 @@ class FaultyChannel:
                 error = exc
                 answer = lambda: reply.set_exception(error)  # noqa: E731
             else:
-                if self._injector.occurs(FaultKind.OUTAGE_AFTER, self._faults.outage_after):
+                if self._injector.occurs(FaultKind.OUTAGE_AFTER):
                     answer = lambda: reply.set_exception(Unavailable())  # noqa: E731
                 else:
                     answer = lambda: reply.set_result(value)  # noqa: E731
@@ -143,25 +133,26 @@ class WatchedStore(MemoryStore):
             now(self.set_team(user, TEAM, now_ms=now_ms))
 
     def written_counters(self) -> dict[tuple[str, str], Counter]:
-        """Those of budgets, as they are written."""
         return now(self.counters())
 
 
-class FilesWatch(Protocol):
-    """Sees what a store is given of files."""
+def over_the_channel(
+    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+    """The method as it is over the channel of its object: it takes time, and may fail before or after its effect."""
 
-    def put(self, key: FileKey, name: str, number: int, data: bytes) -> None:
-        """Each piece."""
+    async def call(self: Any, /, *arguments: P.args, **named: P.kwargs) -> T:
+        result: T = await self._channel.call(partial(method, self, *arguments, **named))
+        return result
 
-    def completed(self, key: FileKey, data: bytes | None) -> None:
-        """Each file that is noted as whole, with what there is of it."""
+    return call
 
 
 class FaultyStore(WatchedStore):
     """A store that takes time and is sometimes unavailable, before or after the write took effect."""
 
     def __init__(
-        self, channel: FaultyChannel, *, watch: Callable[[Record | None, Record], None], files: FilesWatch
+        self, channel: FaultyChannel, *, watch: Callable[[Record | None, Record], None], files: "SimulatedUploads"
     ) -> None:
         super().__init__(watch)
         self._channel = channel
@@ -194,17 +185,17 @@ class FaultyStore(WatchedStore):
 
         return await self._channel.call(change_it, may_stall=True)
 
-    async def read(self, key: RequestKey) -> Record | None:
-        return await self._channel.call(partial(MemoryStore.read, self, key))
-
-    async def question(self, key: RequestKey) -> Question | None:
-        return await self._channel.call(partial(MemoryStore.question, self, key))
-
-    async def answer(self, key: RequestKey) -> Content:
-        return await self._channel.call(partial(MemoryStore.answer, self, key))
-
-    async def unfinished(self) -> Sequence[Record]:
-        return await self._channel.call(partial(MemoryStore.unfinished, self))
+    read = over_the_channel(MemoryStore.read)
+    question = over_the_channel(MemoryStore.question)
+    answer = over_the_channel(MemoryStore.answer)
+    unfinished = over_the_channel(MemoryStore.unfinished)
+    recent_turns = over_the_channel(MemoryStore.recent_turns)
+    upload = over_the_channel(MemoryStore.upload)
+    begin = over_the_channel(MemoryStore.begin)
+    discard = over_the_channel(MemoryStore.discard)
+    examine = over_the_channel(MemoryStore.examine)
+    read_range = over_the_channel(MemoryStore.read_range)
+    read_file = over_the_channel(MemoryStore.read_file)
 
     async def unfinished_in(self, user_id: str, conversation_id: str) -> Sequence[Record]:
         found = await self._channel.call(partial(MemoryStore.unfinished_in, self, user_id, conversation_id))
@@ -215,20 +206,6 @@ class FaultyStore(WatchedStore):
         if purged:
             self._seen = dict(super().records)
         return purged
-
-    async def recent_turns(
-        self, user_id: str, conversation_id: str, *, limit: int, before_request: str | None = None
-    ) -> Sequence[StoredTurn]:
-        read = partial(
-            MemoryStore.recent_turns, self, user_id, conversation_id, limit=limit, before_request=before_request
-        )
-        return await self._channel.call(read)
-
-    async def upload(self, key: FileKey) -> Upload | None:
-        return await self._channel.call(partial(MemoryStore.upload, self, key))
-
-    async def begin(self, key: FileKey, name: str, *, now_ms: int) -> Upload | NoRoom:
-        return await self._channel.call(partial(MemoryStore.begin, self, key, name, now_ms=now_ms))
 
     async def put(self, key: FileKey, name: str, number: int, data: bytes, *, now_ms: int) -> None:
         self._files.put(key, name, number, data)
@@ -242,18 +219,6 @@ class FaultyStore(WatchedStore):
                 self._files.completed(key, await MemoryStore.read_file(self, key))
 
         await self._channel.call(complete)
-
-    async def discard(self, key: FileKey, name: str) -> None:
-        await self._channel.call(partial(MemoryStore.discard, self, key, name))
-
-    async def examine(self, key: FileKey) -> str | None:
-        return await self._channel.call(partial(MemoryStore.examine, self, key))
-
-    async def read_range(self, key: FileKey, offset: int, count: int) -> bytes | None:
-        return await self._channel.call(partial(MemoryStore.read_range, self, key, offset, count))
-
-    async def read_file(self, key: FileKey) -> bytes | None:
-        return await self._channel.call(partial(MemoryStore.read_file, self, key))
 
 
 class Everyone(Container[str]):
@@ -270,31 +235,13 @@ class FaultyConnections(MemoryConnections):
         super().__init__()
         self._channel = channel
 
-    async def add(self, connection: Connection) -> None:
-        await self._channel.call(partial(MemoryConnections.add, self, connection))
-
-    async def get(self, connection_id: str) -> Connection | None:
-        return await self._channel.call(partial(MemoryConnections.get, self, connection_id))
-
-    async def bind(self, connection_id: str, user_id: str) -> Bound | Superseded:
-        return await self._channel.call(partial(MemoryConnections.bind, self, connection_id, user_id))
-
-    async def remove(self, connection_id: str) -> None:
-        await self._channel.call(partial(MemoryConnections.remove, self, connection_id))
+    add = over_the_channel(MemoryConnections.add)
+    get = over_the_channel(MemoryConnections.get)
+    bind = over_the_channel(MemoryConnections.bind)
+    remove = over_the_channel(MemoryConnections.remove)
+    watch = over_the_channel(MemoryConnections.watch)
+    watchers = over_the_channel(MemoryConnections.watchers)
 
     @property
     def watched(self) -> Container[str]:
         return Everyone()
-
-    async def watch(
-        self, user_id: str, conversation_id: str | None, watcher: Watcher, *, now_ms: int, most: int
-    ) -> Place:
-        watch = partial(MemoryConnections.watch, self, user_id, conversation_id, watcher, now_ms=now_ms, most=most)
-        return await self._channel.call(watch)
-
-    async def watchers(
-        self, user_id: str, *conversations: str | None, now_ms: int
-    ) -> Mapping[str | None, Sequence[Watcher]]:
-        return await self._channel.call(
-            partial(MemoryConnections.watchers, self, user_id, *conversations, now_ms=now_ms)
-        )

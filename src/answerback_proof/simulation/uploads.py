@@ -12,8 +12,8 @@ from answerback.core.uploads import FileKey, Upload, examine
 from answerback.protocol.frames import PutPiece, UploadState
 from answerback.protocol.limits import PIECE_BYTES
 from answerback_proof.fault_kinds import FaultKind
-from answerback_proof.history import Promise, Violation, ViolationKind
-from answerback_proof.simulation.injector import FaultInjector, Faults
+from answerback_proof.history import Promise, Violation, broken
+from answerback_proof.simulation.injector import FaultInjector
 from answerback_proof.simulation.server import GeneratedAnswer
 
 LINES: Final = (11_000, 5_000, 100)
@@ -26,11 +26,10 @@ MAX_CHANGED: Final = 2
 class SimulatedUploads:
     """The files of all users. It watches pieces on their way in, and what the store keeps of them."""
 
-    def __init__(self, injector: FaultInjector, faults: Faults, violate: Callable[[Violation], None]) -> None:
+    def __init__(self, injector: FaultInjector, violate: Callable[[Violation], None]) -> None:
         self._injector = injector
-        self._faults = faults
         self._violate = violate
-        self._folder = TemporaryDirectory() if faults.files else None
+        self._folder = TemporaryDirectory() if injector.faults.files else None
         self._files: dict[FileKey, File] = {}
         self._asked: dict[RequestKey, tuple[File, ...]] = {}
         self._brought: set[tuple[FileKey, str, int, bytes]] = set()
@@ -44,14 +43,14 @@ class SimulatedUploads:
     def to_read(self, user: str) -> File | None:
         """A file of any user, perhaps, that this user reads back."""
         rng = self._injector.stream(f"files that {user} reads")
-        if not self._files or rng.random() >= self._faults.files:
+        if not self._files or rng.random() >= self._injector.faults.files:
             return None
         return rng.choice(list(self._files.values()))
 
     def choose(self, user: str, request_id: str) -> tuple[File, ...]:
         """The files that a user sends with a question. Both apps of a user have the same ones."""
         rng = self._injector.stream(f"files of {user}")
-        if rng.random() >= self._faults.files:
+        if rng.random() >= self._injector.faults.files:
             return ()
         files = tuple(self._file(user, number) for number in rng.sample(range(len(LINES)), rng.randint(1, 2)))
         self._asked[RequestKey(user, request_id)] = files
@@ -73,7 +72,7 @@ class SimulatedUploads:
         """What a broken or hostile device of a user may send of its files. `look`: into the store."""
         rng = self._injector.stream("wrong pieces")
         keys = [key for key in self._files if key.user_id == user]
-        if not keys or not self._injector.occurs(FaultKind.WRONG_PIECE, self._faults.wrong_pieces):
+        if not keys or not self._injector.occurs(FaultKind.WRONG_PIECE):
             return ()
         key = rng.choice(keys)
         known = look(key)
@@ -98,7 +97,6 @@ class SimulatedUploads:
     # --- what must hold
 
     def received(self, user: str, frame: PutPiece) -> None:
-        """Each piece that has arrived at the server."""
         if frame.data:
             key = FileKey(user, frame.sha256, frame.size)
             self._brought.add((key, frame.upload, frame.offset, bytes(frame.data)))
@@ -118,14 +116,12 @@ class SimulatedUploads:
         return own == set(range(0, key.size, PIECE_BYTES))
 
     def returned(self, user: str, file: File, returned: File) -> None:
-        """Each file that was read back."""
         if returned.data != file.data:
             self._break(f"{user} has read other bytes than the file has")
         elif not self._has_brought(_key(user, file), file):
             self._break(f"{user} has read a file that it has not brought")
 
     def put(self, key: FileKey, name: str, number: int, data: bytes) -> None:
-        """Each piece that the store is given."""
         if len(data) != key.length_at(number * PIECE_BYTES):
             self._break(f"piece {number} of a file of {key.user_id} is kept with {len(data)} bytes")
         elif (key, name, number * PIECE_BYTES, bytes(data)) not in self._brought:
@@ -144,7 +140,7 @@ class SimulatedUploads:
             self._break(f"the model was shown other files than {run.key.request_id} was asked with")
 
     def _break(self, detail: str) -> None:
-        self._violate(Violation(promise=Promise.OWN_ANSWER, kind=ViolationKind.BROKEN, request="", detail=detail))
+        self._violate(broken(Promise.OWN_ANSWER, detail))
 
 
 def _key(user: str, file: File) -> FileKey:

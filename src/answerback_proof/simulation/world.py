@@ -2,9 +2,10 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any, Final
 
@@ -28,13 +29,13 @@ from answerback.stores.sqlite import MemoryStore
 from answerback.testing.loop import Deadlock
 from answerback_proof.checker import Visible, check
 from answerback_proof.fault_kinds import FaultKind
-from answerback_proof.history import Fault, ModelRun, Promise, RunHistory, Stored, Turn, Usage, Violation
+from answerback_proof.history import Fault, ModelRun, Promise, RunHistory, Stored, Turn, Usage, Violation, broken
 from answerback_proof.simulation.app import SimulatedApp, SimulatedWindow, qualified
 from answerback_proof.simulation.case import Case, Report
 from answerback_proof.simulation.functions import SimulatedFunctions
 from answerback_proof.simulation.gateway import SimulatedGateway
 from answerback_proof.simulation.injector import DEATHS, FaultInjector, Faults
-from answerback_proof.simulation.invariants import Evidence, Invariants, broken, check_end
+from answerback_proof.simulation.invariants import Evidence, Invariants, check_end
 from answerback_proof.simulation.network import FOR_EVER_S, Link, Network, SimulatedLoop
 from answerback_proof.simulation.process import current, install
 from answerback_proof.simulation.server import EPOCH_MS, WANTED, Clocks, GeneratedAnswer, Parts, Server, WordyModel
@@ -77,7 +78,7 @@ def simulate(case: Case) -> Report:
 
 
 class World:
-    """Everything around the apps and the server; network.Watcher."""
+    """Everything around the apps and the server. It sees what passes the server's end of connections."""
 
     def __init__(self, case: Case, faults: Faults, lines: list[str]) -> None:
         self._case = case
@@ -100,32 +101,30 @@ class World:
         self._clocks = clocks = Clocks(skew_ms, start_ms=start_ms)
         self.history = RunHistory(clocks.front)
         self._invariants = Invariants(faults=faults, clocks=clocks, store=lambda: self._store, violate=self._violate)
-        self._model = WordyModel(injector, faults, watch=self._model_started)
-        self._network = Network(injector, faults, self)
+        self._model = WordyModel(injector, watch=self._model_started)
+        self._network = Network(injector, self)
         self._owners = count(1)
-        self._uploads = SimulatedUploads(injector, faults, self._violate)
+        self._uploads = SimulatedUploads(injector, self._violate)
         self._upload_names = count(1)
         self._store: WatchedStore
         self._server: Server
-        parts: dict[str, Any] = {"faults": faults, "injector": injector, "network": self._network}
-        parts["make"] = self._make_parts
+        composed: dict[str, Any] = {"clocks": clocks, "make": self._make_parts}
         if faults.gateways > 1:
             from answerback_proof.simulation.fleet import SimulatedFleet  # noqa: PLC0415 - psycopg is an extra
             from answerback_proof.simulation.postgres import SimulatedPostgres  # noqa: PLC0415
 
             self._store = postgres = SimulatedPostgres(self._record_changed, clock=clocks.front)
-            self._server = SimulatedFleet(postgres=postgres, trace=self.trace, **parts)
+            self._server = SimulatedFleet(self._network, postgres=postgres, trace=self.trace, **composed)
         else:
-            channel = FaultyChannel(injector, faults, "store")
+            channel = FaultyChannel(injector, "store")
             self._store = FaultyStore(channel, watch=self._record_changed, files=self._uploads)
-            self._server = (SimulatedFunctions if faults.split else SimulatedGateway)(clocks=clocks, **parts)
+            self._server = (SimulatedFunctions if faults.split else SimulatedGateway)(self._network, **composed)
 
         def app(number: int, watches_user: int | None = None) -> SimulatedApp:
             return SimulatedApp(
                 number,
                 history=self.history,
                 injector=injector,
-                faults=faults,
                 faults_s=case.faults_s,
                 trace=self.trace,
                 watches_user=watches_user,
@@ -165,8 +164,12 @@ class World:
         self._server.start()
         work: list[Coroutine[Any, Any, None]] = [self._server.inject_faults()]
         for app in self._apps:
-            work += [self._use(app), self._cut(app), self._crash(app), self._freeze(app)]
-            work += [self._take_over(app), self._renew(app), self._watch(app)]
+            often = partial(self._often, app)
+            work += [self._use(app), self._cut(app), often(FaultKind.APP_CRASH, "crashes of", self._crash)]
+            if app.only_watches or not self._faults.watchers:
+                work.append(often(FaultKind.FROZEN_APP, "freezes of", self._freeze))
+            work += [often(FaultKind.TAKE_OVER, "second window of", self._take_over), self._renew(app)]
+            work.append(often(FaultKind.WATCH, "watches of", self._watch))
         background = [self._loop.create_task(coroutine) for coroutine in work]
         await self._wait(self._case.faults_s)
         self._injector.stop()
@@ -205,7 +208,7 @@ class World:
     async def _ask_before_watchers(self) -> None:
         """Everybody looks on, and each app asks what watchers have tried to stop before it was asked.
 
-        No connection is opened anew: that would show what the server forgot to.
+        No connection is opened again: that would show what the server forgot to.
         """
         for app in self._apps:
             for ids in "qr":
@@ -246,7 +249,6 @@ class World:
         )
 
     def _add_store(self) -> None:
-        """Add what the store holds to the history."""
         store, answers = self._store, self._store.answers
         for key, record in store.records.items():
             self.history.add(
@@ -309,8 +311,11 @@ class World:
 
     # --- what users do
 
+    async def _often(self, app: SimulatedApp, fault: FaultKind, what: str, act: Callable[[SimulatedApp], Any]) -> None:
+        await self._injector.often(fault, partial(act, app), concern=f"{what} {app.name}")
+
     async def _use(self, app: SimulatedApp) -> None:
-        injector, faults, rng = self._injector, self._faults, self._injector.stream(f"user of {app.name}")
+        injector, rng = self._injector, self._injector.stream(f"user of {app.name}")
         await app.open()
         for number in () if app.only_watches else range(self._case.questions):
             await asyncio.sleep(rng.uniform(0, self._case.faults_s / self._case.questions))
@@ -322,9 +327,9 @@ class World:
             if (file := self._uploads.to_read(app.user)) is not None:
                 app.window.spawn(self._read_back(app.window, file))
             injector.counts[FaultKind.CANCELLATION] += request.cancel_after_s is not None
-            if injector.occurs(FaultKind.SNOOPING, faults.snoop):
+            if injector.occurs(FaultKind.SNOOPING):
                 self._snoop(app)
-            if injector.occurs(FaultKind.HELLO_FLOOD, faults.hello_storm):
+            if injector.occurs(FaultKind.HELLO_FLOOD):
                 accepted = [name for name, pending in app.disk.items() if pending.is_accepted]
                 self._inject(app, *[_hello("again", accepted)] * 20)
 
@@ -351,61 +356,44 @@ class World:
             link = app.window.link
             if link is None:
                 continue
-            if self._injector.occurs(FaultKind.HALF_OPEN, faults.half_open):
+            if self._injector.occurs(FaultKind.HALF_OPEN):
                 # Nothing passes any more: the server learns of it late, the client by silence.
                 link.is_lost = True
                 self._loop.call_later(rng.uniform(5, 90), link.drop)
-            elif self._injector.occurs(FaultKind.CUT, 1.0):
+            elif self._injector.occurs(FaultKind.CUT):
                 link.cut()
 
     async def _crash(self, app: SimulatedApp) -> None:
-        while self._faults.app_crash_every_s:
-            await asyncio.sleep(self._injector.pause_s(f"crashes of {app.name}", self._faults.app_crash_every_s))
-            if not self._injector.occurs(FaultKind.APP_CRASH, 1.0):
-                return
-            links = [link for link in app.window.links if link.server_open]
-            app.crash()
-            for link in links:
-                self._loop.call_later(self._injector.pause_s("notice", 2.0), link.drop)
-            await asyncio.sleep(self._injector.pause_s(f"restart of {app.name}", 3.0))
-            await app.open()
+        links = [link for link in app.window.links if link.server_open]
+        app.crash()
+        for link in links:
+            self._loop.call_later(self._injector.pause_s("notice", 2.0), link.drop)
+        await asyncio.sleep(self._injector.pause_s(f"restart of {app.name}", 3.0))
+        await app.open()
 
-    async def _freeze(self, app: SimulatedApp) -> None:
-        while self._faults.freeze_every_s and (app.only_watches or not self._faults.watchers):
-            await asyncio.sleep(self._injector.pause_s(f"freezes of {app.name}", self._faults.freeze_every_s))
-            if not self._injector.occurs(FaultKind.FROZEN_APP, 1.0):
-                return
-            lasts_s = self._injector.stream(FaultKind.FROZEN_APP).uniform(*FROZEN_S)
-            self.trace(f"{app.name} is frozen for {lasts_s:.0f} s")
-            app.window.freeze(self._loop.time() + lasts_s)
+    def _freeze(self, app: SimulatedApp) -> None:
+        lasts_s = self._injector.stream(FaultKind.FROZEN_APP).uniform(*FROZEN_S)
+        self.trace(f"{app.name} is frozen for {lasts_s:.0f} s")
+        app.window.freeze(self._loop.time() + lasts_s)
 
     async def _take_over(self, app: SimulatedApp) -> None:
         """The program is opened a second time, with the same session."""
-        while self._faults.takeover_every_s:
-            await asyncio.sleep(self._injector.pause_s(f"second window of {app.name}", self._faults.takeover_every_s))
-            if not self._injector.occurs(FaultKind.TAKE_OVER, 1.0):
-                return
-            if app.window.is_open:
-                await app.open()
+        if app.window.is_open:
+            await app.open()
 
-    async def _watch(self, app: SimulatedApp) -> None:
+    def _watch(self, app: SimulatedApp) -> None:
         """A user looks at a conversation, leaves it, and may come back at once; or stops what nobody has asked yet."""
-        injector, faults, rng = self._injector, self._faults, self._injector.stream(f"watches of {app.name}")
-        while faults.watch_every_s:
-            await asyncio.sleep(injector.pause_s(f"watches of {app.name}", faults.watch_every_s))
-            if not injector.occurs(FaultKind.WATCH, 1.0):
-                return
-            ids = rng.choice("qr")
-            conversation = f"{ids}-{rng.choice('AB')}"
-            if conversation not in app.watches:
+        rng = self._injector.stream(f"watches of {app.name}")
+        ids = rng.choice("qr")
+        conversation = f"{ids}-{rng.choice('AB')}"
+        if conversation not in app.watches:
+            app.watch(conversation)
+        else:
+            app.unwatch(conversation)
+            if rng.random() < COMES_BACK:
                 app.watch(conversation)
-            else:
-                app.unwatch(conversation)
-                if rng.random() < COMES_BACK:
-                    app.watch(conversation)
-            if injector.occurs(FaultKind.UNKNOWN_CANCEL, faults.unknown_cancels):
-                name = self._last_id(ids)
-                self._inject(app, CancelMessage(request_id=name, conversation_id=f"{ids}-A"))
+        if self._injector.occurs(FaultKind.UNKNOWN_CANCEL):
+            self._inject(app, CancelMessage(request_id=self._last_id(ids), conversation_id=f"{ids}-A"))
 
     async def _renew(self, app: SimulatedApp) -> None:
         """Renew the token in time, as the driver does; now and then too late."""
@@ -430,7 +418,7 @@ class World:
         link = self._server.dial(f"{app.name}#{next(self._numbers)}")
         if window.link is not None:
             self._injector.counts[FaultKind.ROLL_OVER] += 1
-            if app.disk and self._injector.occurs(FaultKind.CANCEL_AND_RESUME, self._faults.cancel_and_resume):
+            if app.disk and self._injector.occurs(FaultKind.CANCEL_AND_RESUME):
                 request_id = self._injector.stream(FaultKind.CANCEL_AND_RESUME).choice(list(app.disk))
                 self._loop.call_later(self._injector.latency_s("cancellation"), app.cancel, request_id)
         window.links.append(link)
@@ -446,7 +434,7 @@ class World:
         if isinstance(frame, PutPiece):
             window = self._invariants.windows[connection_id]
             self._uploads.received(window.app.user, frame)
-            if self._injector.occurs(FaultKind.CUT_UPLOAD, self._faults.cut_uploads) and window.link is not None:
+            if self._injector.occurs(FaultKind.CUT_UPLOAD) and window.link is not None:
                 self._loop.call_soon(window.link.cut)
 
     def gone(self, connection_id: str) -> None:

@@ -11,9 +11,9 @@ from answerback.stores.migrations import parse, shipped
 from answerback.stores.statements import SELECT_USERS
 from answerback_aws.emulator.emulator import Emulator
 from answerback_aws.runtime.aurora.data_api import StatementFailed
-from answerback_aws.runtime.aurora.migration import apply_migrations
 from answerback_aws.runtime.aurora.operations import turns, usage
 from answerback_aws.runtime.dynamodb.tables import TABLES, Tables
+from answerback_aws.runtime.functions.migration import apply_migrations
 from aurora import Aws
 from emulation import Cluster, make_cluster
 

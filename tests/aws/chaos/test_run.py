@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from answerback_proof.chaos import ChaosPlan
 from answerback_proof.chaos.aws.faults import KILLS
 from answerback_proof.chaos.aws.run import SLOW, run_aws_chaos
 from answerback_proof.chaos.aws.stack import EmulatedAws
-from answerback_proof.chaos.plan import ChaosPlan
 from answerback_proof.fault_kinds import FaultKind
 from emulation import ENVIRONMENT, emulator_python
 

@@ -8,11 +8,23 @@ import pytest
 
 from answerback.cli.main import run
 from answerback.core.delivery import growing, steady
-from answerback_aws.cost.bill import bill, deployed, estimate, month, plain, savings, total
-from answerback_aws.cost.counts import Price, Prices, UnknownPrice, load_counts, load_prices, load_token_price
-from answerback_aws.cost.workload import Workload, answer_use, deltas, use
+from answerback_aws.cost.bill import (
+    Price,
+    Prices,
+    UnknownPrice,
+    bill,
+    deployed,
+    estimate,
+    load_prices,
+    load_token_price,
+    month,
+    plain,
+    savings,
+    total,
+)
+from answerback_aws.cost.workload import UnitCounts, Workload, answer_use, deltas, use
 
-COUNTS = load_counts()
+COUNTS = UnitCounts.load()
 REGIONS = ("us-east-1", "ap-northeast-2")
 
 

@@ -7,7 +7,6 @@ from answerback.client.timing import Timing
 from answerback.core.request import Policy
 from answerback.protocol.limits import PIECE_BYTES
 from answerback_aws.cost.bill import ALARMS, LOG_MONTHS, deployed
-from answerback_aws.cost.counts import load_counts
 from answerback_aws.cost.workload import (
     AWAKE_AFTER_FLUSH_S,
     FILE_DAYS,
@@ -15,6 +14,7 @@ from answerback_aws.cost.workload import (
     POLLS_A_MINUTE,
     SECONDS_A_PING,
     SECONDS_A_WATCH,
+    UnitCounts,
 )
 from answerback_aws.runtime import s3_files
 from answerback_aws.runtime import telemetry as observing
@@ -23,7 +23,7 @@ from answerback_aws.runtime.composition import POLL_EVERY_S
 from template import RESOURCES, TEMPLATE, of_type, plain
 
 PARAMETERS = TEMPLATE["Parameters"]
-COUNTS = load_counts()
+COUNTS = UnitCounts.load()
 
 
 def test_every_metric_that_an_alarm_watches_is_billed() -> None:

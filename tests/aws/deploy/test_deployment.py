@@ -196,7 +196,7 @@ async def test_it_answers_and_is_healthy_and_its_logs_follow_one_request(
     account: Account, deployed: tuple[str, StackState]
 ) -> None:
     name, state = deployed
-    async with Client(account.websocket_url(state.outputs), user="ann", connect_timeout=60) as app:
+    async with Client(account.outputs(state.outputs)["WebSocketUrl"], user="ann", connect_timeout=60) as app:
         answer = await app.ask("one secretword three", timeout=60)
     assert answer.text == "one secretword three"
     facts = await asyncio.to_thread(stack_facts, account, name)
@@ -279,7 +279,7 @@ async def test_failed_answers_ring_though_no_function_failed(
     account: Account, deployed: tuple[str, StackState]
 ) -> None:
     name, state = deployed
-    async with Client(account.websocket_url(state.outputs), user="ann", connect_timeout=60) as app:
+    async with Client(account.outputs(state.outputs)["WebSocketUrl"], user="ann", connect_timeout=60) as app:
         for _ in range(2):
             with pytest.raises(RequestFailed) as failed:
                 await app.ask("anybody?", model="away", timeout=60)
@@ -311,7 +311,7 @@ async def test_a_stack_is_made_changed_and_deleted_and_its_history_is_in_a_snaps
     assert changed.parameters["RateLimit"] == "77"
     assert {**changed.parameters, "RateLimit": ""} == {**made.parameters, "RateLimit": ""}, "the rest stays"
     assert changed.tags["team"] == "chat"
-    async with Client(account.websocket_url(changed.outputs), user="ann", connect_timeout=60) as app:
+    async with Client(account.outputs(changed.outputs)["WebSocketUrl"], user="ann", connect_timeout=60) as app:
         await app.ask("one", timeout=60)
     removed = await asyncio.to_thread(Removal(account, stack_name, recorder).destroy)
     assert removed.unwritten == 0

@@ -13,7 +13,7 @@ from botocore.exceptions import (
 )
 
 from answerback_aws.deploy.account import Account
-from answerback_aws.deploy.errors import DeployError, ErrorKind, advice_for, explained
+from answerback_aws.deploy.errors import CannotConnect, DeployError, UsageError, advice_for, explained
 from answerback_aws.deploy.stack import Stack
 
 
@@ -24,36 +24,36 @@ def answer(code: str, message: str = "planted.") -> ClientError:
 @pytest.mark.parametrize(
     ("error", "says", "kind"),
     [
-        (answer("ExpiredToken"), "expired — sign in again", ErrorKind.FAILED),
-        (answer("RequestExpired"), "expired", ErrorKind.FAILED),
-        (answer("InvalidClientTokenId"), "get-caller-identity", ErrorKind.FAILED),
+        (answer("ExpiredToken"), "expired — sign in again", DeployError),
+        (answer("RequestExpired"), "expired", DeployError),
+        (answer("InvalidClientTokenId"), "get-caller-identity", DeployError),
         (
             answer("AccessDenied"),
             "does not allow these credentials to try it: planted — add that permission",
-            ErrorKind.FAILED,
+            DeployError,
         ),
-        (answer("InsufficientCapabilitiesException"), "update answerback", ErrorKind.FAILED),
-        (answer("OptInRequired"), "not ready", ErrorKind.FAILED),
-        (answer("Throttling"), "in a minute", ErrorKind.FAILED),
+        (answer("InsufficientCapabilitiesException"), "update answerback", DeployError),
+        (answer("OptInRequired"), "not ready", DeployError),
+        (answer("Throttling"), "in a minute", DeployError),
         (
             answer("ValidationError", "Parameter X is wrong."),
             "AWS refused to try it: Parameter X is wrong",
-            ErrorKind.FAILED,
+            DeployError,
         ),
-        (NoCredentialsError(), "aws configure", ErrorKind.USAGE),
-        (NoRegionError(), "--region", ErrorKind.USAGE),
-        (ProfileNotFound(profile="nix"), "list-profiles", ErrorKind.USAGE),
-        (TokenRetrievalError(provider="sso", error_msg="x"), "sign in again", ErrorKind.FAILED),
-        (SSOTokenLoadError(error_msg="x"), "sign in again", ErrorKind.FAILED),
-        (EndpointConnectionError(endpoint_url="https://x"), "cannot reach AWS to try it", ErrorKind.CANNOT_CONNECT),
-        (BotoCoreError(), "cannot try it", ErrorKind.FAILED),
+        (NoCredentialsError(), "aws configure", UsageError),
+        (NoRegionError(), "--region", UsageError),
+        (ProfileNotFound(profile="nix"), "list-profiles", UsageError),
+        (TokenRetrievalError(provider="sso", error_msg="x"), "sign in again", DeployError),
+        (SSOTokenLoadError(error_msg="x"), "sign in again", DeployError),
+        (EndpointConnectionError(endpoint_url="https://x"), "cannot reach AWS to try it", CannotConnect),
+        (BotoCoreError(), "cannot try it", DeployError),
     ],
 )
-def test_errors(error: Exception, says: str, kind: ErrorKind) -> None:
+def test_errors(error: Exception, says: str, kind: type[DeployError]) -> None:
     with pytest.raises(DeployError) as caught, explained("try it"):
         raise error
     assert says in str(caught.value)
-    assert caught.value.kind is kind
+    assert type(caught.value) is kind
 
 
 @pytest.mark.parametrize(

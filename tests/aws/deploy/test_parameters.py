@@ -7,16 +7,15 @@ import pytest
 from botocore.stub import Stubber
 
 from answerback_aws.deploy.account import Account
-from answerback_aws.deploy.errors import DeployError, ErrorKind
+from answerback_aws.deploy.errors import DeployError, UsageError
 from answerback_aws.deploy.parameters import (
+    Parameters,
     check_sign_in,
     check_times,
     declared,
     default_model,
-    effective,
     guardrail_arns,
     model_arns,
-    parameter_list,
     read_models,
     template_text,
 )
@@ -43,24 +42,24 @@ def bedrock(real: Account) -> Callable[..., Stubber]:
 
 def test_a_new_stack_gets_what_is_given_and_an_old_one_keeps_the_rest() -> None:
     given = {"RateLimit": "5", "CodeKey": "k"}
-    new = parameter_list(given, known=KNOWN, previous=None)
+    new = Parameters(KNOWN, None, given).listed()
     assert new == [
         {"ParameterKey": "CodeKey", "ParameterValue": "k"},
         {"ParameterKey": "RateLimit", "ParameterValue": "5"},
     ]
     # `Gone` was dropped by a newer template, `JwtSecret` is new in it: neither has a previous value to use.
-    old = parameter_list(given, known=KNOWN, previous={"Models": "m", "CodeKey": "j", "Gone": "1"})
+    old = Parameters(KNOWN, {"Models": "m", "CodeKey": "j", "Gone": "1"}, given).listed()
     assert old == [*new, {"ParameterKey": "Models", "UsePreviousValue": True}]
 
 
 def test_a_name_that_is_nearly_right_is_offered() -> None:
     with pytest.raises(DeployError, match=r"there are: RateLimit$") as caught:
-        parameter_list({"rateLimit": "5"}, known=KNOWN, previous=None)
-    assert caught.value.kind is ErrorKind.USAGE
+        Parameters(KNOWN, None, {"rateLimit": "5"}).check()
+    assert isinstance(caught.value, UsageError)
 
 
 def test_what_will_be() -> None:
-    values = effective({"RateLimit": "5"}, known=KNOWN, previous={"Models": "m", "JwtSecret": "****"})
+    values = Parameters(KNOWN, {"Models": "m", "JwtSecret": "****"}, {"RateLimit": "5"}).effective()
     assert values == {"RateLimit": "5", "Models": "m", "CodeKey": "", "JwtSecret": "****"}
 
 
@@ -80,7 +79,7 @@ def test_someone_decided_who_may_connect(values: dict[str, str]) -> None:
 def test_nobody_decided_who_may_connect(values: dict[str, str]) -> None:
     with pytest.raises(DeployError) as caught:
         check_sign_in(values)
-    assert caught.value.kind is ErrorKind.USAGE
+    assert isinstance(caught.value, UsageError)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from answerback_aws.deploy.errors import DeployError, ErrorKind
-from answerback_aws.deploy.worker import WorkerRequest, worker_parameters
+from answerback_aws.deploy.deployment import WorkerRequest, worker_parameters
+from answerback_aws.deploy.errors import DeployError, UsageError
 from answerback_aws.runtime.worker_settings import StoredSettings, decode
 
 SECRET = "arn:aws:secretsmanager:us-east-1:123456789012:secret:key-AbCdEf"
@@ -94,7 +94,7 @@ def test_the_key_of_a_json_secret_is_no_part_of_what_is_allowed(stack: Stack) ->
 def test_a_name_that_is_not_the_operators(stack: Stack, name: str) -> None:
     with pytest.raises(DeployError, match=name) as caught:
         stack.deploy(environment={name: "x"})
-    assert caught.value.kind is ErrorKind.USAGE
+    assert isinstance(caught.value, UsageError)
 
 
 @pytest.mark.parametrize(
@@ -103,5 +103,5 @@ def test_a_name_that_is_not_the_operators(stack: Stack, name: str) -> None:
 def test_a_secret_is_named_and_never_given(stack: Stack, text: str) -> None:
     with pytest.raises(DeployError, match="must be the whole ARN") as caught:
         stack.deploy(secrets={"K": text})
-    assert caught.value.kind is ErrorKind.USAGE
+    assert isinstance(caught.value, UsageError)
     assert text not in str(caught.value)

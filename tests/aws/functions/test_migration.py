@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from answerback.stores.database import StoreError
-from answerback_aws.runtime.aurora import migration as migrations
 from answerback_aws.runtime.composition import Composition
 from answerback_aws.runtime.functions import migration
 from lambda_functions import Context
@@ -77,8 +76,8 @@ def outcome(logging_put_back: None, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
     composition = Composition("migration", {})
     composition.__dict__["aurora"] = object()
-    monkeypatch.setattr(migration, "_composition", lambda: composition)
-    monkeypatch.setattr(migrations, "apply_migrations", apply)
+    monkeypatch.setattr(migration, "process", lambda *_: composition)
+    monkeypatch.setattr(migration, "apply_migrations", apply)
     yield outcome
     composition.close()
 

@@ -9,8 +9,7 @@ from answerback.core.request import RequestKey
 from answerback.ports import Unavailable
 from answerback.service.attempt import Done, Retry
 from answerback.testing import run_virtual
-from answerback_aws.runtime.functions.sqs_handler import HiddenTime, SqsHandler
-from answerback_aws.runtime.sqs import Visibility
+from answerback_aws.runtime.sqs import HiddenTime, SqsHandler, Visibility
 from lambda_functions import QUEUE_URL, DirectCalls, FakeSqs, sqs_event
 
 HIDDEN_TIME = HiddenTime(for_s=22, every_s=7)

@@ -218,7 +218,7 @@ def test_the_next_attempt_goes_on_for_everybody(functions: Functions) -> None:
 
 
 @pytest.mark.parametrize("function", ["janitor", "dead_letters"])
-def test_whoever_ends_a_request_tells_those_who_watch(functions: Functions, function: str) -> None:
+def test_who_ends_a_request_tells_those_who_watch(functions: Functions, function: str) -> None:
     connect(functions, "desk", "phone")
     watch(functions)
     ask(functions)

@@ -13,7 +13,7 @@ from answerback_aws.deploy.stack import StackEvent
 from answerback_aws.emulator.emulator import LocalFailed
 from answerback_aws.emulator.emulator import emulator_python as made_python
 from answerback_aws.emulator.postgres import PostgresServer
-from answerback_aws.emulator.run import LocalSettings, LocalStack
+from answerback_aws.emulator.run import LocalSettings, local_stack
 from emulation import ENVIRONMENT, emulator_python
 
 
@@ -78,7 +78,7 @@ def test_without_postgresql_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("model", ["bedrock:amazon.nova-lite-v1:0", "nonsense"])
 def test_a_model_that_cannot_be_used_is_refused(model: str, tmp_path: Path, temporary: Path) -> None:
     settings = LocalSettings(model=model, cache=tmp_path, python=Path("unused"))
-    with pytest.raises(LocalFailed), LocalStack(settings, Steps()):
+    with pytest.raises(LocalFailed), local_stack(settings, Steps()):
         pass
     assert list(temporary.iterdir()) == []
 
@@ -95,7 +95,7 @@ def test_it_answers_and_leaves_nothing(temporary: Path) -> None:
 
     steps = Steps()
     settings = LocalSettings(model="echo", cache=ENVIRONMENT.parent, python=emulator_python())
-    with LocalStack(settings, steps) as run:
+    with local_stack(settings, steps) as run:
         assert asyncio.run(ask(run.url)) == "is anybody there"
         assert run.outputs["WebSocketUrl"] == run.url
         assert not [value for value in run.outputs.values() if "amazonaws.com" in value], "nothing of this is AWS"

@@ -1,8 +1,12 @@
-"""RDS Data API: on a PostgreSQL that is already running, in threads, with the limits, states and types of Aurora."""
+"""Aurora: its Data API on a PostgreSQL that is already running, and a cluster whose password RDS manages.
+
+The Data API runs in threads, with the limits, states and types of Aurora.
+"""
 
 import asyncio
 import json
 import os
+import secrets
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -10,6 +14,8 @@ from typing import Any, Final
 from answerback_aws.emulator.patches import private, replace
 
 _MODULE: Final = "services.rds_data"
+_PROVISIONERS: Final = "services.cloudformation.provisioners"
+_SECRET: Final = "MasterUserSecret"  # noqa: S105 - a property's name
 _MAX_RESPONSE_BYTES: Final = 1024 * 1024
 _IDLE_TOO_LONG: Final = "25P03"
 _HANDLERS: Final = {
@@ -144,3 +150,40 @@ def _create(postgres: str, database: str) -> None:
 
 def _as_text(text: str) -> str:
     return text
+
+
+def patch_clusters() -> None:
+    """`ManageMasterUserPassword` makes a secret, and `GetAtt CLUSTER.MasterUserSecret.SecretArn` names it."""
+    handlers = private(_PROVISIONERS, "_RESOURCE_HANDLERS")["AWS::RDS::DBCluster"]
+
+    def attributes(cluster: Any) -> Any:
+        found = attributes_were(cluster)
+        if secret := cluster.get(_SECRET):
+            found = {**found, f"{_SECRET}.SecretArn": secret["SecretArn"]}
+        return found
+
+    def create(logical_id: str, properties: Any, stack_name: str) -> Any:
+        cluster_id, found = create_was(logical_id, properties, stack_name)
+        if str(properties.get("ManageMasterUserPassword")).lower() == "true":
+            cluster = private("services.rds", "_clusters")[cluster_id]
+            user = {"username": properties.get("MasterUsername", ""), "password": secrets.token_urlsafe(24)}
+            make = private("services.secretsmanager", "create_secret_in_process")
+            arn = make(f"rds!cluster-{cluster_id}", json.dumps(user), description="Managed by RDS")
+            cluster[_SECRET] = {"SecretArn": arn, "SecretStatus": "active"}
+            found = private(_PROVISIONERS, "_rds_db_cluster_attrs")(cluster)
+        return cluster_id, found
+
+    def delete(physical_id: str, properties: Any) -> None:
+        cluster = private("services.rds", "_clusters").get(physical_id)
+        delete_was(physical_id, properties)
+        if cluster and (secret := cluster.get(_SECRET)):
+            private("services.secretsmanager", "_delete_secret")(
+                {"SecretId": secret["SecretArn"], "ForceDeleteWithoutRecovery": True}
+            )
+
+    private("services.secretsmanager", "create_secret_in_process")
+    private("services.secretsmanager", "_delete_secret")
+    private("services.rds", "_clusters")
+    attributes_were = replace(_PROVISIONERS, "_rds_db_cluster_attrs", attributes)
+    create_was, delete_was = handlers["create"], handlers["delete"]
+    handlers.update(create=create, delete=delete)

@@ -1,4 +1,7 @@
-"""CloudWatch: metrics that functions write into their logs are counted, and an alarm watches its own metric only."""
+"""CloudWatch: metrics that functions write into their logs are counted, and an alarm watches its own metric only.
+
+An alarm on a sum of metrics is accepted, and watches nothing.
+"""
 
 import json
 from types import FunctionType
@@ -6,6 +9,7 @@ from typing import Any, Final
 
 from answerback_aws.emulator.patches import private, replace
 
+_PROVISIONERS: Final = "services.cloudformation.provisioners"
 _CLOUDWATCH: Final = "services.cloudwatch"
 
 
@@ -26,10 +30,23 @@ def patch() -> None:
         own = {name: points for name, points in private(_CLOUDWATCH, "_metrics").items() if name[2] == key}
         FunctionType(evaluate_was.__code__, {**evaluate_was.__globals__, "_metrics": own})(alarm)
 
+    def create(logical_id: str, properties: Any, stack_name: str) -> Any:
+        if "Metrics" in properties:
+            return f"{stack_name}-{logical_id}", {}
+        return create_was(logical_id, properties, stack_name)
+
+    def update(physical_id: str, before: Any, after: Any, *more: Any, **named: Any) -> Any:
+        if "Metrics" in after:
+            return physical_id, {}
+        return update_was(physical_id, before, after, *more, **named)
+
     for name in ("record_metric", "_evaluate_all_alarms", "_dims_key", "_dims_from_list", "_metrics"):
         private(_CLOUDWATCH, name)
     append_was = replace("services.cloudwatch_logs", "_append_log_events", append)
     evaluate_was = replace(_CLOUDWATCH, "_evaluate_alarm", evaluate)
+    handlers = private(_PROVISIONERS, "_RESOURCE_HANDLERS")["AWS::CloudWatch::Alarm"]
+    create_was, update_was = handlers["create"], handlers["update"]
+    handlers.update(create=create, update=update)
 
 
 def _record(line: Any) -> None:

@@ -106,15 +106,16 @@ class _Socket:
 class Limits:
     """Times in seconds. `concurrency`: calls of one integration at the same time.
 
-    `unruly_posts`: of three posts to a connection one is delivered late, after the next one, and one twice; AWS
-    promises neither order nor once.
+    `idle_timeout_s`, `connection_limit_s`: when an idle, or any, connection is closed. `integration_timeout_s`: when a
+    function is given up, which runs on. `unruly_posts`: of three posts to a connection one is delivered late, after the
+    next one, and one twice; AWS promises neither order nor once.
     """
 
-    concurrency: int
-    idle_timeout_s: float
-    connection_limit_s: float
-    integration_timeout_s: float
-    unruly_posts: bool
+    concurrency: int = 4
+    idle_timeout_s: float = 600
+    connection_limit_s: float = 7200
+    integration_timeout_s: float = 29
+    unruly_posts: bool = False
 
 
 def patch(limits: Limits) -> None:

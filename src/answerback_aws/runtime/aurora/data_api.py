@@ -6,7 +6,9 @@ and responses stay small is the work of the statements (operations.py).
 """
 
 import asyncio
+import random
 import re
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii
@@ -148,8 +150,8 @@ class DataApi:
         secret_arn: str,
         database: str,
         retry_for_s: float,
-        monotonic: Callable[[], float],
-        jitter: Callable[[], float],
+        monotonic: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         on_waking: Callable[[], None] = lambda: None,
     ) -> None:
@@ -243,7 +245,6 @@ class Statements:
             self._options["continueAfterTimeout"] = True
 
     async def execute(self, sql: str, params: Params = MappingProxyType({})) -> Result:
-        """Run one statement."""
         parameters = _fields(sql, params)
         _check_size(sql, parameters)
         arguments = self._options | ({"parameters": parameters} if parameters else {})

@@ -230,8 +230,7 @@ async def erase_user(database: Database, requests: Requests, user_id: str) -> bo
             table,
             "userId = :u",
             {":u": user_id},
-            ProjectionExpression="#s, connectionId, perMinute, #hold",
-            ExpressionAttributeNames={"#s": sort_key, "#hold": "hold"},
+            ProjectionExpression=f"#{sort_key}, connectionId, perMinute, #hold",
             ConsistentRead=True,
         )
         for item in items:

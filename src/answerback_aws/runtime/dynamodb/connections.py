@@ -11,11 +11,12 @@ from typing import Any, Final
 
 import msgspec
 
+from answerback.core.camel import row_as_json, snake
 from answerback.core.instants import iso
 from answerback.core.watching import placed
 from answerback.ports import Bound, Connection, Place, Superseded, Unavailable, Watcher
 from answerback_aws.runtime.dynamodb.database import TRIES, Database
-from answerback_aws.runtime.dynamodb.items import Item, Value, decode, encode, number_of, text_of
+from answerback_aws.runtime.dynamodb.items import Item, Value, decode, encode, number_of, text_of, update_of
 from answerback_aws.runtime.dynamodb.tables import TTL_ATTRIBUTE, WATCH, watch_key
 
 STATUS: Final = "active"
@@ -46,7 +47,7 @@ class DynamoConnections:
     """ports.Connections and ports.Watching in two DynamoDB tables.
 
     Those who watch a conversation are one item, which is written if it still is as it was read. It names connections
-    that are closed, too: whoever posts to one finds it gone.
+    that are closed, too: a post to one finds it gone.
     """
 
     watched: Final[Container[str]] = _Everyone()
@@ -104,32 +105,29 @@ class DynamoConnections:
 
     async def _take(self, before: Connection, bound: Connection, session: Item | None) -> bool:
         """Write both items if they are as they were read."""
-        was = {} if before.generation is None else {":was": before.generation}
-        connection = {
-            "TableName": self._connections,
-            "Key": encode(_key(bound.connection_id)),
-            "UpdateExpression": "SET userId = :u, generation = :g",
-            "ConditionExpression": "attribute_exists(connectionId) AND "
-            + ("generation = :was" if was else "attribute_not_exists(generation)"),
-            "ExpressionAttributeValues": encode({":u": bound.user_id, ":g": bound.generation, **was}),
-        }
+        as_read = "attribute_not_exists(generation)" if before.generation is None else "generation = :was"
+        connection = update_of(
+            self._connections,
+            _key(bound.connection_id),
+            "SET userId = :u, generation = :g",
+            f"attribute_exists(connectionId) AND {as_read}",
+            u=bound.user_id,
+            g=bound.generation,
+            was=before.generation,
+        )
         seen = None if session is None else number_of(session, "generation")
-        address = {
-            "TableName": self._sessions,
-            "Key": encode({"userId": bound.user_id, "sessionId": bound.session_id}),
-            "UpdateExpression": "SET connectionId = :c, connectedAtMs = :at, generation = :g, expiresAt = :e",
-            "ConditionExpression": "attribute_not_exists(userId)" if seen is None else "generation = :seen",
-            "ExpressionAttributeValues": encode(
-                {
-                    ":c": bound.connection_id,
-                    ":at": bound.connected_at_ms,
-                    ":g": bound.generation,
-                    ":e": bound.connected_at_ms // 1000 + SESSION_S,
-                    ":seen": seen,
-                }
-            ),
-        }
-        refused = await self._database.transact([{"Update": connection}, {"Update": address}])
+        address = update_of(
+            self._sessions,
+            {"userId": bound.user_id or "", "sessionId": bound.session_id},
+            "SET connectionId = :c, connectedAtMs = :at, generation = :g, expiresAt = :e",
+            "attribute_not_exists(userId)" if seen is None else "generation = :seen",
+            c=bound.connection_id,
+            at=bound.connected_at_ms,
+            g=bound.generation,
+            e=bound.connected_at_ms // 1000 + SESSION_S,
+            seen=seen,
+        )
+        refused = await self._database.transact([connection, address])
         return refused is None
 
     async def touch(self, connection_id: str, *, now_ms: int) -> None:
@@ -142,15 +140,10 @@ class DynamoConnections:
         """Set or remove (None) attributes of a connection that is there; an update alone would bring it back."""
         kept = [name for name, value in values.items() if value is not None]
         removed = [name for name, value in values.items() if value is None]
-        parts = ["SET " + ", ".join(f"{name} = :{name}" for name in kept)] if kept else []
-        parts += ["REMOVE " + ", ".join(removed)] if removed else []
-        arguments: dict[str, Any] = {
-            "UpdateExpression": " ".join(parts),
-            "ConditionExpression": "attribute_exists(connectionId)",
-        }
-        if kept:
-            arguments["ExpressionAttributeValues"] = encode({f":{name}": values[name] for name in kept})
-        await self._database.update(self._connections, _key(connection_id), **arguments)
+        change = ["SET " + ", ".join(f"{name} = :{name}" for name in kept)] if kept else []
+        change += ["REMOVE " + ", ".join(removed)] if removed else []
+        exists = "attribute_exists(connectionId)"
+        await self._database.update(self._connections, _key(connection_id), " ".join(change), exists, **values)
 
     async def remove(self, connection_id: str) -> None:
         """Remove a connection. The session keeps its generation.
@@ -166,13 +159,9 @@ class DynamoConnections:
         connection = _decode(item)
         if connection.user_id is None or connection.generation is None:
             return
-        await self._database.update(
-            self._sessions,
-            {"userId": connection.user_id, "sessionId": connection.session_id},
-            UpdateExpression="REMOVE connectionId, connectedAtMs",
-            ConditionExpression="connectionId = :c",
-            ExpressionAttributeValues=encode({":c": connection_id}),
-        )
+        address = {"userId": connection.user_id, "sessionId": connection.session_id}
+        off = "REMOVE connectionId, connectedAtMs"
+        await self._database.update(self._sessions, address, off, "connectionId = :c", c=connection_id)
 
     # --- ports.Watching
 
@@ -199,13 +188,8 @@ class DynamoConnections:
                 "version": version,
                 TTL_ATTRIBUTE: max(one.until_ms for one in found) // 1000 + 1,
             }
-            condition: dict[str, Any] = {"ConditionExpression": "attribute_not_exists(userId)"}
-            if before is not None:
-                condition = {
-                    "ConditionExpression": "version = :seen",
-                    "ExpressionAttributeValues": encode({":seen": before}),
-                }
-            refused = await self._database.put(self._sessions, encode({**key, **kept}), **condition)
+            condition = "attribute_not_exists(userId)" if before is None else "version = :seen"
+            refused = await self._database.put(self._sessions, encode({**key, **kept}), condition, seen=before)
             if refused is None or _version(refused.items[0]) == version:
                 return Place.KEPT
             await self._database.pause(attempt)
@@ -223,12 +207,8 @@ class DynamoConnections:
 
         Of one who watches nothing, or a few things, that is one read unit.
         """
-        items = await self._database.query(
-            self._sessions,
-            "userId = :u AND begins_with(sessionId, :w)",
-            {":u": user_id, ":w": WATCH},
-            ConsistentRead=True,
-        )
+        condition = "userId = :u AND begins_with(sessionId, :w)"
+        items = await self._database.query(self._sessions, condition, {":u": user_id, ":w": WATCH}, ConsistentRead=True)
         return {
             item["sessionId"]["S"]: (_version(item), _decode_watchers.decode(item["watchers"]["S"])) for item in items
         }
@@ -261,42 +241,13 @@ def _key(connection_id: str) -> dict[str, Value]:
 
 
 def _encode(connection: Connection) -> dict[str, dict[str, Any]]:
-    return encode(
-        {
-            # These six are the item that the two-frame client's stack has.
-            "connectionId": connection.connection_id,
-            "userId": connection.user_id,
-            "sessionId": connection.session_id,
-            "connectedAt": _iso(connection.connected_at_ms),
-            "lastActivity": _iso(connection.last_activity_ms),
-            "status": STATUS,
-            "connectedAtMs": connection.connected_at_ms,
-            "lastActivityMs": connection.last_activity_ms,
-            "authenticated": connection.authenticated or None,
-            "tokenExpiresAtMs": connection.token_expires_at_ms,
-            "generation": connection.generation,
-            "team": connection.team,
-            "sourceIp": connection.source_ip or None,
-            "userAgent": connection.user_agent or None,
-        }
-    )
+    times = {"connectedAt": _iso(connection.connected_at_ms), "lastActivity": _iso(connection.last_activity_ms)}
+    # `connectedAtMs` and `lastActivityMs` are ours; these three are those that the two-frame client's stack has.
+    return encode({**row_as_json(connection), **times, "status": STATUS})
 
 
 def _decode(item: Item) -> Connection:
-    values = decode(item)
-    return Connection(
-        connection_id=str(values["connectionId"]),
-        session_id=str(values["sessionId"]),
-        connected_at_ms=int(values["connectedAtMs"]),
-        last_activity_ms=int(values["lastActivityMs"]),
-        user_id=text_of(item, "userId"),
-        authenticated=bool(values.get("authenticated", False)),
-        token_expires_at_ms=number_of(item, "tokenExpiresAtMs"),
-        generation=number_of(item, "generation"),
-        team=text_of(item, "team"),
-        source_ip=str(values.get("sourceIp", "")),
-        user_agent=str(values.get("userAgent", "")),
-    )
+    return msgspec.convert({snake(name): value for name, value in decode(item).items()}, Connection)
 
 
 def _iso(epoch_ms: int) -> str:

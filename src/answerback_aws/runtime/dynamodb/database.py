@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 
 from answerback.ports import Unavailable
 from answerback_aws.runtime.client import Calls, error_code
-from answerback_aws.runtime.dynamodb.items import Item, Value, encode, text_of
+from answerback_aws.runtime.dynamodb.items import Item, Value, encode, expression, names_in, text_of
 from answerback_aws.runtime.dynamodb.tables import Tables
 
 T = TypeVar("T")
@@ -109,12 +109,13 @@ class Database:
         return found
 
     async def query(self, table: str, condition: str, values: Mapping[str, Value], **more: Any) -> Sequence[Item]:
-        """Every item that the key condition finds, all pages."""
+        """Every item that the key condition finds, all pages. `#name`: an attribute whose name is a reserved word."""
         return await self._pages(
             self._client.query,
             TableName=table,
             KeyConditionExpression=condition,
             ExpressionAttributeValues=encode(values),
+            **names_in(condition, more.get("ProjectionExpression", "")),
             **more,
         )
 
@@ -136,6 +137,7 @@ class Database:
             ExpressionAttributeValues=encode(values),
             ScanIndexForward=not newest_first,
             Limit=limit,
+            **names_in(condition),
             **more,
         )
         return found["Items"], "LastEvaluatedKey" in found
@@ -156,13 +158,19 @@ class Database:
 
     # --- writes
 
-    async def put(self, table: str, item: Item, **condition: Any) -> Refused | None:
-        """Write a whole item; `condition`: `ConditionExpression` and what belongs to it."""
-        found = await self._write(self._client.put_item, table, Item=item, **condition)
+    async def put(self, table: str, item: Item, condition: str = "", /, **values: Value | None) -> Refused | None:
+        """Write a whole item, if the condition holds. `:name` stands for one of the values."""
+        found = await self._write(self._client.put_item, table, Item=item, **expression("", condition, **values))
         return found if isinstance(found, Refused) else None
 
-    async def update(self, table: str, key: Mapping[str, Value], **update: Any) -> Item | Refused:
-        """Change an item; its attributes as `ReturnValues` says (default: none)."""
+    async def update(
+        self, table: str, key: Mapping[str, Value], change: str, condition: str = "", /, **values: Value | None
+    ) -> Item | Refused:
+        """Change an item, if the condition holds."""
+        return await self.change(table, key, **expression(change, condition, **values))
+
+    async def change(self, table: str, key: Mapping[str, Value], /, **update: Any) -> Item | Refused:
+        """The same, in the client's words; the item's attributes as `ReturnValues` says (default: none)."""
         return await self._write(self._client.update_item, table, Key=encode(key), **update)
 
     async def delete(self, table: str, key: Mapping[str, Value]) -> Item | None:
@@ -283,6 +291,6 @@ class StoreId:
 
     async def _make(self) -> str | None:
         new = str(uuid.uuid4())
-        condition = "attribute_not_exists(userId)"
-        refused = await self._database.put(self._table, encode({**_KEY, "storeId": new}), ConditionExpression=condition)
+        item = encode({**_KEY, "storeId": new})
+        refused = await self._database.put(self._table, item, "attribute_not_exists(userId)")
         return text_of(refused.items[0] or {}, "storeId") if isinstance(refused, Refused) else new

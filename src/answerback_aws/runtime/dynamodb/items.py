@@ -4,6 +4,7 @@ Attributes are named as the fields are, in camelCase with the unit; a field that
 item stays below the 1 KB that one write unit pays for. `schema` is always there.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
@@ -22,6 +23,7 @@ Item: TypeAlias = Mapping[str, Mapping[str, Any]]
 _NESTED: Final = ("wish", "ending", "parts", "hold", "watchers")
 """Fields that are kept as JSON: they are written whole and never asked about."""
 
+_NAMED: Final = re.compile(r"#(\w+)")
 _decode_json: Final = msgspec.json.Decoder()
 _encode_json: Final = msgspec.json.Encoder()
 
@@ -69,6 +71,25 @@ def decode_item(item: Item) -> Record:
             plain[name] = _decode_json.decode(plain[name])
     check_schema(int(plain["schema"]))
     return msgspec.convert(plain, Record)
+
+
+def names_in(*expressions: str) -> dict[str, Any]:
+    """What `#name` stands for in expressions: the attribute of that name, a reserved word of DynamoDB."""
+    names = {f"#{name}": name for text in expressions for name in _NAMED.findall(text)}
+    return {"ExpressionAttributeNames": names} if names else {}
+
+
+def expression(change: str, condition: str = "", /, **values: Value | None) -> dict[str, Any]:
+    """The arguments of a write: its change, and the condition that it needs. `:name` stands for one of the values."""
+    found: dict[str, Any] = {"UpdateExpression": change, "ConditionExpression": condition}
+    found |= names_in(change, condition)
+    found["ExpressionAttributeValues"] = encode({f":{name}": value for name, value in values.items()})
+    return {name: one for name, one in found.items() if one}
+
+
+def update_of(table: str, key: Mapping[str, Value], change: str, condition: str = "", /, **values: Value | None) -> Any:
+    """An update as a part of a transaction."""
+    return {"Update": {"TableName": table, "Key": encode(key), **expression(change, condition, **values)}}
 
 
 def update(before: Item, after: Item) -> dict[str, Any]:

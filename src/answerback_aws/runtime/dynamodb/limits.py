@@ -20,7 +20,7 @@ from answerback.core.budget import (
     with_budget,
 )
 from answerback_aws.runtime.dynamodb.database import Database
-from answerback_aws.runtime.dynamodb.items import Item, decode, encode, number_of, text_of
+from answerback_aws.runtime.dynamodb.items import Item, decode, encode, number_of, text_of, update_of
 
 _OWN_LIMIT: Final = "limit"
 """Sorts behind every minute, so that one query reads the present minute and the limit."""
@@ -44,7 +44,6 @@ class Standing:
 
     @classmethod
     def of(cls, holder: str, items: Sequence[Item]) -> "Standing":
-        """From the items of its partition."""
         budgets: tuple[Budget, ...] = ()
         team: str | None = None
         counters: dict[tuple[str, str], Counter] = {}
@@ -77,12 +76,8 @@ class RateLimits:
     async def window(self, user_id: str, *, now_ms: int) -> Window:
         """The user's minute and budgets as of a moment ago: half a read unit."""
         minute = _minute(now_ms)
-        found = await self._database.query(
-            self._table,
-            "userId = :u AND #w >= :m",
-            {":u": user_id, ":m": minute},
-            ExpressionAttributeNames={"#w": "window"},
-        )
+        values = {":u": user_id, ":m": minute}
+        found = await self._database.query(self._table, "userId = :u AND #window >= :m", values)
         by_window = {item["window"]["S"]: decode(item) for item in found}
         own = by_window.get(_OWN_LIMIT)
         counted = by_window.get(minute)
@@ -96,17 +91,11 @@ class RateLimits:
 
     async def standing(self, holder: str, *, consistent: bool = False) -> Standing:
         """How the budgets of a user or a team stand, as of a moment ago, or as they are now."""
-        found = await self._database.query(
-            self._table,
-            "userId = :u AND #w BETWEEN :first AND :last",
-            {":u": holder, ":first": _CAPS, ":last": _LAST},
-            ExpressionAttributeNames={"#w": "window"},
-            ConsistentRead=consistent,
-        )
+        condition, values = "userId = :u AND #window BETWEEN :first AND :last", {":first": _CAPS, ":last": _LAST}
+        found = await self._database.query(self._table, condition, {":u": holder, **values}, ConsistentRead=consistent)
         return Standing.of(holder, found)
 
     async def states(self, holder: str, *, now_ms: int) -> list[BudgetState]:
-        """The budgets of a holder, and how they stand."""
         found = await self.standing(holder, consistent=True)
         return states(holder, found.budgets, found.counters, now_ms=now_ms)
 
@@ -127,15 +116,12 @@ class RateLimits:
         return budgets
 
     async def set_team(self, user_id: str, team: str | None) -> None:
-        """Put the user into a team; None: into none."""
         await self._set(user_id, "team", team)
 
     async def _set(self, holder: str, name: str, value: str | None) -> None:
-        change: dict[str, Any] = {"UpdateExpression": "REMOVE #n"}
-        if value is not None:
-            change = {"UpdateExpression": "SET #n = :v", "ExpressionAttributeValues": encode({":v": value})}
+        change = f"REMOVE {name}" if value is None else f"SET {name} = :value"
         key = {"userId": holder, "window": _CAPS}
-        await self._database.update(self._table, key, ExpressionAttributeNames={"#n": name}, **change)
+        await self._database.update(self._table, key, change, value=value)
 
     def charge(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
         """The part of a transaction that changes counters, each where it has room.
@@ -144,38 +130,32 @@ class RateLimits:
         """
         return [self._charge(entry) for entry in entries]
 
-    def _charge(self, entry: Entry) -> dict[str, Any]:
-        values = {
-            ":used": entry.used,
-            ":reserved": entry.reserved,
-            ":e": (opens_at_ms(entry.window) + KEPT_MS) // 1000,
-        }
-        update: dict[str, Any] = {
-            "TableName": self._table,
-            "Key": encode({"userId": entry.holder, "window": _COUNTER + entry.window}),
-            "UpdateExpression": "ADD #used :used, reserved :reserved SET expiresAt = :e",
-            "ExpressionAttributeNames": {"#used": "used"},
-        }
-        if entry.room is not None:
-            values[":room"] = entry.room
-            update["ConditionExpression"] = "attribute_not_exists(#used) OR #used <= :room"
-        return {"Update": {**update, "ExpressionAttributeValues": encode(values)}}
+    def _charge(self, entry: Entry) -> Any:
+        has_room = "" if entry.room is None else "attribute_not_exists(#used) OR #used <= :room"
+        return update_of(
+            self._table,
+            {"userId": entry.holder, "window": _COUNTER + entry.window},
+            "ADD #used :used, reserved :reserved SET expiresAt = :e",
+            has_room,
+            used=entry.used,
+            reserved=entry.reserved,
+            room=entry.room,
+            e=(opens_at_ms(entry.window) + KEPT_MS) // 1000,
+        )
 
     # --- the minute
 
-    def count(self, user_id: str, *, limit: int, now_ms: int) -> dict[str, Any]:
+    def count(self, user_id: str, *, limit: int, now_ms: int) -> Any:
         """The part of a transaction that counts one request, if fewer than `limit` were counted in this minute."""
-        return {
-            "Update": {
-                "TableName": self._table,
-                "Key": encode({"userId": user_id, "window": _minute(now_ms)}),
-                "UpdateExpression": "ADD asked :one SET expiresAt = :e",
-                "ConditionExpression": "attribute_not_exists(asked) OR asked < :limit",
-                "ExpressionAttributeValues": encode(
-                    {":one": 1, ":limit": limit, ":e": (window_of(now_ms) + 1) * WINDOW_MS // 1000 + _KEPT_S}
-                ),
-            }
-        }
+        return update_of(
+            self._table,
+            {"userId": user_id, "window": _minute(now_ms)},
+            "ADD asked :one SET expiresAt = :e",
+            "attribute_not_exists(asked) OR asked < :limit",
+            one=1,
+            limit=limit,
+            e=(window_of(now_ms) + 1) * WINDOW_MS // 1000 + _KEPT_S,
+        )
 
     async def own_limit(self, user_id: str) -> int | None:
         """The user's own limit a minute as it is stored (0: none); None: the default holds."""
@@ -184,12 +164,8 @@ class RateLimits:
 
     async def is_blocked(self, user_id: str) -> bool:
         """Whether the operator has locked the user out: half a read unit."""
-        found = await self._database.query(
-            self._table,
-            "userId = :u AND #w = :l",
-            {":u": user_id, ":l": _OWN_LIMIT},
-            ExpressionAttributeNames={"#w": "window"},
-        )
+        values = {":u": user_id, ":l": _OWN_LIMIT}
+        found = await self._database.query(self._table, "userId = :u AND #window = :l", values)
         return any(is_locked(number_of(item, "perMinute")) for item in found)
 
     async def set_own_limit(self, user_id: str, per_minute: int | None) -> None:

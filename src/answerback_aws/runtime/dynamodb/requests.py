@@ -25,11 +25,19 @@ from answerback.core.request import Change, Ending, Question, Record, RequestKey
 from answerback.core.transitions import State
 from answerback.ports import T, Unavailable
 from answerback_aws.runtime.dynamodb.database import TRIES, Database, Refused
-from answerback_aws.runtime.dynamodb.items import Item, decode_item, encode, encode_record, number_of, text_of, update
+from answerback_aws.runtime.dynamodb.items import (
+    Item,
+    decode_item,
+    encode,
+    encode_record,
+    expression,
+    number_of,
+    text_of,
+    update,
+)
 from answerback_aws.runtime.dynamodb.limits import RateLimits, Standing
 from answerback_aws.runtime.dynamodb.tables import TTL_ATTRIBUTE, UNFINISHED, Place
-from answerback_aws.runtime.dynamodb.texts import Texts
-from answerback_aws.runtime.dynamodb.turns import TURNS_MS, DynamoTurns, turn_item
+from answerback_aws.runtime.dynamodb.turns import TURNS_MS, DynamoTurns, Texts, turn_item
 
 SEEN_FOR_MS: Final = 3_000
 """A record seen longer ago has likely changed: reading it costs less than a write that fails."""
@@ -72,13 +80,7 @@ class DynamoRequests:
     worth a try.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        *,
-        clock: Callable[[], int],
-        retention: Retention | None = None,
-    ) -> None:
+    def __init__(self, database: Database, *, clock: Callable[[], int], retention: Retention | None = None) -> None:
         self._database = database
         self._table = database.tables.requests
         self._conversations = database.tables.conversations
@@ -199,23 +201,16 @@ class DynamoRequests:
             }
         )
         item = {**encode_record(record), **own}
-        condition = {
-            "ConditionExpression": _ABSENT,
-            "ExpressionAttributeValues": encode({":now": _seconds(now_ms)}),
-        }
         refused: Refused | None
         if per_minute or record.hold is not None:
-            put = {
-                "TableName": self._table,
-                "Item": item,
-                "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-                **condition,
-            }
+            absent = expression("", _ABSENT, now=_seconds(now_ms))
+            shown = {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
+            put = {"TableName": self._table, "Item": item, **absent, **shown}
             count = [self._limits.count(record.user_id, limit=per_minute, now_ms=now_ms)] if per_minute else []
             charge = () if record.hold is None else reserved(record.hold, record.user_id)
             refused = await self._database.transact([{"Put": put}, *count, *self._limits.charge(charge)])
         else:
-            refused = await self._database.put(self._table, item, **condition)
+            refused = await self._database.put(self._table, item, _ABSENT, now=_seconds(now_ms))
         if refused is not None and _is(refused.items.get(0), item):
             refused = None  # our own write, whose answer was lost on the way to the client's retry
         if refused is None:
@@ -270,12 +265,7 @@ class DynamoRequests:
         version = _new_version()
         if held is None:
             item = self._new_item(after, version)
-            refused = await self._database.put(
-                self._table,
-                item,
-                ConditionExpression=_ABSENT,
-                ExpressionAttributeValues=encode({":now": _seconds(self._clock())}),
-            )
+            refused = await self._database.put(self._table, item, _ABSENT, now=_seconds(self._clock()))
         else:
             own = {name: held.item[name] for name in ("position", "replaces", UNFINISHED) if name in held.item}
             item = {**encode_record(after), **own, **encode({"version": version})}
@@ -298,7 +288,7 @@ class DynamoRequests:
     async def _update(self, held: _Held, item: Item, charge: Sequence[Entry] = ()) -> Refused | None:
         if charge:
             return await self._database.transact([self._changed(held, item), *self._limits.charge(charge)])
-        found = await self._database.update(self._table, _key(held.record), **_change_of(held.item, item))
+        found = await self._database.change(self._table, _key(held.record), **_change_of(held.item, item))
         return found if isinstance(found, Refused) else None
 
     async def _end(

@@ -7,20 +7,21 @@ record names them, each under a name of its own, so what is not named is not the
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from answerback.core.request import Ending, Record
-from answerback.ports import StoredTurn
+from answerback.core.parts import NOTHING, Content
+from answerback.core.request import Ending, Question, Record
+from answerback.ports import StoredTurn, Unavailable
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
-from answerback.stores.encoding import decode_question
+from answerback.stores.encoding import content_of, decode_question, encode_marks, encode_options
 from answerback_aws.runtime.dynamodb import tables as places
 from answerback_aws.runtime.dynamodb.database import Database
-from answerback_aws.runtime.dynamodb.items import Item, encode, number_of, text_of
-from answerback_aws.runtime.dynamodb.tables import QUESTION, TURN, UNARCHIVED, Place
-from answerback_aws.runtime.dynamodb.texts import answer_of
+from answerback_aws.runtime.dynamodb.items import Item, Value, encode, number_of, text_of
+from answerback_aws.runtime.dynamodb.tables import ANSWER, QUESTION, SYSTEM, TTL_ATTRIBUTE, TURN, UNARCHIVED, Place
 
 TURNS_MS: Final = 90 * 24 * 3_600_000
 """How long a turn is there for the model. To delete each one sooner costs more than to keep it that long."""
@@ -90,16 +91,7 @@ class DynamoTurns:
         limit, deleted_at_ms = 1, -1
         start: dict[str, Any] = {}
         while True:
-            found, has_more = await self._database.query_page(
-                self._table,
-                "userId = :u AND begins_with(#i, :p)",
-                {":u": user_id, ":p": places.prefix(conversation_id)},
-                limit=limit,
-                newest_first=True,
-                ExpressionAttributeNames={"#i": "item"},
-                ConsistentRead=True,
-                **start,
-            )
+            found, has_more = await self._newest(_all_of(user_id, conversation_id), limit, **start)
             for item in found:
                 name = places.kind_of(item["item"]["S"])
                 if name is None:
@@ -120,17 +112,8 @@ class DynamoTurns:
         if start is None or start >= position:
             return None
         deleted_at_ms = await self.deleted_at_ms(record.user_id, record.conversation_id) or -1
-        items = await self._database.query(
-            self._table,
-            "userId = :u AND #i BETWEEN :from AND :to",
-            {
-                ":u": record.user_id,
-                ":from": places.below(record.conversation_id, start),
-                ":to": places.below(record.conversation_id, position),
-            },
-            ExpressionAttributeNames={"#i": "item"},
-            ConsistentRead=True,
-        )
+        between = _between(record.user_id, record.conversation_id, start, position)
+        items = await self._database.query(self._table, *between, ConsistentRead=True)
         turns = {number: group[TURN] for number, group in _by_position(items) if TURN in group}
         replaced = turns.get(start)
         if replaced is None or text_of(replaced, "requestId") != replaces or _asked_at_ms(replaced) <= deleted_at_ms:
@@ -143,25 +126,19 @@ class DynamoTurns:
         """About so many whole turns below `bound`, newest first, and whether there may be more."""
         limit = turns * _ITEMS_A_TURN + 1
         while True:
-            found, has_more = await self._database.query_page(
-                self._table,
-                "userId = :u AND #i BETWEEN :from AND :to",
-                {
-                    ":u": user_id,
-                    ":from": places.below(conversation_id, 0),
-                    ":to": places.below(conversation_id, bound),
-                },
-                limit=limit,
-                newest_first=True,
-                ExpressionAttributeNames={"#i": "item"},
-                ConsistentRead=True,
-            )
+            found, has_more = await self._newest(_between(user_id, conversation_id, 0, bound), limit)
             groups = _by_position(found)
             if not has_more:
                 return groups, False
             if len(groups) > 1:
                 return groups[:-1], True  # the last one may be cut
             limit *= 2
+
+    async def _newest(self, which: "Condition", limit: int, **start: Any) -> tuple[Sequence[Item], bool]:
+        condition, values = which
+        return await self._database.query_page(
+            self._table, condition, values, limit=limit, newest_first=True, ConsistentRead=True, **start
+        )
 
     async def _position(self, user_id: str, conversation_id: str, request_id: str) -> int | None:
         """Where the request stands in the conversation, superseded or not, ended or not."""
@@ -174,14 +151,9 @@ class DynamoTurns:
         return max((at for at, turn in turns if text_of(turn, "requestId") == request_id), default=None)
 
     async def _all_turns(self, user_id: str, conversation_id: str) -> list[tuple[int, Item]]:
-        found = await self._database.query(
-            self._table,
-            "userId = :u AND begins_with(#i, :p)",
-            {":u": user_id, ":p": places.prefix(conversation_id)},
-            ExpressionAttributeNames={"#i": "item"},
-            FilterExpression="attribute_exists(acceptedAtMs)",
-            ConsistentRead=True,
-        )
+        condition, values = _all_of(user_id, conversation_id)
+        ended = "attribute_exists(acceptedAtMs)"
+        found = await self._database.query(self._table, condition, values, FilterExpression=ended, ConsistentRead=True)
         return [(at, items[TURN]) for at, items in _by_position(found) if TURN in items]
 
     # --- what Aurora does not have yet
@@ -224,7 +196,6 @@ class DynamoTurns:
         return [int(turn["endedAtMs"]["N"]) for turn in found]
 
     async def _pending_turns(self, ended: Sequence[Item]) -> Sequence[PendingTurn]:
-        """The turns with their texts."""
         keys = [place.key(kind) for turn in ended for place, kind in _texts_of(turn)]
         texts = {
             (text["userId"]["S"], text["item"]["S"]): text for text in await self._database.get_many(self._table, keys)
@@ -257,14 +228,11 @@ class DynamoTurns:
 
     async def _settle(self, entry: PendingTurn) -> None:
         turn = entry.turn
-        await self._database.update(
-            self._table,
-            Place(entry.user_id, entry.conversation_id, turn.position).key(TURN),
-            UpdateExpression="REMOVE unarchived SET expiresAt = :e",
-            # Erased in between: an update would bring it back.
-            ConditionExpression="attribute_exists(userId)",
-            ExpressionAttributeValues=encode({":e": (turn.ended_at_ms + self._turns_ms) // 1000}),
-        )
+        expires_at = (turn.ended_at_ms + self._turns_ms) // 1000
+        key = Place(entry.user_id, entry.conversation_id, turn.position).key(TURN)
+        # Erased in between: an update would bring it back.
+        exists = "attribute_exists(userId)"
+        await self._database.update(self._table, key, "REMOVE unarchived SET expiresAt = :e", exists, e=expires_at)
 
     # --- deletion
 
@@ -316,13 +284,7 @@ class DynamoTurns:
         deleted_at_ms = await self.deleted_at_ms(user_id, conversation_id)
         if deleted_at_ms is None:
             return
-        items = await self._database.query(
-            self._table,
-            "userId = :u AND begins_with(#i, :p)",
-            {":u": user_id, ":p": places.prefix(conversation_id)},
-            ExpressionAttributeNames={"#i": "item"},
-            ConsistentRead=True,
-        )
+        items = await self._database.query(self._table, *_all_of(user_id, conversation_id), ConsistentRead=True)
         old = [
             Place(user_id, conversation_id, position).key(kind)
             for position, group in _by_position(items)
@@ -331,6 +293,21 @@ class DynamoTurns:
         ]
         await self._database.delete_many(self._table, old)
         await self._database.delete(self._table, places.deletion_key(user_id, conversation_id))
+
+
+Condition: TypeAlias = tuple[str, dict[str, Value]]
+"""A key condition with its values."""
+
+
+def _all_of(user_id: str, conversation_id: str) -> Condition:
+    """The key condition for every item of a conversation, with its values."""
+    return "userId = :u AND begins_with(#item, :p)", {":u": user_id, ":p": places.prefix(conversation_id)}
+
+
+def _between(user_id: str, conversation_id: str, start: int, end: int) -> Condition:
+    """The key condition for the items at positions from `start` to below `end`, with its values."""
+    bounds = {":from": places.below(conversation_id, start), ":to": places.below(conversation_id, end)}
+    return "userId = :u AND #item BETWEEN :from AND :to", {":u": user_id, **bounds}
 
 
 def turn_item(
@@ -416,3 +393,74 @@ def _asked_at_ms(turn: Item) -> int:
 
 def _replaces_from(turn: Item) -> int:
     return number_of(turn, "replacesFrom") or _END
+
+
+class Texts:
+    """Questions and answers. Every method may raise Unavailable.
+
+    `keep_ms`: how long they stay at least after the request was accepted, and after it has ended.
+    """
+
+    def __init__(self, database: Database, *, keep_ms: int) -> None:
+        self._database = database
+        self._table = database.tables.conversations
+        self._keep_ms = keep_ms
+
+    async def put_question(self, place: Place, question: Question, *, request_id: str, accepted_at_ms: int) -> bool:
+        """Write the question with its system text; false if the place is taken.
+
+        two processes, one millisecond    A: put question if the place is free ─► true
+                                          B: put question if the place is free: refused ─► false, the next place
+        """
+        time = {TTL_ATTRIBUTE: (accepted_at_ms + self._keep_ms) // 1000}
+        text = {"text": question.message, "options": encode_options(question), "requestId": request_id}
+        refused = await self._database.put(
+            self._table,
+            encode({**place.key(QUESTION), **text, **time}),
+            "attribute_not_exists(userId)",
+        )
+        if refused is not None:
+            return False
+        if question.system:
+            await self._database.put(self._table, encode({**place.key(SYSTEM), "text": question.system, **time}))
+        return True
+
+    async def take_question_back(self, place: Place, question: Question) -> None:
+        """No record names it. If this fails, its time to live does it."""
+        with suppress(Unavailable):
+            for kind in (QUESTION, SYSTEM) if question.system else (QUESTION,):
+                await self._database.delete(self._table, place.key(kind))
+
+    async def question(self, place: Place) -> Question | None:
+        found = await self._database.get_immutable(self._table, place.key(QUESTION))
+        if found is None:
+            return None
+        options, message = found["options"]["S"], found["text"]["S"]
+        bare = decode_question(options, message, "")
+        if bare.system is None:
+            return bare
+        system = await self._database.get(self._table, place.key(SYSTEM), consistent=True)
+        return decode_question(options, message, "" if system is None else system["text"]["S"])
+
+    async def put_answer(self, place: Place, content: Content, *, version: str, ended_at_ms: int) -> str | None:
+        """Write an answer under the name of the write that will end the request; its kind, None if there is no text."""
+        if not content.text:
+            return None
+        kind = f"{ANSWER}#{version}"
+        time = {TTL_ATTRIBUTE: (ended_at_ms + self._keep_ms) // 1000}
+        item = {**place.key(kind), "text": content.text, "marks": encode_marks(content.marks), **time}
+        await self._database.put(self._table, encode(item))
+        return kind
+
+    async def take_answer_back(self, place: Place, kind: str) -> None:
+        """No record names it. If this fails, its time to live does it."""
+        with suppress(Unavailable):
+            await self._database.delete(self._table, place.key(kind))
+
+    async def answer(self, place: Place, kind: str) -> Content:
+        return answer_of(await self._database.get_immutable(self._table, place.key(kind)))
+
+
+def answer_of(item: Item | None) -> Content:
+    """The answer that an item holds."""
+    return NOTHING if item is None else content_of(item["text"]["S"], text_of(item, "marks"))

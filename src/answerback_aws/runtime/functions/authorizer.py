@@ -7,15 +7,13 @@ the provider's keys cannot be fetched      500, and the client tries again
 """
 
 import logging
-import os
 from collections.abc import Mapping
-from functools import cache
 from typing import Any, Literal
 
 from answerback.core.handshake import HandshakeError, Rules, check_page, check_user, token_of
 from answerback.ports import TokenRefused, Tokens
-from answerback_aws.runtime.composition import Composition
-from answerback_aws.runtime.functions.handshake import upgrade_request
+from answerback_aws.runtime.composition import process
+from answerback_aws.runtime.functions import upgrade_request
 from answerback_aws.runtime.telemetry import LambdaContext
 
 log = logging.getLogger("answerback.aws.authorizer")
@@ -30,7 +28,7 @@ class Unauthorized(Exception):
 
 def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Called by API Gateway."""
-    composition = _composition()
+    composition = process("authorizer")
     connection_id = event["requestContext"]["connectionId"]
     with composition.observing.invocation(context, connectionId=connection_id):
         if composition.tokens is None:
@@ -81,8 +79,3 @@ def _policy(
         "policyDocument": {"Version": "2012-10-17", "Statement": [statement]},
         "context": dict(context),
     }
-
-
-@cache
-def _composition() -> Composition:
-    return Composition("authorizer", os.environ)

@@ -6,17 +6,15 @@ one.
 """
 
 import logging
-import os
 import secrets
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any
 
 from answerback.clock import epoch_ms
 from answerback.core.handshake import MAX_USER_AGENT, Handshake, HandshakeError, Rules, own_session_id, validate
 from answerback.ports import Connection, Connections, Unavailable
-from answerback_aws.runtime.composition import Composition
-from answerback_aws.runtime.functions.handshake import upgrade_request
+from answerback_aws.runtime.composition import process
+from answerback_aws.runtime.functions import upgrade_request
 from answerback_aws.runtime.telemetry import LambdaContext
 
 log = logging.getLogger("answerback.aws.connections")
@@ -26,7 +24,7 @@ Answer = dict[str, Any]
 
 def handler(event: Mapping[str, Any], context: LambdaContext) -> Answer:
     """Called by API Gateway."""
-    composition = _composition()
+    composition = process("connections")
     about = event["requestContext"]
     with composition.observing.invocation(context, connectionId=about["connectionId"]):
         if about["eventType"] == "CONNECT":
@@ -85,8 +83,3 @@ def _connection(event: Mapping[str, Any], handshake: Handshake, *, now_ms: int) 
         source_ip=identity.get("sourceIp") or "",
         user_agent=(identity.get("userAgent") or "")[:MAX_USER_AGENT] or handshake.user_agent,
     )
-
-
-@cache
-def _composition() -> Composition:
-    return Composition("connections", os.environ)

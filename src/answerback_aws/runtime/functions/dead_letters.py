@@ -1,6 +1,5 @@
 """The handler of dead letters: a request whose message the queue gave up ends as failed."""
 
-import os
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
@@ -8,8 +7,8 @@ from typing import Any, Final
 from answerback.clock import epoch_ms
 from answerback.core.request import RequestKey
 from answerback.service.attempt import Done, Retry
-from answerback_aws.runtime.composition import Composition
-from answerback_aws.runtime.functions.sqs_handler import HiddenTime, SqsHandler
+from answerback_aws.runtime.composition import process
+from answerback_aws.runtime.sqs import HiddenTime, SqsHandler
 from answerback_aws.runtime.telemetry import LambdaContext
 
 HIDDEN_TIME: Final = HiddenTime(for_s=60, every_s=20)
@@ -17,20 +16,15 @@ HIDDEN_TIME: Final = HiddenTime(for_s=60, every_s=20)
 
 def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Called by Lambda's event source mapping."""
-    composition = _composition()
+    composition = process("dead_letters")
     with composition.observing.invocation(context):
         remaining_ms = context.get_remaining_time_in_millis()
         return composition.run(_sqs_handler().handle(event, remaining_ms=remaining_ms))
 
 
 @cache
-def _composition() -> Composition:
-    return Composition("dead_letters", os.environ)
-
-
-@cache
 def _sqs_handler() -> SqsHandler:
-    composition = _composition()
+    composition = process("dead_letters")
     dead_letters, counts = composition.dead_letters, composition.observing.counts
 
     async def run(key: RequestKey, stop_at_ms: int) -> Done | Retry:

@@ -8,12 +8,10 @@ import asyncio
 import base64
 import binascii
 import logging
-import os
 from collections.abc import Mapping
-from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from answerback_aws.runtime.composition import Composition
+from answerback_aws.runtime.composition import process
 from answerback_aws.runtime.telemetry import LambdaContext
 
 if TYPE_CHECKING:
@@ -27,7 +25,7 @@ RESERVED_S: Final = 1.0
 
 def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Called by API Gateway."""
-    composition = _composition()
+    composition = process("front")
     about = event["requestContext"]
     facts = {"connectionId": about["connectionId"], "correlationId": about.get("requestId")}
     with composition.observing.invocation(context, **facts):
@@ -59,8 +57,3 @@ def _data(event: Mapping[str, Any]) -> str | bytes:
         return base64.b64decode(body, validate=True)
     except binascii.Error:
         return b""
-
-
-@cache
-def _composition() -> Composition:
-    return Composition("front", os.environ)

@@ -5,14 +5,12 @@ What does not fit in the time of one invocation is done by the next.
 
 import asyncio
 import logging
-import os
 from collections.abc import Mapping
-from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from answerback.clock import epoch_ms
 from answerback.ports import Unavailable
-from answerback_aws.runtime.composition import BEHIND, Composition
+from answerback_aws.runtime.composition import BEHIND, process
 from answerback_aws.runtime.telemetry import LambdaContext
 
 if TYPE_CHECKING:
@@ -30,7 +28,7 @@ SWEEP_SHARE: Final = 0.5
 
 def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Called by the schedule."""
-    composition = _composition()
+    composition = process("janitor", BEHIND)
     with composition.observing.invocation(context):
         within_s = context.get_remaining_time_in_millis() / 1000 - RESERVED_S
         composition.run(sweep(composition.janitor, composition.write_behind, within_s=within_s))
@@ -49,8 +47,3 @@ async def sweep(janitor: "Janitor", write_behind: "WriteBehind", *, within_s: fl
         log.warning("the history could not be written to Aurora; the next invocation tries again: %s", exc)
     except Exception:
         log.exception("the history could not be written to Aurora; the next invocation tries again")
-
-
-@cache
-def _composition() -> Composition:
-    return Composition("janitor", os.environ, timeouts=BEHIND)

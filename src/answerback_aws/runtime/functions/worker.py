@@ -5,7 +5,6 @@ shortened to the lease and renewed with it: after a crash another worker has it 
 over.
 """
 
-import os
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
@@ -13,8 +12,8 @@ from typing import Any, Final
 from answerback.clock import epoch_ms
 from answerback.core.request import RequestKey
 from answerback.service.attempt import Done, Retry
-from answerback_aws.runtime.composition import Composition
-from answerback_aws.runtime.functions.sqs_handler import HiddenTime, SqsHandler
+from answerback_aws.runtime.composition import process
+from answerback_aws.runtime.sqs import HiddenTime, SqsHandler
 from answerback_aws.runtime.telemetry import LambdaContext
 
 AFTER_LEASE_S: Final = 2.0
@@ -25,20 +24,15 @@ BEATS_A_LEASE: Final = 3
 
 def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Called by Lambda's event source mapping."""
-    composition = _composition()
+    composition = process("worker")
     with composition.observing.invocation(context):
         remaining_ms = context.get_remaining_time_in_millis()
         return composition.run(_sqs_handler().handle(event, remaining_ms=remaining_ms))
 
 
 @cache
-def _composition() -> Composition:
-    return Composition("worker", os.environ)
-
-
-@cache
 def _sqs_handler() -> SqsHandler:
-    composition = _composition()
+    composition = process("worker")
     worker, lease_s = composition.worker, composition.settings.policy.lease_ms / 1000
 
     async def run(key: RequestKey, stop_at_ms: int) -> Done | Retry:

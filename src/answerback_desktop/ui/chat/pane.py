@@ -392,7 +392,7 @@ class ChatPane(QWidget):
         self._show_language()
 
     def _show_language(self) -> None:
-        """Tell whoever writes, or just asked, in a language that the model does not know, and offer another model."""
+        """Say that the model does not know the language in which a person writes or just asked. Offer another one."""
         app, was_told = self._app, not self.language_bar.isHidden()
         language = unknown_language(self.composer.text or self._last_asked, self._languages)
         self._offer = None

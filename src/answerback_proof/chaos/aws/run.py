@@ -2,12 +2,10 @@
 
 import asyncio
 import json
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Final
 
 from answerback.client import Timing
@@ -16,27 +14,24 @@ from answerback_aws.deploy.stack import Progress
 from answerback_aws.emulator.bedrock import BedrockServer
 from answerback_aws.emulator.postgres import PostgresServer
 from answerback_aws.runtime.dynamodb.items import decode_item, number_of
-from answerback_proof.chaos.aws.faults import DEATHS, FAULTS, KILLS, AwsFaults
-from answerback_proof.chaos.aws.model import FaultyModel
+from answerback_proof.chaos import ChaosPlan
+from answerback_proof.chaos.aws.faults import DEATHS, FAULTS, KILLS, PAUSES_S, AwsFaults, FaultyModel
 from answerback_proof.chaos.aws.stack import EmulatedAws, Stack, Stores
-from answerback_proof.chaos.plan import ChaosPlan
+from answerback_proof.chaos.faults import ConnectionFaults
 from answerback_proof.chaos.report import ChaosReport, conclude
 from answerback_proof.chaos.run import ChaosApp, client_errors, run_apps
 from answerback_proof.checker import Visible, check
 from answerback_proof.history import Promise, RunHistory, Stored, Usage, Violation, ViolationKind, add_stores
-from answerback_proof.proxy import HOST, Proxy
+from answerback_proof.proxy import Proxy
 
 SLOW: Final = Timing(
     ask_timeout_s=300.0,
     backoff_min_s=0.2,
     backoff_max_s=4.0,
     silence_s=5.0,
-    probe_max_s=60.0,
     hello_expiry_s=10.0,
     dead_s=20.0,
     open_timeout_s=20.0,
-    keepalive_s=20.0,
-    resend_s=1.0,
     close_s=0.5,
     stream_silence_s=240.0,
     renew_watch_s=30.0,
@@ -64,9 +59,7 @@ async def run_aws_chaos(
 
     Raises: LocalFailed, EmulatorFailed, DeployError: it cannot be started.
     """
-    folder = Path(tempfile.mkdtemp(prefix="answerback-chaos-")) if plan.keep is None else plan.keep
-    folder.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
+    folder, began = plan.folder(), time.monotonic()
     history = RunHistory()
     async with AsyncExitStack() as exit_stack:
         exit_stack.enter_context(client_errors(history))
@@ -79,21 +72,13 @@ async def run_aws_chaos(
         await asyncio.to_thread(stack.start, progress)
         model = FaultyModel(history, seed=plan.seed, delay_ms=plan.delay_ms, attempt_of=_attempts(history, stack))
         bedrock.script = model
-        proxy = Proxy(f"ws://{HOST}:{stack.port}{stack.path}", history)
+        proxy = Proxy(stack.url, history)
         exit_stack.push_async_callback(proxy.stop)
         url = await proxy.start()
         apps = [ChaosApp(number, plan=plan, history=history, url=url) for number in range(plan.apps)]
-        faults = AwsFaults(
-            plan,
-            history=history,
-            stack=stack,
-            model=model,
-            postgres=postgres,
-            proxy=proxy,
-            apps=apps,
-            notify=notify,
-        )
-        await run_apps(apps, plan, history, inject=faults.inject, notify=notify)
+        connections = ConnectionFaults(plan, history=history, proxy=proxy, apps=apps, notify=notify, pauses_s=PAUSES_S)
+        faults = AwsFaults(connections, stack=stack, model=model, postgres=postgres)
+        await run_apps(apps, connections, faults.inject)
         await _come_to_rest(stack, history)
         await proxy.stop()
         stores = stack.stores()
@@ -103,15 +88,7 @@ async def run_aws_chaos(
         check_logs(history, lines)
         violations = await check_stack(history, stores)
     report = conclude(
-        plan,
-        history,
-        violations,
-        folder=folder,
-        store="AWS, emulated",
-        faults=FAULTS,
-        kills=KILLS,
-        began=began,
-        connections=proxy.connected,
+        connections, violations, folder=folder, store="AWS, emulated", faults=FAULTS, kills=KILLS, began=began
     )
     if report.kept is not None:
         (folder / "functions.log").write_text("".join(f"{name} {line}\n" for name, line in lines), encoding="utf-8")

@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -53,7 +52,7 @@ class Stack:
 
     def __init__(self, aws: EmulatedAws, *, folder: Path, postgres: str, bedrock: BedrockServer) -> None:
         self._aws = aws
-        self._emulator = Emulator(
+        self.emulator = Emulator(
             python=aws.python,
             folder=folder,
             postgres=postgres,
@@ -67,7 +66,7 @@ class Stack:
         self.outputs: Mapping[str, str] = {}
 
     def start(self, progress: Progress) -> None:
-        self._stop.enter_context(self._emulator)
+        self._stop.enter_context(self.emulator)
         parameters = {
             "AnswerTimeoutSeconds": str(_ANSWER_TIMEOUT_S),
             "WorkerTimeoutSeconds": str(_ANSWER_TIMEOUT_S + 30),
@@ -75,25 +74,19 @@ class Stack:
             "HistoryDelaySeconds": "5",
         }
         python, cache = self._aws.python, self._aws.wheels
-        self.outputs = deploy_on(self._emulator, _STACK, progress, python=python, cache=cache, parameters=parameters)
+        self.outputs = deploy_on(self.emulator, _STACK, progress, python=python, cache=cache, parameters=parameters)
         for service in ("dynamodb", "sqs", "lambda", "logs"):
-            self._clients[service] = self._emulator.client(service)
-        management = self._emulator.management_endpoint(self.outputs["ApiId"], self.outputs["StageName"])
-        self._clients["management"] = self._emulator.client("apigatewaymanagementapi", endpoint_url=management)
+            self._clients[service] = self.emulator.client(service)
+        management = self.emulator.management_endpoint(self.outputs["ApiId"], self.outputs["StageName"])
+        self._clients["management"] = self.emulator.client("apigatewaymanagementapi", endpoint_url=management)
 
     def stop(self) -> None:
         """Stop the emulator; nothing is left of it."""
         self._stop.close()
 
     @property
-    def port(self) -> int:
-        return self._emulator.port
-
-    @property
-    def path(self) -> str:
-        """The path of the stage, for the URL of the apps."""
-        url = self._emulator.websocket_url(self.outputs["ApiId"], self.outputs["StageName"])
-        return url[url.index("/_aws") :]
+    def url(self) -> str:
+        return self.emulator.websocket_url(self.outputs["ApiId"], self.outputs["StageName"])
 
     # --- faults
 
@@ -105,13 +98,6 @@ class Stack:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         return len(chosen)
-
-    def pause_database(self) -> None:
-        """The Data API says that Aurora is waking up, until `resume_database`."""
-        self._emulator.pause_database()
-
-    def resume_database(self) -> None:
-        self._emulator.resume_database()
 
     def call_janitor(self) -> None:
         """Invoke the janitor once, without waiting, as the schedule does."""
@@ -175,12 +161,11 @@ class Stack:
         return found
 
     def stores(self) -> "Stores":
-        """The stores as another process of the stack has them."""
-        return Stores(self._emulator, self.outputs)
+        return Stores(self.emulator, self.outputs)
 
     def _processes(self, function: str) -> list[int]:
         """Process ids of the emulator's children that run the function."""
-        named, parent = f"AWS_LAMBDA_FUNCTION_NAME={function}".encode(), self._emulator.pid
+        named, parent = f"AWS_LAMBDA_FUNCTION_NAME={function}".encode(), self.emulator.pid
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             with suppress(OSError, ValueError, IndexError):
@@ -206,8 +191,6 @@ class Stores:
             secret_arn=outputs["SecretArn"],
             database=outputs["Database"],
             retry_for_s=_TIMEOUT_S,
-            monotonic=time.monotonic,
-            jitter=random.random,
         )
         write_behind = WriteBehind(pending_turns=self.turns, api=api, observer=self, clock=epoch_ms)
         self.history = AwsHistory(turns=self.turns, write_behind=write_behind, api=api, clock=epoch_ms)
@@ -224,5 +207,4 @@ class Stores:
         self.unwritable += 1
 
     def close(self) -> None:
-        """Release the threads."""
         self._calls.close()

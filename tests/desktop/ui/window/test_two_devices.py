@@ -47,7 +47,7 @@ def test_it_says_where_it_was_asked_and_can_be_stopped(both, gateway):
     two.until(lambda: footer_of(two, turn).label.text() == "Stopped")
 
 
-def test_whoever_reads_further_up_goes_on_reading_there(both, gateway):
+def test_who_reads_further_up_goes_on_reading_there(both, gateway):
     one, two, there = both
     bar = two.window.chat.transcript.verticalScrollBar()
     two.until(lambda: bar.maximum() > 0)
