@@ -83,7 +83,7 @@ proof: $(VENV)/tools $(EMULATOR)/installed .cache/atheris/installed ## Run the p
 	@$(BIN)/python scripts/planted_bugs.py
 	@echo "--- Mutants: every small change of the decisions is noticed, or somebody has said why it may not be"
 	@$(BIN)/python scripts/mutate.py --minutes 10
-	@echo "--- Simulation: every promise holds in 3,000 faulty schedules of the real parts"
+	@echo "--- Simulation: every promise holds in thousands of faulty schedules of the real parts"
 	@$(BIN)/answerback simulate --seeds 300
 	@echo "--- Chaos on SQLite: a real gateway that is killed, frozen and cut off loses and mixes up nothing"
 	@$(BIN)/answerback bench --chaos --apps 200 --kills 50 --seed 5

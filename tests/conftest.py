@@ -1,6 +1,7 @@
 """A real PostgreSQL server for the tests that need one, and Qt where it can be loaded."""
 
 import gc
+import logging
 import os
 import signal
 import socket
@@ -27,10 +28,11 @@ sys.dont_write_bytecode = False
 # Each session of boto3 reads the descriptions of the services again, a megabyte of JSON for most clients.
 botocore.session.create_loader = cache(botocore.loaders.create_loader)
 
-# How long an example takes says how busy the machine is. `make proof` looks for examples that nobody has seen.
+# How long an example takes says how busy the machine is. `make proof` looks for examples that nobody has seen, and for
+# twice as many as each run has.
 slow = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("explore", slow)
-settings.register_profile("answerback", slow, derandomize=True)
+settings.register_profile("answerback", slow, derandomize=True, max_examples=50)
 settings.load_profile("answerback")
 
 
@@ -62,6 +64,17 @@ def pytest_collection() -> Generator[None, object, object]:
     gc.freeze()
     gc.enable()
     return collected
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """A command that a test runs in this process sends all logs to a standard error that ends with the test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    result = yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    return result
 
 
 @pytest.hookimpl(trylast=True)

@@ -105,7 +105,7 @@ def test_every_sentence_has_its_korean(monkeypatch: pytest.MonkeyPatch) -> None:
         ("/a/b: 7 lines about kim", "/a/b: kim 사용자에 관한 7줄"),
         ("read again: nothing", "다시 읽은 것: 없음"),
         (
-            "/b: checked, 1 users, 2 conversations, 3 requests, as of 2026-01-02 03:04:05, store x",
+            "/b: checked. Users: 1, conversations: 2, requests: 3, as of 2026-01-02 03:04:05, store x",
             "/b: 확인했어요. 사용자 1명, 대화 2개, 요청 3개, 2026-01-02 03:04:05 기준, 저장소 x",
         ),
     ],

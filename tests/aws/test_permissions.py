@@ -8,6 +8,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from answerback.client import Asked, ChangesMissed, Client, Failed, File, RequestCancelled, Text
+from answerback.core.budget import Budget, Period, Unit, encode_budgets
 from answerback_aws.emulator.bedrock import Asked as Prompted
 from stack import LONG_SYSTEM, Stack
 
@@ -48,6 +49,9 @@ async def test_everything_an_app_can_do(secured: Stack) -> None:
         await asyncio.Event().wait()
 
     secured.scripts[question] = endless
+    caps = encode_budgets([Budget(10**9, Unit.TOKENS, Period.DAY)])
+    budget = {"userId": {"S": user}, "window": {"S": "budget"}, "caps": {"S": caps}}
+    secured.emulator.client("dynamodb").put_item(TableName=secured.outputs["RateLimitsTable"], Item=budget)
     file = File(name="a.txt", data=b"x" * 70_000)
     async with Client(secured.url, token=secured.token(user)) as client, asyncio.timeout(120):
         assert (await client.ask("one two", conversation=conversation)).text == "one two"
@@ -60,6 +64,9 @@ async def test_everything_an_app_can_do(secured: Stack) -> None:
         assert [found.conversation_id async for found in client.conversations()] == [conversation]
         answer = await client.ask("what is in it?", conversation=conversation, attachments=[file])
         assert "x" * 1_000 in answer.text
+        standing = await client.budget()
+        assert standing is not None
+        assert (standing.used > 0, standing.reserved) == (True, 0)
         await client.rename(conversation, "a title")
         await client.delete(conversation)
     assert denied(secured) == []

@@ -50,6 +50,7 @@ END_REQUEST = (
     dynamodb("Requests", "GetItem UpdateItem")
     | dynamodb("Conversations", "GetItem Query PutItem DeleteItem")
     | dynamodb("Sessions", "Query")  # who watches
+    | dynamodb("RateLimits", "UpdateItem")  # what a budget has reserved
 )
 ARCHIVE = dynamodb("Conversations", "GetItem BatchGetItem Query PutItem UpdateItem DeleteItem BatchWriteItem") | AURORA
 
@@ -69,7 +70,7 @@ MAY: Mapping[str, set[tuple[str, str]]] = {
     | END_REQUEST
     | dynamodb("Requests", "BatchGetItem PutItem")
     | dynamodb("Requests/index/unfinished", "Query")
-    | dynamodb("RateLimits", "Query UpdateItem")
+    | dynamodb("RateLimits", "Query")
     | ARCHIVE
     | dynamodb("Conversations/index/unarchived", "Query")
     | files("up", "blob", actions="GetObject PutObject")

@@ -39,8 +39,8 @@ LIVES = Node(name="a", state="serving", age_ms=300, has_lock=True, version="1.2"
         ({"skew_s": -20}, 2, "clock", Level.OK, "agree"),
         ({"skew_s": 40}, 2, "clock", Level.WARN, "40 s ahead"),
         ({"skew_s": -40}, 2, "clock", Level.WARN, "40 s behind"),
-        ({}, 16, "connections", Level.OK, "16 gateways"),
-        ({}, 17, "connections", Level.WARN, "17 gateways"),
+        ({}, 16, "connections", Level.OK, "gateways: 16,"),
+        ({}, 17, "connections", Level.WARN, "gateways: 17,"),
         ({"in_use": 91}, 0, "connections", Level.OK, "91 of 97"),
         ({"in_use": 92}, 0, "connections", Level.WARN, "92 of 97"),
     ],
@@ -95,7 +95,7 @@ class TestRealServer:
             await store.close()
         [node] = [one for one in found if one.what == "node"]
         assert node.text.startswith("a is serving, version 1.2, heard ")
-        assert any("; 1 gateways" in one.text for one in found)
+        assert any("; gateways: 1," in one.text for one in found)
 
     def test_a_server_that_cannot_be_written(self, postgres_server, schema) -> None:
         url = f"{postgres_server.url}&options=-cdefault_transaction_read_only%3Don"

@@ -264,6 +264,6 @@ def test_run_demo_says_whether_it_was_right(tmp_path: Path) -> None:
 def test_it_speaks_korean_where_the_locale_does(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LC_ALL", "ko_KR.UTF-8")
     result = run("demo", "--model", "echo", "--apps", "2", "--questions", "1")
-    assert "잘못 배달 0개, 잃어버림 0개, 반복 0개" in result.out.splitlines()
+    assert "오배송 0건, 유실 0건, 중복 0건" in result.out.splitlines()
     english = [line for line in result.out.splitlines() if line and not re.search("[가-힣]", line)]
     assert all("\t" in line for line in english), "a table for programs"

@@ -64,6 +64,11 @@ def test_a_token_is_checked_here_and_there(
     without = run("doctor", "--url", gateway.url, "--json")
     assert without.code == 1
     assert findings(without.out)["token"][1].endswith("wants a token")
+    monkeypatch.delenv("ANSWERBACK_AUTH_SECRET_FILE")
+    port = gateway.url.rpartition(":")[2]
+    here = run("doctor", "--model", "echo", "--port", port, "--data-dir", str(gateway.data_dir), "--json")
+    assert findings(here.out)["token"][1].endswith("wants a token"), "it is a gateway, though no setting says so"
+    monkeypatch.setenv("ANSWERBACK_AUTH_SECRET_FILE", str(secret))
     monkeypatch.setenv("ANSWERBACK_TOKEN", run("token", "--user", "alice").out.strip())
     assert "user alice" in findings(run("doctor", "--url", gateway.url, "--json").out)["gateway"][1]
     here = findings(run("doctor", "--model", "echo", "--port", "0", "--json").out)

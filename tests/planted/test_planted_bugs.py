@@ -1,6 +1,7 @@
 """The planted bugs fit the source, and a few of them are planted and caught; `scripts/planted_bugs.py` does all."""
 
 import re
+from functools import cache
 from pathlib import Path
 
 import mutate
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RULES = set(re.findall(r"^## (.+)$", (ROOT / "docs/rules.md").read_text(encoding="utf-8"), re.MULTILINE))
 PROMISES = {f"G{number}" for number in range(1, 8)}
 BUGS = {bug.what: bug for bug in planted_bugs.read_bugs()}
+MUTANTS = cache(lambda file: list(mutate.mutants(file)))
 SAMPLE = [
     "a target is applied again and again",
     "a claim takes a request whose lease is live",
@@ -76,7 +78,7 @@ def test_a_decided_survivor_fits_the_source_and_says_why_it_may_live(number: int
     bug, why = mutate.survivors()[number]
     assert why
     assert mutate.fits(bug), f"{bug.at}: {bug.what}"
-    assert bug in list(mutate.mutants(bug.file)), "no operator makes this mutant"
+    assert bug in MUTANTS(bug.file), "no operator makes this mutant"
 
 
 def test_the_operators_make_each_kind_of_mutant() -> None:

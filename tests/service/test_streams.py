@@ -64,6 +64,26 @@ def test_many_streams_do_not_send_in_one_moment() -> None:
     run_virtual(main())
 
 
+def test_the_tick_after_the_last_text_makes_no_task() -> None:
+    """It may come while the event loop closes, which would find the task pending."""
+
+    async def main() -> None:
+        backend = Backend(model=ScriptedModel(lambda _: ["one ", 0.003, "two"]), sender=Timed())
+        await ask(backend, "c1")
+        await backend.queue.idle()
+        made = []
+
+        def make(loop, coroutine, **options):  # type: ignore[no-untyped-def]
+            made.append(coroutine)
+            return asyncio.Task(coroutine, loop=loop, **options)
+
+        asyncio.get_running_loop().set_task_factory(make)
+        await asyncio.sleep(2 * PAUSE_S)
+        assert made == []
+
+    run_virtual(main())
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_sign_of_life_is_given_in_time_and_holds_no_text_back(stream: bool) -> None:
     async def main() -> None:

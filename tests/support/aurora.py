@@ -187,6 +187,7 @@ class Aws:
         self.calls.close()
 
 
+@cache
 def data_api_of(emulator: Emulator) -> Any:
     """A client as production makes it, with the emulator's credentials."""
     return emulator.client("rds-data", config=_data_api_config())

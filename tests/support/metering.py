@@ -1,7 +1,8 @@
 """Counts what DynamoDB bills: the read and write units of every call of a client."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +24,9 @@ class Units:
         self.calls.clear()
 
 
-def meter(client: Any) -> Units:
-    """Units that count every call of this boto3 client from now on; it asks DynamoDB for them with each call."""
+@contextmanager
+def metered(client: Any) -> Iterator[Units]:
+    """Units that count every call of this boto3 client meanwhile; it asks DynamoDB for them with each call."""
     units = Units()
 
     def ask(params: Mapping[str, Any], model: Any, **_: Any) -> Mapping[str, Any]:
@@ -40,9 +42,12 @@ def meter(client: Any) -> Units:
         else:
             units.written += total
 
-    client.meta.events.register("provide-client-params.dynamodb", ask)
-    client.meta.events.register("after-call.dynamodb", count)
-    return units
+    handlers = {"provide-client-params.dynamodb": ask, "after-call.dynamodb": count}
+    for event, handler in handlers.items():
+        client.meta.events.register(event, handler)
+    yield units
+    for event, handler in handlers.items():
+        client.meta.events.unregister(event, handler)
 
 
 def _billed(answer: Mapping[str, Any]) -> float:

@@ -85,7 +85,7 @@ def _show(manifest: "Manifest", folder: Path, *, as_json: bool) -> None:
     store = manifest.content.store_id or "-"
     say_result(
         {"folder": str(folder), **msgspec.to_builtins(manifest)},
-        f"{folder}: checked, {users} users, {conversations} conversations, {requests} requests, as of {made}, "
+        f"{folder}: checked. Users: {users}, conversations: {conversations}, requests: {requests}, as of {made}, "
         f"store {store}",
         as_json=as_json,
     )

@@ -118,7 +118,7 @@ def usage(
 ) -> None:
     """Show requests and tokens by day (UTC) and user, or summed up by model, team, user or day.
 
-    Models are known of what was used since version 1.1; a team is the one that the user is in now.
+    A team is the one that the user is in now. What was used before gateways had budgets is under no model.
     """
     if by not in (None, "model", "team", "user", "day"):
         raise usage_error(f"--by must be model, team, user or day, not {by!r}")

@@ -93,7 +93,7 @@ def server_findings(server: Server, *, gateways: int) -> Iterator[Finding]:
     yield _clock(server.skew_s)
     needed = CONNECTIONS_A_GATEWAY * max(1, gateways)
     text = (
-        f"{server.in_use} of {server.connections} in use; {gateways} gateways take about {CONNECTIONS_A_GATEWAY} each"
+        f"{server.in_use} of {server.connections} in use; gateways: {gateways}, with about {CONNECTIONS_A_GATEWAY} each"
     )
     if needed > server.connections or server.in_use + CONNECTIONS_A_GATEWAY > server.connections:
         yield warning("connections", text, "raise max_connections, or a gateway cannot come back")

@@ -162,8 +162,10 @@ def _port(configuration: Configuration, token: str | None) -> list[Finding]:
         if port_is_free(settings.host, settings.port):
             return [ok("port", f"{settings.port} is free; no gateway runs here")]
         return [failure("port", f"{settings.port} cannot be used on {settings.host}", "say another --port or --host")]
-    if any(finding.level is Level.FAIL for finding in found) and not configuration.gateway.auth.is_on:
-        return [warning("port", f"{settings.port} is taken by something that is no gateway", "say another --port")]
+    is_other = any(finding.level is Level.FAIL and finding.what == "gateway" for finding in found)
+    if is_other and not settings.auth.is_on:
+        text = f"{settings.port} is taken, and not by a gateway with these settings"
+        return [warning("port", text, "say another --port, or the gateway's --config")]
     return found
 
 
@@ -359,7 +361,7 @@ async def check_auth(settings: GatewaySettings, *, token: str | None) -> AsyncIt
         yield failure("settings", "a gateway would not start with them", str(exc))
         return
     if tokens is None:
-        yield ok("authentication", "off: only this machine can connect")
+        yield ok("authentication", "off in these settings: only this machine can connect")
         return
     try:
         if auth.secret:

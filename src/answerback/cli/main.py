@@ -28,6 +28,7 @@ _EXIT_CODES: Final = (
     "3 cannot connect",
     "4 timed out",
     "5 rate limited",
+    "130 stopped by Ctrl+C",
 )
 Table: TypeAlias = Mapping[str, tuple[str, str]]
 """Commands by name: what each does in one line, and `module:function`, or `module:TABLE` for a group of commands."""

@@ -134,8 +134,11 @@ class DeliverySender:
 
     def _tick(self, tick: int, stream: Stream | None = None) -> None:
         streams = self._ticks.pop(tick) if stream is None else [stream]
-        if stream is not None and stream.is_closed:
-            return  # the answer has ended, and perhaps the event loop is about to
+        for one in streams:
+            if not one.is_closed:
+                break
+        else:
+            return  # the answers have ended, and perhaps the event loop is about to
         task = asyncio.create_task(self._send(streams), name="send the text")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

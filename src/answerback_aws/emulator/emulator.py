@@ -86,6 +86,7 @@ class Emulator:
         self._process: subprocess.Popen[bytes] | None = None
         self._temporary: Path | None = None
         self._session: Any = None
+        self._clients: dict[str, Any] = {}
         self._making_client = threading.Lock()
         self._wanted_port = port
         self.port = 0
@@ -110,14 +111,19 @@ class Emulator:
         return f"ws://127.0.0.1:{self.port}/_aws/execute-api/{api_id}/{stage}"
 
     def client(self, service: str, **options: Any) -> Any:
-        """A boto3 client of the account's owner; `options` are boto3's and win."""
+        """A boto3 client of the account's owner; `options` are boto3's and win. Without them all callers share one."""
+        if (is_shared := not options) and service in self._clients:
+            return self._clients[service]
         direct = import_module("botocore.config").Config(proxies={})  # it is on this machine
         config = direct.merge(options.pop("config")) if "config" in options else direct
         ours = {"endpoint_url": self.endpoint, "region_name": REGION, **CREDENTIALS, "config": config}
         with self._making_client:
             if self._session is None:  # kept: it has read what describes the services, which takes 100 ms
                 self._session = import_module("boto3.session").Session()
-            return self._session.client(service, **ours | options)
+            client = self._session.client(service, **ours | options)
+        if is_shared:
+            self._clients[service] = client
+        return client
 
     def start(self) -> None:
         """Start it and wait until it answers. Raises: EmulatorFailed."""
@@ -149,6 +155,7 @@ class Emulator:
     def stop(self) -> None:
         """Stop it and every process that it started; doing it again does nothing."""
         process, self._process = self._process, None
+        self._clients.clear()
         if process is not None:
             try:
                 os.killpg(process.pid, signal.SIGKILL)  # the functions' processes with it; all that it holds is memory

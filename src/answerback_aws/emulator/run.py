@@ -80,7 +80,7 @@ def local_stack(settings: LocalSettings, progress: Progress) -> Iterator[LocalRu
             progress,
             python=python,
             cache=settings.cache / "wheels",
-            model=f"{model.name}=bedrock:{MODEL_ID}",
+            model=f"{model.name}=bedrock:{MODEL_ID}?price=0/0",
             parameters=settings.parameters,
         )
         yield LocalRun(url=outputs["WebSocketUrl"], endpoint=emulator.endpoint, model=model.name, outputs=outputs)

@@ -5,6 +5,7 @@ A text that the code reads and the catalogue lacks, and one that nothing reads, 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from answerback.texts import words_of
@@ -72,6 +73,7 @@ class Texts:
     chat: ChatTexts = field(compare=False)
 
 
+@cache
 def texts_of(language: Language, *, system_locale: str) -> Texts:
     """The words of a language; `system` means that of `system_locale`, English if there is no such translation."""
     is_korean = system_locale.lower().startswith("ko") if language is Language.SYSTEM else language is Language.KOREAN

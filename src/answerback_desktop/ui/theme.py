@@ -8,7 +8,7 @@ from string import Template
 from typing import Final
 
 from PySide6.QtCore import QByteArray, QRectF, Qt
-from PySide6.QtGui import QColor, QFont, QIcon, QPainter, QPalette, QPixmap
+from PySide6.QtGui import QColor, QFont, QIcon, QPainter, QPalette, QPixmap, QPixmapCache
 from PySide6.QtSvg import QSvgRenderer
 from PySide6.QtWidgets import QApplication
 
@@ -149,6 +149,9 @@ class Theme:
     def pixmap(self, drawing: "Icon", size_px: int, colour: str = "text_muted", *, scale: float = 1.0) -> QPixmap:
         """A drawing of `size_px` logical pixels, in one of `COLOURS`, at a device pixel ratio of `scale`."""
         name = self.colour(colour).name()
+        key, drawn = f"{drawing.name} {name} {size_px} {scale}", QPixmap()
+        if QPixmapCache.find(key, drawn):
+            return drawn
         body = drawing.value.replace("currentColor", name)
         svg = (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24" fill="none" stroke="{name}" '
@@ -160,6 +163,7 @@ class Theme:
         QSvgRenderer(QByteArray(svg.encode())).render(painter, QRectF(0, 0, drawn.width(), drawn.height()))
         painter.end()
         drawn.setDevicePixelRatio(scale)
+        QPixmapCache.insert(key, drawn)
         return drawn
 
     def icon(self, drawing: "Icon", size_px: int, colour: str = "text_muted", *, disabled: str = "") -> QIcon:
@@ -204,11 +208,14 @@ def apply(application: QApplication, theme: Theme) -> None:
 
     The palette is set outright: the scheme request of Qt 6.8 does nothing on a bare X11 session.
     """
+    sheet = stylesheet(theme)
+    if application.styleSheet() == sheet:
+        return  # Qt would style every widget again
     if application.style().name() != "fusion":
         application.setStyle("Fusion")
     application.setPalette(theme.palette)
     application.setFont(theme.font())
-    application.setStyleSheet(stylesheet(theme))
+    application.setStyleSheet(sheet)
 
 
 def system_scheme(application: QApplication) -> Scheme:

@@ -21,6 +21,7 @@ from answerback_aws.runtime.dynamodb.tables import Tables
 from answerback_aws.runtime.dynamodb.turns import DynamoTurns
 from asking import record_of
 from dynamo import NOW_MS, own_tables
+from metering import Units, metered
 
 
 class Faulty:
@@ -136,6 +137,12 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
     with own_tables(client) as tables:
         yield World(client, calls, tables)
     calls.close()
+
+
+@pytest.fixture
+def units(world: World) -> Iterator[Units]:
+    with metered(world.client) as units:
+        yield units
 
 
 @pytest.fixture

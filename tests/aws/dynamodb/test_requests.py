@@ -27,7 +27,6 @@ from answerback.ports import Accepted, Existing, Full, Limited, Quota, Unavailab
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.limits import MAX_ANSWER_BYTES, MAX_MESSAGE_BYTES
 from answerback_aws.runtime.dynamodb.requests import Retention
-from metering import meter
 
 pytestmark = pytest.mark.emulator
 
@@ -356,10 +355,9 @@ async def test_the_longest_texts_fit_an_item(world) -> None:
 # --- what it costs ------------------------------------------------------------------------------------------
 
 
-async def test_what_one_answer_costs(world) -> None:
+async def test_what_one_answer_costs(world, units) -> None:
     """Write units of one answer with texts of up to 1 KB, besides its renewals and deliveries at 1 each."""
     front, worker = world.requests(), world.requests()
-    units = meter(world.client)
 
     async def cost(work) -> tuple[float, float]:
         units.clear()
@@ -385,10 +383,10 @@ async def test_what_one_answer_costs(world) -> None:
     assert await cost(world.turns().settled(entries)) == (2, 0)
 
 
-async def test_a_user_over_a_limit_costs_no_write(world) -> None:
+async def test_a_user_over_a_limit_costs_no_write(world, units) -> None:
     store = world.requests()
     await world.accept(store, "r1", per_minute=1)
-    units = meter(world.client)
+    units.clear()
     assert isinstance(await world.accept(store, "r2", per_minute=1), Limited)
     assert isinstance(await world.accept(store, "r3", max_pending=1), Full)
     assert (units.written, units.read) == (0, 4)

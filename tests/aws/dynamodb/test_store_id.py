@@ -6,7 +6,6 @@ import pytest
 
 from answerback.ports import Unavailable
 from answerback_aws.runtime.dynamodb.database import StoreId
-from metering import meter
 
 pytestmark = pytest.mark.emulator
 
@@ -18,10 +17,10 @@ async def test_it_is_made_once_whoever_asks_first(world) -> None:
     assert await StoreId(world.database()).read() == first[0]
 
 
-async def test_a_process_reads_it_once(world) -> None:
+async def test_a_process_reads_it_once(world, units) -> None:
     name = StoreId(world.database())
     assert await name.read() is not None
-    units = meter(world.client)
+    units.clear()
     await name.read()
     assert not units.calls
 

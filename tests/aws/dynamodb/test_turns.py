@@ -11,7 +11,6 @@ from answerback.protocol.frames import Status
 from answerback.stores.sqlite import MemoryStore
 from answerback_aws.runtime.aurora.users import erase_user
 from answerback_aws.runtime.dynamodb.limits import RateLimits
-from metering import meter
 
 pytestmark = pytest.mark.emulator
 
@@ -227,12 +226,12 @@ async def test_texts_that_nothing_names_are_no_turns(world) -> None:
     assert await recent_turns(world, limit=1) == ["a"]
 
 
-async def test_a_long_conversation_is_read_in_pages_and_no_more_than_is_needed(world) -> None:
+async def test_a_long_conversation_is_read_in_pages_and_no_more_than_is_needed(world, units) -> None:
     store = world.requests()
     for n in range(12):
         await world.turn(store, f"r{n:02}", "a" * 200_000)
     assert await recent_turns(world, limit=9) == [f"r{n:02}" for n in range(3, 12)]
-    units = meter(world.client)
+    units.clear()
     assert await recent_turns(world, limit=2) == ["r10", "r11"]
     assert units.read < 3 * 200_000 / 4096
 

@@ -3,11 +3,13 @@
 import asyncio
 import glob
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from answerback.cli.main import run as cli
 from answerback.client import Client
 from answerback_aws.deploy.stack import StackEvent
 from answerback_aws.emulator.emulator import LocalFailed
@@ -50,10 +52,18 @@ def test_the_environment_is_made_once(tmp_path: Path) -> None:
     assert len(steps.said) == 1
 
 
-def test_an_installation_that_failed_says_why_and_does_not_count(tmp_path: Path) -> None:
-    pins, cache = tmp_path / "pins.txt", tmp_path / "cache"
-    pins.write_text(f"{tmp_path}/absent-1.0-py3-none-any.whl\n")
-    with pytest.raises(LocalFailed, match="cannot install the emulator"):
+PYTHON_WITHOUT_NETWORK = """#!/bin/sh
+if [ "$2" = venv ]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; else echo "no such wheel"; exit 1; fi
+"""
+
+
+def test_an_installation_that_failed_says_why_and_does_not_count(tmp_path: Path, monkeypatch) -> None:
+    pins, cache, python = tmp_path / "pins.txt", tmp_path / "cache", tmp_path / "python"
+    pins.write_text("")
+    python.write_text(PYTHON_WITHOUT_NETWORK)
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(LocalFailed, match="cannot install the emulator:\nno such wheel"):
         made_python(cache, lambda _text: None, pins=pins)
     assert list(cache.rglob("installed")) == []
 
@@ -86,8 +96,10 @@ def test_a_model_that_cannot_be_used_is_refused(model: str, tmp_path: Path, temp
 @pytest.mark.emulator
 @pytest.mark.postgres
 @pytest.mark.timeout(180)
-def test_it_answers_and_leaves_nothing(temporary: Path) -> None:
-    """With IAM enforced, through the deployment's own code."""
+def test_it_answers_and_leaves_nothing(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With IAM enforced, through the deployment's own code, and for a user with a budget in money."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
 
     async def ask(url: str) -> str:
         async with Client(url, user="somebody") as client:
@@ -96,6 +108,8 @@ def test_it_answers_and_leaves_nothing(temporary: Path) -> None:
     steps = Steps()
     settings = LocalSettings(model="echo", cache=ENVIRONMENT.parent, python=emulator_python())
     with local_stack(settings, steps) as run:
+        place = ("--stack", "answerback", "--region", "us-east-1", "--endpoint-url", run.endpoint)
+        assert cli(["users", "set-budget", "somebody", "1usd/day", *place]) == 0
         assert asyncio.run(ask(run.url)) == "is anybody there"
         assert run.outputs["WebSocketUrl"] == run.url
         assert not [value for value in run.outputs.values() if "amazonaws.com" in value], "nothing of this is AWS"

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from answerback.client import File, Usage
@@ -62,7 +62,6 @@ def kept(draw):
 
 @pytest.mark.parametrize("form", list(ExportFormat))
 @given(st.lists(kept(), min_size=1, max_size=3, unique_by=lambda one: one.conversation.conversation_id))
-@settings(max_examples=150, deadline=None)
 def test_all_that_is_written_is_read(form, everything):
     assert imported(exported(everything, form, is_all=True), now_ms=NOW_MS) == tuple(everything)
 
