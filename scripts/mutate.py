@@ -126,9 +126,11 @@ def _edits(node: ast.AST) -> Iterator[dict[str, str]]:
             yield _put(node, ast.Call(func=ast.Name(id=_TWINS[name]), args=args, keywords=keywords))
         case ast.Return(value=ast.expr()):
             yield {"replace": ast.unparse(node), "put": "return None"}
-        case ast.Expr(value=ast.Call() | ast.Await()) | ast.Raise() | ast.AugAssign() | ast.Delete():
+        case ast.Expr(value=ast.Call() | ast.Await()) | ast.Raise() | ast.AugAssign() | ast.Continue() | ast.Break():
             yield {"drop": ast.unparse(node)}
-        case ast.Assign(targets=[ast.Attribute() | ast.Subscript()]) | ast.Continue() | ast.Break():
+        case ast.Assign(targets=[place]) | ast.Delete(targets=[place, *_]) if not isinstance(
+            place, ast.Name | ast.Tuple
+        ):
             yield {"drop": ast.unparse(node)}
         case _:
             pass

@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import gc
+import inspect
 import itertools
 import json
 import os
@@ -68,7 +69,12 @@ class ThreadedGateway:
         match frame["action"]:
             case "hello":
                 names = {"connectionId": "c", "sessionId": "s", "userId": "u", "protocol": 1, "models": ["echo"]}
-                yield {"action": "welcome", "helloId": frame["helloId"], "limits": LIMITS, **names}
+                about = {"modelInfo": {"echo": {"demo": True}}, "server": {"version": "99", "leastClient": "99"}}
+                names |= {"limits": LIMITS, "features": ["budgets"], **about}
+                yield {"action": "welcome", "helloId": frame["helloId"], **names}
+            case "getBudget":
+                budget = {"unit": "tokens", "limit": 9, "used": 1, "reserved": 0, "resetsAt": "then"}
+                yield {"action": "budget", "requestId": rid, "budget": budget}
             case "ping":
                 yield {"action": "pong"}
             case "cancelMessage":
@@ -142,8 +148,26 @@ def test_the_rest_of_the_api(threaded):
         assert app.delete("c").deleted
         assert not app.restore("c").deleted
         assert app.ping() >= 0
+        assert app.budget().limit == 9
+        assert (app.model_info().demo, app.wanted_version) == (True, "99")
         assert app.pending() == []
         assert app.restored == ()
+
+
+def test_what_is_not_said_means_the_same_with_asyncio():
+    def defaults(kind):
+        return {
+            name: {
+                one.name: one.default
+                for one in inspect.signature(function).parameters.values()
+                if one.name != "progress"
+            }
+            for name, function in inspect.getmembers(kind, inspect.isfunction)
+            if not name.startswith("_") or name == "__init__"
+        }
+
+    ours, theirs = defaults(BlockingClient), defaults(Client)
+    assert {name: theirs.get(name, said) for name, said in ours.items()} == ours
 
 
 def test_errors_are_raised_here(threaded):
@@ -158,8 +182,10 @@ def test_errors_are_raised_here(threaded):
             app.cancel("nobody")
         with pytest.raises(RequestCancelled):
             list(left)
+        assert left.conversation_id == "c"
     with pytest.raises(Closed):
         app.ask("too late")
+    assert "answerback-client" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_ctrl_c_stops_the_question(threaded):
@@ -180,6 +206,7 @@ def test_ctrl_c_stops_a_question_that_is_being_handed_to_the_loop(monkeypatch):
         try:
             await asyncio.Event().wait()
         finally:
+            await asyncio.sleep(0)
             cancelled.set()
 
     hand_over = thread._loop.call_soon_threadsafe
@@ -280,6 +307,7 @@ def test_several_threads_share_it(threaded):
 def test_nobody_listens(unused_tcp_port):
     with pytest.raises(CannotConnect), BlockingClient(f"ws://127.0.0.1:{unused_tcp_port}"):
         pass
+    assert "answerback-client" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_not_open():

@@ -5,6 +5,8 @@ import asyncio
 import pytest
 
 from answerback.client import Client, ProtocolViolation, RequestFailed, parts_of
+from answerback.client.paging import TurnPages
+from answerback.protocol.frames import History
 
 
 def turn(rid, question, answer, **more):
@@ -45,20 +47,20 @@ async def test_parts_of_a_turn_in_pieces_are_joined(gateway):
     def labels(*parts):
         return [{"part": n, "kind": kind, "from": start, "to": end} for n, kind, start, end in parts]
 
-    later = turn("a", "q", "nk and so", answerOffset=3, parts=labels((0, "reasoning", 3, 5), (1, "text", 5, 12)))
-    earlier = turn("a", "q", "thi", parts=labels((0, "reasoning", 0, 3)))
+    later = turn("a", "q", "nk and so", answerOffset=5, parts=labels((1, "reasoning", 5, 7), (2, "text", 7, 14)))
+    earlier = turn("a", "q", "hmthi", parts=labels((0, "text", 0, 2), (1, "reasoning", 2, 5)))
     async with Client(gateway.url) as app:
         serving = asyncio.create_task(serve_history(await gateway.peer(), [later], [earlier]))
         (whole,) = [one async for one in app.history("c", parts=True)]
         await serving
-    assert parts_of(whole) == (("reasoning", None, "think"), ("text", None, " and so"))
+    assert parts_of(whole) == (("text", None, "hm"), ("reasoning", None, "think"), ("text", None, " and so"))
 
 
 @pytest.mark.parametrize(
     "pages",
     [
         [[turn("a", "q", "tail", answerOffset=6)]],
-        [[turn("a", "q", "tail", answerOffset=6)], [turn("b", "q", "other")]],
+        [[turn("a", "q", "tail", answerOffset=6)], [turn("b", "q", "others")]],
         [[turn("a", "q", "tail", answerOffset=6)], [turn("a", "q", "short")]],
     ],
 )
@@ -68,6 +70,13 @@ async def test_pieces_that_do_not_fit(gateway, pages):
         with pytest.raises(ProtocolViolation):
             [t async for t in app.history("c")]
         await serving
+
+
+def test_a_page_that_follows_itself_is_no_history():
+    pages, page = TurnPages("c"), History(request_id="r", conversation_id="c", turns=(), next="p")
+    assert pages.take(page) == []
+    with pytest.raises(ProtocolViolation, match="follows itself"):
+        pages.take(page)
 
 
 async def test_conversations_and_their_changes(gateway):

@@ -34,6 +34,7 @@ def watched(gateway):
 async def entered(app, gateway, *, number=1):
     """Begin to watch; the connection and the watch."""
     watch = app.watch("c")
+    assert not watch.is_live
     entering = asyncio.create_task(watch.__aenter__())
     peer = await gateway.peer()
     await peer.hold(number)
@@ -106,7 +107,7 @@ async def test_a_plain_loop_begins_and_ends_it(watched):
         await reading
         assert shown == ["a"]
         assert (await peer.get("watch"))["off"]
-        assert app._watches._watches == {}
+        assert app._watches._watches == app._watches._is_live == {}
 
 
 async def test_a_loop_inside_of_async_with_may_be_left_and_begun_again(watched):
@@ -194,6 +195,7 @@ async def test_a_server_that_lost_it_while_it_was_watched(watched):
             with pytest.raises(RequestFailed, match="does not show answers to other devices"):
                 await watch.next()
         assert not watch.is_live
+        assert app._watches._watches == app._watches._is_live == {}
 
 
 async def test_a_server_that_does_not_answer_is_given_up_where_it_is_waited_for(watched):
@@ -248,6 +250,7 @@ async def test_one_whose_beginning_is_cancelled_is_not_watched(watched):
         await peer.get("watch")
         entering.cancel()
         await asyncio.gather(entering, return_exceptions=True)
+        assert entering.cancelled()
         assert (await peer.get("watch"))["off"]
         assert app._watches._watches == {}
 

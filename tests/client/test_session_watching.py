@@ -2,7 +2,7 @@
 
 import pytest
 
-from answerback.client.effects import ReplyFailed, Show, WatchFailed, WatchHeld
+from answerback.client.effects import Note, ReplyFailed, Show, WatchFailed, WatchHeld
 from answerback.client.errors import Closed, ProtocolViolation, RequestCancelled, RequestFailed, RequestTimeout
 from answerback.client.events import (
     Asked,
@@ -94,6 +94,7 @@ def test_it_waits_for_a_connection_and_for_the_greeting():
     assert sent(watch(script)) == []
     (hello,) = hellos(script.connect())
     assert sent(script.welcome(hello, features=FEATURES)) == ["watch c 1"]
+    assert sent(script.welcome(hello, features=FEATURES)) == [], "a greeting that comes twice"
 
 
 def test_a_watch_without_an_answer_is_repeated_with_growing_pauses():
@@ -125,8 +126,10 @@ def test_each_connection_is_told_what_is_watched_and_what_is_held():
     script = begun()
     script.hear(asked("a"), delta("a", 0, "one "))
     script.lose()
+    script.wait(2_000)
     (hello,) = hellos(script.connect())
     assert sent(script.welcome(hello, features=FEATURES)) == ["watch c 2 a@1:4"]
+    assert watched(script.wait(2_001)) == [], "it may have been silent for as long as there was no connection"
     script.hear(watching(2))
     page(script)
     assert kinds(script.hear(delta("a", 4, "two"), end("a", 7))) == ["Text a", "Done a"]
@@ -207,6 +210,7 @@ def test_parts_and_signs_of_life():
     assert [type(item.event) for item in watched(effects)] == [
         *(Asked, Thinking, Started, PartStarted, PartText, Thinking, Text, Done)
     ]
+    assert watched(effects)[1].event == Thinking(8.0)
     assert [part.kind for part in watched(effects)[-1].event.answer.parts] == ["reasoning", "text"]
 
 
@@ -284,6 +288,16 @@ def test_missing_text_is_asked_for_at_once_and_then_with_growing_pauses():
     script.hear(delta("a", 0, "one: "), watching(4))
     assert sent(script.wait(5)) == []
     assert sent(script.hear(delta("a", 20, "x"))) == ["watch c 5 a@1:5"]
+
+
+def test_what_was_missing_and_has_come_is_not_asked_for_again():
+    script = begun()
+    script.hear(*(frame for rid in "abc" for frame in (asked(rid), delta(rid, 0, "one "))))
+    assert sent(script.hear(end("a", 7))) == ["watch c 2 a@1:4 b@1:4 c@1:4"]
+    script.hear(end("b", 7), delta("a", 4, "two"))
+    assert sent(script.hear(watching(2))) == ["watch c 3 b@1:4 c@1:4"], "b lacks text"
+    script.hear(end("b", 7), delta("b", 4, "two"))
+    assert sent(script.hear(watching(3))) == []
 
 
 def test_an_ending_without_its_text_sends_to_the_history():
@@ -373,7 +387,7 @@ def test_a_turn_that_ended_while_the_session_was_away_is_in_the_history():
     assert watched(effects)[2].event.conversation_id == "c"
     done = watched(effects)[-1].event.answer
     assert (done.text, done.usage) == ("yes", Usage(input_tokens=1, output_tokens=2))
-    assert script.hear(asked("b"), delta("b", 0, "yes"), end("b", 3), end("a", 7)) == []
+    assert script.hear(asked("b"), delta("b", 0, "yes"), end("b", 3), end("a", 7), asked("older")) == []
 
 
 def test_after_a_lost_connection_an_older_turn_may_have_ended_behind_one_that_is_known():
@@ -453,8 +467,12 @@ def test_a_history_that_cannot_be_read_is_read_at_the_next_renewal():
     assert watched(script.hear(error(ErrorCode.INTERNAL, f"turns-{number}"))) == []
     script.wait(480)
     script.hear(watching(script.session._watches._watches["c"].number, "b"))
-    assert watched(page(script, turn("x", "tail", answer_offset=3))) == []
+    assert [type(effect) for effect in page(script, turn("x", "tail", answer_offset=3))] == [Note]
     script.wait(720)
+    script.hear(watching(script.session._watches._watches["c"].number, "b"))
+    number = script.session._watches._numbers
+    assert script.hear(f'{{"action": "history", "requestId": "turns-{number}", "turns": "x"}}') == []
+    script.wait(960)
     script.hear(watching(script.session._watches._watches["c"].number, "b"))
     assert kinds(page(script, turn("old"), turn("b")))[-1] == "Done b"
 
@@ -477,6 +495,7 @@ def test_an_answer_that_the_server_does_not_know_any_more_is_in_the_history_or_g
     assert sent(script.hear(error(ErrorCode.UNKNOWN_REQUEST, "a"))) == ["GetHistory"]
     script.hear(error(ErrorCode.UNKNOWN_REQUEST, "b"))
     effects = page(script, turn("a"))
+    assert sent(effects) == ["GetHistory"], "b may have ended while the page was on its way"
     assert kinds(effects) == ["Started a", "Text a", "Done a", "Failed b"]
     assert watched(effects)[-1].event.error.code == "unknown_request"
 
@@ -516,7 +535,8 @@ def test_no_room_for_one_more_reads_the_history_every_minute():
     assert page(script, turn("old")) == [WatchHeld("c", is_live=False)]
     assert sent(script.wait(59.9)) == []
     assert sent(script.wait(60)) == ["watch c 3"]
-    script.hear(error(ErrorCode.OVERLOADED, "watch-3"))
+    assert WatchHeld("c", is_live=False) in script.hear(error(ErrorCode.OVERLOADED, "watch-3"))
+    assert sent(script.hear(error(ErrorCode.OVERLOADED, "watch-3"))) == [], "it may come twice"
     assert kinds(page(script, turn("old"), turn("new")))[-1] == "Done new"
     script.wait(120)
     assert WatchHeld("c", is_live=True) in script.hear(watching(5, "new"))
@@ -537,12 +557,14 @@ def test_a_token_that_can_be_renewed_is_waited_for_once_the_server_has_known_the
     script = connected(features=FEATURES, can_renew=True)
     watch(script)
     script.hear(watching(1, "old"))
-    script.wait(240)
-    assert script.hear(error(ErrorCode.UNAUTHORIZED, "watch-2")) == [WatchHeld("c", is_live=False)]
-    assert sent(script.wait(260)) == ["watch c 3"]
+    script.wait(250)
+    refusal = error(ErrorCode.UNAUTHORIZED, "watch-2")
+    assert [type(effect) for effect in script.hear(refusal, refusal)] == [WatchHeld, Note]
+    assert sent(script.wait(269)) == []
+    assert sent(script.wait(270)) == ["watch c 3"]
     script.hear(error(ErrorCode.UNAUTHORIZED, "watch-3"))
-    assert sent(script.wait(299)) == []
-    assert sent(script.wait(300)) == ["watch c 4"]
+    assert sent(script.wait(309)) == []
+    assert sent(script.wait(310)) == ["watch c 4"]
     effects = script.hear(watching(4, "old"))
     assert WatchHeld("c", is_live=True) in effects
     assert "GetHistory" in sent(effects), "what ended meanwhile was not shown"
@@ -573,6 +595,27 @@ def test_frames_that_cannot_be_read_end_what_they_are_about():
     script.wait(240)
     (failed,) = script.hear('{"action": "watching", "requestId": "watch-2", "number": "x"}')
     assert isinstance(failed, WatchFailed)
+
+
+def test_what_is_about_nothing_that_is_watched_is_noted_and_changes_nothing():
+    def broken(action, rid):
+        return f'{{"action": "{action}", "requestId": "{rid}", "attempt": "x", "number": "x"}}'
+
+    script = begun()
+    script.hear(asked("a"))
+    script.wait(240)
+    number = script.session._watches._numbers  # of a `watch` that is not answered
+    others = [
+        error(ErrorCode.INTERNAL, "a"),
+        error(ErrorCode.UNKNOWN_REQUEST, "other"),
+        broken("messageDelta", "other"),
+    ]
+    late = [error(ErrorCode.INTERNAL, f"watch-{number}"), broken("watching", f"watch-{number}")]
+    for frame in others:
+        assert [type(effect) for effect in script.hear(frame)] == [Note]
+    script.hear(watching(number))
+    for frame in late:
+        assert [type(effect) for effect in script.hear(frame)] == [Note]
 
 
 def test_everything_ends_with_the_session():
@@ -639,7 +682,9 @@ def test_the_list_is_to_be_read_when_it_is_watched_and_after_each_loss():
 def test_the_list_without_room_is_read_every_minute():
     script = connected(features=FEATURES)
     watch(script, None)
-    assert watched(script.hear(error(ErrorCode.OVERLOADED, "watch-1"))) == [ChangesMissed()]
+    effects = script.hear(error(ErrorCode.OVERLOADED, "watch-1"))
+    assert watched(effects) == [ChangesMissed()]
+    assert WatchHeld(None, is_live=False) in effects
     assert sent(script.wait(60)) == ["watch list 2"]
     assert watched(script.hear(error(ErrorCode.OVERLOADED, "watch-2"))) == [ChangesMissed()]
 

@@ -50,7 +50,13 @@ from answerback.protocol.frames import (
     UploadState,
     Welcome,
 )
-from answerback.protocol.limits import MAX_ATTACHMENT_BYTES, MAX_ATTACHMENTS, PIECE_BYTES, RETURNED_BYTES
+from answerback.protocol.limits import (
+    MAX_ATTACHED_BYTES,
+    MAX_ATTACHMENT_BYTES,
+    MAX_ATTACHMENTS,
+    PIECE_BYTES,
+    RETURNED_BYTES,
+)
 from answerback.service.front_settings import FrontSettings
 from answerback.testing import run_virtual
 
@@ -108,16 +114,16 @@ async def test_files_go_with_a_question_and_stand_in_the_history(start, tmp_path
 async def test_every_piece_is_cut_and_the_bytes_are_exact(start):
     gateway = await start()
     async with Client(gateway.url, timing=QUICK) as app:
-        stream = app.stream("What is it?", attachments=[File(name="a.png", data=PNG)])
+        stream = app.stream("What is it?", attachments=[File(name="a.png", data=PNG), File(name="b.txt", data=b"x")])
         sent = []
         async for event in stream.events():
             if isinstance(event, Uploading):
                 sent.append(event.sent_bytes)
                 for link in list(app._driver._links.values()):
                     link.abort()
-        assert (await stream.answer).text == told(("a.png", "image/png", PNG))
+        assert (await stream.answer).text == told(("a.png", "image/png", PNG), ("b.txt", "text/plain", b"x"))
         assert sent == sorted(sent)
-        assert sent[-1] == len(PNG)
+        assert sent[-1] == len(PNG) + 1
 
 
 async def test_a_file_that_the_server_has_is_not_sent_again(start, monkeypatch):
@@ -153,6 +159,7 @@ async def test_a_question_of_an_earlier_run_brings_its_files_again(start, tmp_pa
     outbox = KeptOutbox()
     async with Client("ws://127.0.0.1:9", session="s", offline_start=True, outbox=outbox) as app:
         app.stream("What is it?", attachments=[picture])
+        assert [one.paths for one in app.pending()] == [(str(picture),)]
     assert [one.paths for one in outbox.kept.values()] == [(str(picture),)]
     async with Client(gateway.url, session="s", outbox=outbox) as app:
         (stream,) = app.restored
@@ -180,7 +187,7 @@ async def test_a_file_that_is_not_there_any_more_ends_its_question_in_words(star
 
 
 def test_a_file_waits_until_uploads_that_were_left_behind_give_way() -> None:
-    waits_ms, told, signs = [30_000, None, 20_000, None, 3_600_000], list[int](), list[int]()
+    waits_ms, told, signs = [30_000, None, 1, None, 3_600_000], list[int](), list[int]()
 
     async def put(frame: PutPiece) -> UploadState:
         assert frame.offset == 0
@@ -199,7 +206,7 @@ def test_a_file_waits_until_uploads_that_were_left_behind_give_way() -> None:
     async def main() -> None:
         begun = asyncio.get_running_loop().time()
         await bring(File(name="a", data=b"x" * 10), put, progress=signs.append)
-        assert asyncio.get_running_loop().time() - begun == 50
+        assert asyncio.get_running_loop().time() - begun == pytest.approx(30.001)
         with pytest.raises(Overloaded):  # tomorrow
             await bring(File(name="a", data=b"x" * 10), put)
 
@@ -237,9 +244,11 @@ async def test_cancelling_stops_an_upload(start, monkeypatch):
         assert ended.is_set()
 
 
-async def test_pieces_are_as_large_as_the_server_says(gateway) -> None:
+async def test_pieces_are_as_large_as_the_server_says_and_signs_of_life(gateway, monkeypatch) -> None:
     gateway.features, gateway.greets = ("attachments",), False
+    signs = list[float]()
     async with Client(gateway.url, offline_start=True) as app:
+        monkeypatch.setattr(app._session, "bringing", lambda *, now: signs.append(now) or [])
         peer = await gateway.peer()
         await peer.welcome(await peer.get("hello"), model_info={"echo": {"attachments": ["text"]}}, pieceBytes=7)
         stream = app.stream("?", attachments=[File(name="a", data=b"x" * 10)])
@@ -251,6 +260,7 @@ async def test_pieces_are_as_large_as_the_server_says(gateway) -> None:
             (0, 7),
             (7, 3),
         ]
+        assert signs
         stream.cancel()
 
 
@@ -379,15 +389,20 @@ async def test_a_file_that_comes_back_wrong_is_not_given_to_the_app(wrong):
 
 
 async def test_answers_of_other_lengths_than_the_first_make_the_same_file():
-    lengths = itertools.cycle([30, 7, 50, 1])
+    lengths, out, most = itertools.cycle([30, 7, 50, 1]), 0, 0
 
     async def get(frame: GetAttachment) -> AttachmentPiece:
+        nonlocal out, most
+        out, most = out + 1, max(most, out + 1)
+        await asyncio.sleep(0)
+        out -= 1
         data = BYTES[:999][frame.offset : frame.offset + next(lengths)]
         return AttachmentPiece(
             request_id=frame.request_id, sha256=frame.sha256, size=frame.size, offset=frame.offset, data=data
         )
 
     assert (await fetch(File(name="a", data=BYTES[:999]).attachment, get)).data == BYTES[:999]
+    assert most == PIECES_OUT
 
 
 @pytest.mark.parametrize(
@@ -410,7 +425,7 @@ def test_a_file_is_saved_under_a_name_that_does_no_harm_and_over_no_other(
     assert file.save(tmp_path) == tmp_path / saved
     (tmp_path / saved).write_bytes(b"old")
     again = file.save(tmp_path)
-    assert again.parent == tmp_path
+    assert again == tmp_path / f"{Path(saved).stem} (2){Path(saved).suffix}"
     assert (again.read_bytes(), (tmp_path / saved).read_bytes()) == (b"new", b"old")
 
 
@@ -427,6 +442,8 @@ def test_files_that_cannot_be_sent_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         File.read(tmp_path / "none")
     assert len(files_of([File(name="a", data=b"a")] * MAX_ATTACHMENTS)) == MAX_ATTACHMENTS
+    largest = [File(name="a", data=bytes(MAX_ATTACHMENT_BYTES))] * (MAX_ATTACHED_BYTES // MAX_ATTACHMENT_BYTES)
+    assert sum(len(one.data) for one in files_of(largest)) == MAX_ATTACHED_BYTES
     with pytest.raises(IsADirectoryError):
         File.read(tmp_path)
 
@@ -445,10 +462,12 @@ def test_files_that_cannot_be_sent_are_told_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_file_is_is_seen_from_its_bytes(name: str, data: bytes, media_type: str) -> None:
-    assert File(name=name, data=data).media_type == media_type
+    file = File(name=name, data=data)
+    assert file.media_type == media_type
+    assert (file.kind is None) is (media_type == "application/octet-stream")
 
 
-def test_the_blocking_client_sends_files_too(tmp_path: Path) -> None:
+def test_the_blocking_client_sends_files_and_gets_them_back(tmp_path: Path) -> None:
     chosen = GatewaySettings(
         port=0, admin_port=None, data_dir=tmp_path, grace_s=0.1, models=("python:files_model:make",), rate_limit=0
     )
@@ -458,7 +477,10 @@ def test_the_blocking_client_sends_files_too(tmp_path: Path) -> None:
 
             def ask() -> str:
                 with BlockingClient(gateway.url) as app:
-                    return app.ask("?", attachments=[File(name="a.png", data=PNG)]).text
+                    answer = app.ask("?", attachments=[File(name="a.png", data=PNG)], conversation="c")
+                    (turn,) = app.history("c")
+                    assert app.attachment(turn.attachments[0]).data == PNG
+                    return answer.text
 
             return await asyncio.to_thread(ask)
 

@@ -120,20 +120,22 @@ async def test_many_at_once_are_never_above_the_cap(store, actor, ask):
     assert await counted(store, actor, DESIGN) == (3 * ONE, 3 * ONE)
 
 
-async def test_a_lost_attempt_counts_in_full_and_the_next_needs_room(store, actor, ask):
-    await day(store, actor, 2 * ONE)
-    await ask("r1")
+@pytest.mark.parametrize("team", [None, "design"])
+async def test_a_lost_attempt_counts_in_full_and_the_next_needs_room(store, actor, ask, team):
+    holder = "ann" if team is None else DESIGN
+    await day(store, actor, 2 * ONE, holder=holder)
+    await ask("r1", team=team)
     await actor.claim("r1")
     actor.now_ms += Policy().lease_ms
     assert isinstance(await actor.claim("r1", owner="w2"), Claimed)
-    assert await counted(store, actor) == (2 * ONE, ONE)
+    assert await counted(store, actor, holder) == (2 * ONE, ONE)
     assert isinstance(await actor.finish("r1", counted=NOTHING), Fenced), "the lost one settles nothing"
     actor.now_ms += Policy().lease_ms
     ended = await actor.claim("r1", owner="w3")
     assert isinstance(ended, Ended)
     assert ended.is_new
     assert (ended.record.ending.error_code, ended.record.ending.error_reason) == (ErrorCode.RATE_LIMITED, "budget")
-    assert await counted(store, actor) == (2 * ONE, 0)
+    assert await counted(store, actor, holder) == (2 * ONE, 0)
     assert (await store.read(RequestKey("ann", "r1"))).ending == ended.record.ending
 
 

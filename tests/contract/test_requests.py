@@ -186,6 +186,14 @@ async def test_calls_around_the_change_of_a_minute_are_counted_in_their_own(acto
     assert await actor.accept("old2", per_minute=1) == Limited(1)
     actor.now_ms += 1
     assert isinstance(await actor.accept("new2", per_minute=1), Limited)
+    for minutes, name, admission in (
+        (2, "later", Accepted),
+        (-1, "between", Accepted),
+        (2, "newest", Accepted),
+        (-1, "beside later", Limited),
+    ):
+        actor.now_ms += minutes * 60_000
+        assert isinstance(await actor.accept(name, per_minute=1), admission), name
 
 
 async def test_a_repeat_is_free_and_a_refusal_is_not_counted(actor):

@@ -96,5 +96,11 @@ def test_changes_of_the_list_are_told_to_those_who_watch_it() -> None:
         await asker.say(UpdateConversation(request_id="u4", conversation_id="c", deleted=False))
         assert isinstance(phone.frames[-1], Watching)
         assert not [frame for frame in asker.frames if isinstance(frame, ConversationChanged)]
+        tablet, seen = await one_of(backend, "tablet"), len(phone.frames)
+        await tablet.say(watch(conversation=None))
+        await asker.say(question("q2"))
+        await backend.queue.idle()
+        assert isinstance(tablet.frames[-1], ConversationChanged)
+        assert phone.frames[seen:] == [], "it has left"
 
     on(main)

@@ -28,6 +28,7 @@ from answerback.protocol.frames import (
     UpdateConversation,
     Watching,
 )
+from answerback.service import watchers
 from answerback.service.delivery_sender import WATCHERS_S
 from answerback.stores.connections import MemoryConnections
 from answerback.testing import Backend, ScriptedModel, ScriptedSender, run_virtual
@@ -466,8 +467,9 @@ def test_a_connection_that_stalls_holds_up_nobody_else(stalled: str) -> None:
 def test_a_slow_watcher_holds_neither_the_asker_nor_the_queue(parks: bool) -> None:
     async def main() -> None:
         backend = Backend(model=ScriptedModel(words), parks=parks)
-        asker, phone = await one_of(backend, "desk"), await one_of(backend, "phone")
-        await phone.say(watch())
+        asker, phone, tablet = [await one_of(backend, name) for name in ("desk", "phone", "tablet")]
+        for peer in (phone, tablet):
+            await peer.say(watch())
         await asker.say(question())
         await asyncio.sleep(0.15)
         has = text_of(phone.frames)
@@ -480,10 +482,12 @@ def test_a_slow_watcher_holds_neither_the_asker_nor_the_queue(parks: bool) -> No
         assert ending(asker.frames).status is Status.COMPLETED
         assert text_of(phone.frames) == has
         backend.sender.drain("phone")
+        seen = len(tablet.frames)
         for parked in backend.sender.parked:
             assert parked[:2] == ("phone", RequestKey("kim", "q"))
             await backend.front.unpark(*parked)
         assert len(backend.sender.parked) == (1 if parks else 0)
+        assert len(tablet.frames) == seen, "what was parked is for the phone"
         if parks:
             assert text_of(phone.frames) == f"{TEXT} "
             assert ending(phone.frames) == ending(asker.frames)
@@ -523,6 +527,7 @@ class Late(MemoryConnections):
 
     fails = 0
     error: Exception = Unavailable("not now")
+    waits_s = 0.0
 
     async def watchers(
         self, user_id: str, *conversations: str | None, now_ms: int
@@ -530,6 +535,7 @@ class Late(MemoryConnections):
         if any(conversations) and self.fails:
             self.fails -= 1
             raise self.error
+        await asyncio.sleep(self.waits_s)
         return await super().watchers(user_id, *conversations, now_ms=now_ms)
 
 
@@ -639,6 +645,84 @@ def test_an_ending_that_was_not_told_is_told_by_whoever_finds_it() -> None:
         await backend.queue.put(replace(record, queue_no=4))
         await backend.queue.idle()
         assert len(phone.frames) == seen, "once is enough"
+
+    on(main)
+
+
+def test_what_could_not_be_told_is_told_by_whoever_finds_it_and_little_is_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watchers, "MAX_TOLD", 1)
+
+    async def main() -> None:
+        watching = Late()
+        backend = Backend(model=ScriptedModel(words), connections=watching)
+        asker, phone = await one_of(backend, "desk"), await one_of(backend, "phone")
+        await phone.say(watch())
+        watching.fails = 99
+        await asker.say(question())
+        await backend.queue.idle()
+        assert about(phone.frames) == []
+        watching.fails = 0
+        record = await backend.store.read(RequestKey("kim", "q"))
+        assert record is not None
+        await backend.queue.put(replace(record, queue_no=2))
+        await backend.queue.idle()
+        assert ending(phone.frames) == ending(asker.frames)
+        await asker.say(question("q2"))
+        await backend.queue.idle()
+        assert backend.worker._watchers is not None
+        assert list(backend.worker._watchers._told) == [RequestKey("kim", "q2")]
+
+    on(main)
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_who_watches_hears_no_more_of_a_worker_that_has_lost_the_request(is_late: bool) -> None:
+    """`is_late`: it was still looking for who watches."""
+
+    async def main() -> None:
+        policy, watching = Policy(lease_ms=10**9), Late()  # nobody takes it up
+        model = ScriptedModel(lambda _: ["one", 99 * PROGRESS_S, Finish()])
+        backend = Backend(model=model, policy=policy, connections=watching)
+        asker, phone = await one_of(backend, "desk"), await one_of(backend, "phone")
+        await phone.say(watch())
+        watching.waits_s = is_late * 3 * PROGRESS_S
+        await asker.say(question(parts=()))
+        await asyncio.sleep(2 * PROGRESS_S)
+        assert backend.queue.crash(RequestKey("kim", "q"))
+        await asyncio.sleep(0)
+        seen = len(about(phone.frames))
+        assert bool(seen) is not is_late
+        await asyncio.sleep(3 * PROGRESS_S)
+        assert len(about(phone.frames)) == seen
+
+    on(main)
+
+
+def test_a_text_that_can_never_be_stored_is_no_answer_to_anybody() -> None:
+    async def main() -> None:
+        backend = Backend(model=ScriptedModel(words))
+        asker, phone = await one_of(backend, "desk"), await one_of(backend, "phone")
+        await phone.say(watch())
+        await asker.say(question(parts=()))
+        await asyncio.sleep(0.25)
+        change = backend.store.change
+
+        async def refuses(key: RequestKey, step: Any) -> Any:
+            content = getattr(step, "keywords", {}).get("content")
+            if content is not None and content.text:
+                raise ValueError("it has a character that no database takes")
+            return await change(key, step)
+
+        backend.store.change = refuses  # type: ignore[method-assign]
+        await backend.queue.idle()
+        for peer in (asker, phone):
+            (end,) = [frame for frame in about(peer.frames) if isinstance(frame, MessageResponse)]
+            assert (end.status, end.length) == (Status.FAILED, 0)
+        seen = len(phone.frames)
+        await asyncio.sleep(3 * PROGRESS_S)
+        assert len(phone.frames) == seen
 
     on(main)
 

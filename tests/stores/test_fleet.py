@@ -40,7 +40,7 @@ from answerback.ports import (
 from answerback.protocol.errors import ErrorCode
 from answerback.stores import StoreError, StoreInUse
 from answerback.stores.fleet import FleetStore
-from answerback.stores.fleet_commit import Changed, Freed, Transaction
+from answerback.stores.fleet_commit import MAX_USERS, Changed, Freed, Transaction
 from answerback.stores.migrations import Migration, lock_key, shipped
 from answerback.stores.nodes import FORGET_MS, Nodes, connect_nodes
 from answerback.stores.notices import Notices
@@ -211,6 +211,8 @@ async def test_what_waits_behind_another_may_be_cancelled_and_expire(actors, by)
     freed = Freed("a", a.record("r1").ordering_key)  # r1 is at home there, and may be next
     ended = [told for name in ("r2", "r3") for told in (Changed("a", RequestKey("ann", name)), freed)]
     assert told == ([] if by is a else ended)
+    changed = await a.store.changed([RequestKey("ann", name) for name in ("r1", "r2", "r3")])
+    assert {record.request_id for record in changed} == (set() if by is a else {"r2", "r3"})
 
 
 async def test_a_gateway_that_starts_again_takes_up_what_it_left(actors, postgres_server, schema):
@@ -536,6 +538,13 @@ async def test_calls_of_one_transaction_see_what_those_before_them_did(actors):
     assert (await a.store.read(key)).session_id == "s1++"
 
 
+async def test_a_transaction_is_about_so_many_users_and_no_more(stores):
+    names = [f"u{n}" for n in range(MAX_USERS + 1)]
+    asked = (tuple(names[:-1]), (names[0],), (names[-1],))
+    full, known, new = await asyncio.gather(*(stores[0]._fleet.do(lambda one: one, users=users) for users in asked))
+    assert full is known is not new
+
+
 async def test_too_many_waiting_operations_are_unavailable_at_once(postgres_server, schema):
     store = FleetStore(postgres_server.url, node="a", schema=schema, max_queued=10)
     await store.open()
@@ -553,8 +562,9 @@ async def test_too_many_waiting_operations_are_unavailable_at_once(postgres_serv
     assert [one.position for one in await asyncio.gather(*asked[:20])] == list(range(20))
     assert not store.last_write_failed
     await store.close()
-    with pytest.raises(Unavailable, match="not open"):
-        await store._fleet.alone(bool)
+    for late in (store._fleet.alone(bool), Actor(store).accept("late")):
+        with pytest.raises(Unavailable, match="not open"):
+            await asyncio.wait_for(late, 10)
 
 
 async def test_why_a_transaction_failed_is_said(actors, monkeypatch):

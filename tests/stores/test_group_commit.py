@@ -338,45 +338,6 @@ async def test_a_rare_write_that_fails_by_itself_harms_nobody_beside_it(store, a
     assert conversation.title == "What is it?"
 
 
-async def test_rare_writes_stand_in_their_place_between_the_others(store, actor):
-    await actor.turn("r0")
-    for name in ("r1", "r2"):
-        await actor.accept(name)
-        await actor.claim(name)
-    await asyncio.gather(
-        actor.finish("r1"),
-        store.update_conversation("ann", "c1", title=None, deleted=True, now_ms=actor.now_ms),
-        actor.finish("r2"),
-        store.update_conversation("ann", "c1", title=None, deleted=False, now_ms=actor.now_ms),
-    )
-    assert [t.request_id for t in await store.turns("ann", "c1", before=None, limit=9)] == ["r1", "r0"]
-
-
-async def test_endings_of_one_batch_in_a_deleted_conversation(store, actor):
-    await actor.turn("r0", "old")
-    await actor.accept("before")
-    await actor.claim("before")
-    await store.update_conversation("ann", "c1", title=None, deleted=True, now_ms=actor.now_ms)
-    actor.now_ms += 1000
-    for name in ("a", "b"):
-        await actor.accept(name, f"new {name}")
-        await actor.claim(name)
-    await asyncio.gather(*(actor.finish(name) for name in ("before", "a", "b")), actor.turn("r9", conversation="c2"))
-    assert [t.request_id for t in await store.turns("ann", "c1", before=None, limit=9)] == ["b", "a"]
-    kept = {c.conversation_id: (c.title, c.turns) for c in await store.conversations("ann", before=None, limit=9)}
-    assert kept == {"c1": ("new a", 2), "c2": ("What is it?", 1)}
-
-
-async def test_a_conversation_was_used_when_the_later_of_two_endings_says_so(store, actor):
-    for name in ("r1", "r2"):
-        await actor.accept(name)
-        await actor.claim(name)
-    later = Actor(store)
-    later.now_ms += 5_000
-    await asyncio.gather(later.finish("r1"), actor.finish("r2"))
-    assert [one.updated_at_ms for one in await store.conversations("ann", before=None, limit=9)] == [later.now_ms]
-
-
 async def test_closing_waits_for_what_is_being_read(store):
     reading, goes_on = threading.Event(), threading.Event()
 

@@ -133,7 +133,6 @@ class Watches:
 
     def opened(self, welcome: Welcome, *, now: float) -> None:
         """The server has greeted on a new connection: it is told again what is watched."""
-        self.lost()
         if FEATURE not in welcome.features:
             self.stop(unsupported())
             return
@@ -155,8 +154,6 @@ class Watches:
         self._calls.lost()
         for watch in self._watches.values():
             self._stop_reading(watch)
-            watch.is_out = watch.wants_more = False
-            watch.send_at = None
 
     def stop(self, error: AnswerbackError) -> None:
         """All of it is over."""
@@ -270,7 +267,6 @@ class Watches:
             watch.is_unsettled = watch.conversation_id is None
         self._look_back(watch, frame.turn, now)
         if watch.wants_more:
-            watch.wants_more = False
             self._want(watch, now)
         else:
             self._schedule(watch, now)

@@ -274,7 +274,6 @@ class Transaction:
         minutes = _counted(self._minutes.get(record.user_id), window_of(now_ms))
         self._minutes[record.user_id] = self._rows.counts[record.user_id] = minutes
         if record.user_id not in self._users:
-            self._users.add(record.user_id)
             self._rows.add_user(record.user_id, now_ms)
         self._rows.accept(tracked, question, encode_record(record))
         if record.hold is not None:
