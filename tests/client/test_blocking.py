@@ -180,6 +180,7 @@ def test_errors_are_raised_here(threaded):
             _ = stream.answer
         with app.stream("wait") as left:
             app.cancel("nobody")
+            list(app.conversations())  # answered behind what was said of the stream
         with pytest.raises(RequestCancelled):
             list(left)
         assert left.conversation_id == "c"
