@@ -159,7 +159,9 @@ async def swallowing_once() -> None:
 
 
 @pytest.mark.parametrize("act", [hanging, swallowing, swallowing_once])
-def test_a_model_that_does_not_return_after_its_finish_is_told_once(act: Callable[[], Awaitable[None]]) -> None:
+def test_a_model_that_does_not_return_after_its_finish_is_told_once(
+    act: Callable[[], Awaitable[None]], caplog: pytest.LogCaptureFixture
+) -> None:
     async def main() -> None:
         local = Local(Wild(act, after_finish=True))
         peer = await local.connect("c1")
@@ -172,6 +174,10 @@ def test_a_model_that_does_not_return_after_its_finish_is_told_once(act: Callabl
             task.get_coro().close()  # type: ignore[union-attr]
 
     run_virtual(main())
+    # Told again, it would be abandoned again, and a cancellation of ours be taken for its own.
+    found = [line.getMessage() for line in caplog.records if line.name == "answerback.worker"]
+    given_up = "the model does not stop when it is asked to; the request ends without it"
+    assert found == ([] if act is hanging else [given_up])
 
 
 @pytest.mark.parametrize("cancels", [False, True])
