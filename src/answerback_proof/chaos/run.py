@@ -59,6 +59,7 @@ _MISBEHAVED: Final = (
     "its code raised an exception",
     "the model has counted more tokens than a budget has reserved for it",
     "the model does not stop when it is asked to",
+    "the model has cancelled the task that runs it",
     "task frame does not stop when it is asked to",  # a gateway that stops finds the same of a frame that runs a model
 )
 _ERRORS_SHOWN: Final = 10
