@@ -68,14 +68,14 @@ async def ask(model: Model, prompt: Prompt, take: Take) -> None:
                 is_enough = take(piece)
     finally:
         try:
-            await _leave(source, is_over=is_over)
+            await _close(source, is_over=is_over)
         except BaseException as exc:
             # Its end is known: only our own cancellation counts now.
             if isinstance(error := _error(exc, prompt, heard, model.name), asyncio.CancelledError | GeneratorExit):
                 raise error from None
 
 
-async def _leave(source: AsyncIterator[object] | None, *, is_over: bool) -> None:
+async def _close(source: AsyncIterator[object] | None, *, is_over: bool) -> None:
     if is_over and source is not None:
         await anext(source, _END)  # the code after its last yield; what more it says is not heard
     if (aclose := getattr(source, "aclose", None)) is not None:

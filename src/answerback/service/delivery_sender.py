@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from enum import Enum
+from operator import attrgetter
 from typing import Any, Final
 
 from answerback.core.answer import Answer
@@ -23,7 +24,7 @@ from answerback.service.observer import Observer
 log = logging.getLogger("answerback.worker")
 
 TICK_S: Final = 0.005
-
+_IS_CLOSED: Final = attrgetter("is_closed")
 
 SLOW_TIMEOUT_S: Final = 10.0
 """How long an ended answer is offered to a slow connection whose sender cannot park it."""
@@ -134,10 +135,7 @@ class DeliverySender:
 
     def _tick(self, tick: int, stream: Stream | None = None) -> None:
         streams = self._ticks.pop(tick) if stream is None else [stream]
-        for one in streams:
-            if not one.is_closed:
-                break
-        else:
+        if all(map(_IS_CLOSED, streams)):
             return  # the answers have ended, and perhaps the event loop is about to
         task = asyncio.create_task(self._send(streams), name="send the text")
         self._tasks.add(task)
