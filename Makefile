@@ -69,7 +69,7 @@ bench: $(VENV)/tools ## Measure the gateway beside others that do the same job; 
 	@$(BIN)/python bench/run.py $(ARGS)
 
 .PHONY: planted
-planted: $(VENV)/tools ## Plant every known kind of bug in a copy and see each one caught (10 minutes)
+planted: $(VENV)/tools ## Plant every known kind of bug in a copy and see each one caught (15 minutes)
 	@$(BIN)/python scripts/planted_bugs.py
 
 .PHONY: fuzz
