@@ -456,8 +456,11 @@ class Sender(Protocol):
     async def ready(self, connection_id: str) -> None:
         """Return when it is worth trying again after Slow; at once if the connection is gone."""
 
-    async def close(self, connection_id: str) -> None:
-        """Close the connection gracefully, after what was sent."""
+    async def close(self, connection_id: str, last: ServerFrame | None = None) -> None:
+        """Close the connection gracefully, after what was sent and after `last`.
+
+        Who closes it may serve another connection: this never waits until the peer reads.
+        """
 
     def park(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> bool:
         """Promise to call `Front.unpark` with this when a slow connection can take more; false if not supported."""

@@ -427,6 +427,27 @@ async def test_closing_comes_after_what_was_sent(harness: Harness) -> None:
     await harness.sender.close(connection_id)
 
 
+async def test_the_last_word_comes_after_what_was_sent(harness: Harness) -> None:
+    connection_id = await harness.open()
+    for number in range(3):
+        await harness.sender.send(connection_id, piece(number))
+    await harness.sender.close(connection_id, piece(3))
+    assert await harness.received(connection_id, 4) == [piece(number) for number in range(4)]
+    await harness.until_closed(connection_id)
+    await harness.sender.close(connection_id, piece(4))
+    await harness.sender.close("nobody", piece(0))
+
+
+async def test_who_closes_a_slow_connection_does_not_wait_and_it_hears_why(slow_harness: Harness) -> None:
+    connection_id = await slow_harness.open()
+    count = await fill(slow_harness, connection_id)
+    await slow_harness.sender.close(connection_id, piece(count))  # its far end reads nothing before this returns
+    await slow_harness.read_again(connection_id)
+    frames = await slow_harness.received(connection_id, count + 1)
+    assert [frame.offset for frame in frames] == list(range(count + 1))
+    await slow_harness.until_closed(connection_id)
+
+
 async def test_a_slow_connection_takes_no_more_and_goes_on_where_it_was(slow_harness: Harness) -> None:
     connection_id = await slow_harness.open()
     count = await fill(slow_harness, connection_id)

@@ -11,7 +11,7 @@ import pytest
 from answerback.core.request import SCHEMA, RequestKey
 from answerback.gateway import fleet as gateway_fleet
 from answerback.gateway.fleet import Fleet, FleetSender
-from answerback.ports import Gone, Sent, Unavailable
+from answerback.ports import Gone, Sent, Slow, Unavailable
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import MessageDelta
 from answerback.stores.nodes import STALE_MS, Node
@@ -66,6 +66,28 @@ async def test_of_a_frame_of_which_a_piece_was_lost_nothing_comes(lost: set[int]
     peer.hear(lost)
     whole = [frame for frame, places in zip(frames, ({0, 1, 2}, {3, 4, 5}, {6}), strict=True) if not places & lost]
     assert peer.got == [encode(frame) for frame in whole]
+
+
+async def test_a_slow_socket_hears_why_another_gateway_closes_it() -> None:
+    reads = asyncio.Event()
+    closed: list[tuple[int, bytes | None]] = []
+    socket = SimpleNamespace(
+        send=lambda _: Slow(), ready=reads.wait, close=lambda code, *, last: closed.append((code, last))
+    )
+    peer = Peer()
+    peer.sockets.get = {"c@b": socket}.get
+    await peer.other.send("c@b", delta("text"))
+    await peer.other.close("c@b", delta("the reason"))
+    *frames, (_, *close) = peer.heard
+    assert close == ["close", "c@b"]
+    for _, _, connection_id, end, text in frames:
+        peer.sender.arrived("a", connection_id, end, text)
+    peer.sender.closes("c@b")
+    peer.sender.closes("gone@b")
+    assert closed == [(1000, encode(delta("the reason")))]
+    peer.sockets.get = {}.get
+    reads.set()
+    await asyncio.sleep(0)
 
 
 async def test_who_stops_while_the_database_is_down_says_so_when_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +172,7 @@ async def test_the_notices_of_an_older_gateway_are_understood() -> None:
     fleet = Fleet(store, nodes=nodes, notices=notices, facts=dict)
     await fleet.start()
     sender = fleet.sender(peer.sockets)
-    sender.close = note("close")  # type: ignore[method-assign]
+    sender.closes = lambda connection_id: done.append(("close", connection_id))  # type: ignore[method-assign]
     fleet.queue(slots={}, clock=lambda: 0, kind=lambda **_: queue)  # type: ignore[arg-type]
     fleet.join(worker=SimpleNamespace(), close_user=note("user"), close_replaced=nobody, on_outdated=bool)  # type: ignore[arg-type]
     for line in OLDER.read_text(encoding="utf-8").splitlines():

@@ -273,6 +273,23 @@ def test_a_second_app_with_the_session_takes_over_and_the_older_cannot_take_it_b
     run_virtual(main())
 
 
+def test_a_session_goes_on_though_its_older_connection_does_not_read() -> None:
+    async def main() -> None:
+        backend = Backend()
+        first = await backend.connect("c1", session="s", user="kim")
+        await first.say(Hello(hello_id="h"))
+        await asyncio.sleep(1)
+        backend.sender.slow.add("c1")
+        second = await backend.connect("c2", session="s", user="kim")
+        async with asyncio.timeout(1):
+            await second.say(Hello(hello_id="h"))
+        assert isinstance(second.frames[-1], Welcome)
+        assert last_error(first).code is ErrorCode.SESSION_REPLACED
+        assert backend.sender.closed == {"c1"}
+
+    run_virtual(main())
+
+
 def test_a_late_first_frame_of_an_older_connection_loses() -> None:
     async def main() -> None:
         backend = Backend()

@@ -76,9 +76,7 @@ class Canceller:
         for socket in self.sockets:
             connection = await self.connections.get(socket.connection_id)
             if connection is not None and connection.user_id == user_id:
-                if why is not None:
-                    await self.sender.send(socket.connection_id, why)
-                await self.sender.close(socket.connection_id)
+                await self.sender.close(socket.connection_id, why)
 
     async def _wait_for(self, running: Sequence[Record]) -> None:
         """Return when the workers have stored and sent the endings, or after a while."""

@@ -16,6 +16,8 @@ from collections.abc import Callable, Collection, Container, Coroutine, Mapping,
 from typing import Any, Final, Protocol, TypeAlias
 from zlib import crc32
 
+from aiohttp import WSCloseCode
+
 from answerback import __version__
 from answerback.clock import epoch_ms
 from answerback.core.instants import iso
@@ -184,12 +186,21 @@ class FleetSender(SocketSender):
         self._notices.send(node, "frame", connection_id, [len(pieces) + 1, crc32(encoded)] if pieces else True, last)
         return Sent()
 
-    async def close(self, connection_id: str) -> None:
+    async def close(self, connection_id: str, last: ServerFrame | None = None) -> None:
         node = node_of(connection_id)
         if node == self._node:
-            await super().close(connection_id)
+            await super().close(connection_id, last)
         elif self._is_alive(node):
+            if last is not None:
+                await self.send(connection_id, last)
             self._notices.send(node, "close", connection_id)
+
+    def closes(self, connection_id: str) -> None:
+        """Another gateway closes one of our sockets. The last that it had for it, which says why, waits no longer."""
+        socket = self._sockets.get(connection_id)
+        if socket is not None:
+            waiting = self._waiting.get(connection_id)
+            socket.close(WSCloseCode.OK, last=waiting[-1] if waiting else None)
 
     def has_gone(self, connection_id: str) -> None:
         """Another gateway says that it has no such connection."""
@@ -502,7 +513,7 @@ class Fleet:
             case ["gone", connection_id]:
                 sender.has_gone(connection_id)
             case ["close", connection_id]:
-                self._start(sender.close(connection_id))
+                sender.closes(connection_id)
             case ["changed", user_id, request_id]:
                 self._start(self._changed(worker, queue, RequestKey(user_id, request_id)))
             case ["freed", ordering_key]:

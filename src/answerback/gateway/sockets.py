@@ -264,12 +264,17 @@ class Socket:
 
     # --- the end --------------------------------------------------------------------------------------------
 
-    def close(self, code: int, reason: str = "") -> asyncio.Task[None]:
+    def close(self, code: int, reason: str = "", *, last: bytes | None = None) -> asyncio.Task[None]:
         """Begin to close gracefully after what was sent; a peer that does not answer in time is cut.
 
+        `last`: one more text message, which goes out even if the peer has to read first: nothing comes after it.
         Returns: what ends when the connection is closed.
         """
         if self._closing is None:
+            if last is not None:
+                self._cork(frame(last))
+                self._traffic.frames_out += 1
+                self._traffic.bytes_out += len(last)
             self._flush()
             self._closing = self._tasks.start(self._close(code, reason), name=f"close {self.connection_id}")
             self._wake()
@@ -356,11 +361,11 @@ class SocketSender:
         if socket is not None:
             await socket.ready()
 
-    async def close(self, connection_id: str) -> None:
+    async def close(self, connection_id: str, last: ServerFrame | None = None) -> None:
         """Begin to close with 1000 after what was sent, as API Gateway does; does not wait for the peer."""
         socket = self._sockets.get(connection_id)
         if socket is not None:
-            socket.close(WSCloseCode.OK)
+            socket.close(WSCloseCode.OK, last=None if last is None else encode(last))
 
     def park(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> bool:
         """Keep where a delivery stopped; the front is called when the peer has read enough."""

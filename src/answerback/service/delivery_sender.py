@@ -276,6 +276,6 @@ class DeliverySender:
             connection_id, Error(code=code, message=message, request_id=request_id, retry_after_ms=retry_after_ms)
         )
 
-    async def close(self, connection_id: str) -> None:
-        """Close a connection after what was sent."""
-        await self._sender.close(connection_id)
+    async def close(self, connection_id: str, code: ErrorCode, *, detail: str | None = None) -> None:
+        """Close a connection with an `error` that says why. This does not wait for a slow reader."""
+        await self._sender.close(connection_id, Error(code=code, message=detail or ERRORS[code].message))

@@ -231,18 +231,16 @@ class Front:
         user_id = connection.user_id or named_user or ANONYMOUS
         if await self._is_blocked(user_id):
             log.info("a blocked user is sent away", extra=_of(connection.connection_id) | {"userId": user_id})
-            await self._delivery_sender.error(connection.connection_id, ErrorCode.FORBIDDEN, detail=BLOCKED)
-            await self._delivery_sender.close(connection.connection_id)
+            await self._delivery_sender.close(connection.connection_id, ErrorCode.FORBIDDEN, detail=BLOCKED)
             return None
         if (
             connection.user_id is None
             and named_user is not None
             and not self._has_room(connection.connection_id, named_user)
         ):
-            await self._delivery_sender.error(
+            await self._delivery_sender.close(
                 connection.connection_id, ErrorCode.OVERLOADED, detail=TOO_MANY_CONNECTIONS
             )
-            await self._delivery_sender.close(connection.connection_id)
             return None
         match await self._connections.bind(connection.connection_id, user_id):
             case Superseded():
@@ -254,9 +252,11 @@ class Front:
                 return bound
 
     async def replaced(self, connection_id: str) -> None:
-        """Another connection is the address of its session now: say so, and close it."""
-        await self._delivery_sender.error(connection_id, ErrorCode.SESSION_REPLACED)
-        await self._delivery_sender.close(connection_id)
+        """Another connection is the address of its session now: say so, and close it.
+
+        It may be dead or not read. Neither the connection that took its place nor the fleet waits for that.
+        """
+        await self._delivery_sender.close(connection_id, ErrorCode.SESSION_REPLACED)
 
     # --- frames
 

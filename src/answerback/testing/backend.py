@@ -138,7 +138,10 @@ class ScriptedSender:
             self._drained.clear()
             await self._drained.wait()
 
-    async def close(self, connection_id: str) -> None:
+    async def close(self, connection_id: str, last: ServerFrame | None = None) -> None:
+        if last is not None and connection_id in self._open:
+            self.frames[connection_id].append(last)
+            self._arrived.set()
         self.closed.add(connection_id)
         self.drop(connection_id)
 

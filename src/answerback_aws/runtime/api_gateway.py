@@ -107,8 +107,11 @@ class ApiGatewaySender:
         if pause is not None:
             await self._sleep(max(0.0, pause.until - self._monotonic()))
 
-    async def close(self, connection_id: str) -> None:
-        """`DELETE @connections`: API Gateway closes with 1000."""
+    async def close(self, connection_id: str, last: ServerFrame | None = None) -> None:
+        """`DELETE @connections`: API Gateway closes with 1000. `last` is tried twice if the connection is slow."""
+        if last is not None and isinstance(await self.send(connection_id, last), Slow):
+            await self.ready(connection_id)
+            await self.send(connection_id, last)
         self._pauses.pop(connection_id, None)
         try:
             await self._calls.run(self._client.delete_connection, ConnectionId=connection_id)

@@ -454,7 +454,9 @@ class Network:
         if link is not None:
             await asyncio.sleep(max(0.05, link.slow_until - self.loop.time()))
 
-    async def close(self, connection_id: str) -> None:
+    async def close(self, connection_id: str, last: ServerFrame | None = None) -> None:
+        if last is not None:
+            await self.send(connection_id, last)
         link = self._way_to(connection_id)
         if link is not None:
             link.shut()
@@ -479,6 +481,12 @@ class WatchedSender(SocketSender):
         if isinstance(outcome, Sent):
             network.watcher.sent(connection_id, frame)
         return outcome
+
+    async def close(self, connection_id: str, last: ServerFrame | None = None) -> None:
+        socket = self._sockets.get(connection_id)
+        if last is not None and socket is not None and socket.is_open:
+            self.network.watcher.sent(connection_id, last)
+        await super().close(connection_id, last)
 
     def park(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> bool:
         is_parked = super().park(connection_id, key, attempt, offset)
