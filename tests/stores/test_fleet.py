@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from msgspec.structs import replace as with_fields
 
+from answerback.clock import epoch_ms
 from answerback.core.budget import MESSAGE_TOKENS, Budget, Period, Tariff, Terms, Unit, team_holder
 from answerback.core.request import (
     SCHEMA,
@@ -42,7 +43,7 @@ from answerback.stores import StoreError, StoreInUse
 from answerback.stores.fleet import FleetStore
 from answerback.stores.fleet_commit import MAX_USERS, Changed, Freed, Transaction
 from answerback.stores.migrations import Migration, lock_key, shipped
-from answerback.stores.nodes import FORGET_MS, Nodes, connect_nodes
+from answerback.stores.nodes import FORGET_MS, Nodes, connect_nodes, offset_between
 from answerback.stores.notices import Notices
 from answerback.stores.postgres import LOCK_WAIT_S, PostgresDatabase, PostgresStore, apply_migrations, connect
 from asking import Actor
@@ -271,6 +272,32 @@ async def test_what_was_taken_over_while_the_database_failed_is_not_forgotten(ac
     assert len(await b.store.take_over(["a", "b"], **NONE)) == 60
     b.store.order_by(lambda _: True)
     assert not await b.store.take_over(["b"], **NONE)
+
+
+@pytest.mark.parametrize(
+    ("before_ms", "shown_ms", "after_ms", "ahead_ms"),
+    [
+        (1_000, 1_000, 1_001, 0),
+        (1_000, 1_080, 1_100, 0),  # the answer took 0.1 s: nothing says that the clocks differ
+        (1_000, 9_000, 1_100, 7_900),
+        (9_000, 1_000, 9_100, -8_000),
+    ],
+)
+def test_a_clock_is_ahead_by_what_is_certain(before_ms: int, shown_ms: int, after_ms: int, ahead_ms: int) -> None:
+    assert offset_between(before_ms, shown_ms, after_ms) == ahead_ms
+
+
+async def test_gateways_of_one_machine_have_one_clock_and_others_take_the_database_s(stores, postgres_server, schema):
+    for name, skew_ms in (("a", 0), ("b", 50_000), ("c", -50_000)):
+        clock = partial(lambda skew_ms: epoch_ms() + skew_ms, skew_ms)
+        nodes = Nodes(
+            lambda: connect_nodes(postgres_server.url, schema), schema, node=name, incarnation="1", clock=clock
+        )
+        for _ in range(3):
+            await nodes.beat("serving", reads_schema=1, version="1", facts={})
+        error_ms = nodes.offset_ms + skew_ms
+        assert abs(error_ms) < 10_000 if skew_ms else error_ms == 0
+        await nodes.close()
 
 
 async def test_one_that_was_seen_dead_and_came_back_keeps_what_it_has(actors, postgres_server, schema):

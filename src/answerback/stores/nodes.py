@@ -1,6 +1,7 @@
 """The table of the gateways that share a database: each says twice a second that it lives, and sees who else does."""
 
 import json
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -212,8 +213,17 @@ def read_agreed(database: Database) -> int:
 def _beat(
     database: Database, *, row: Mapping[str, Any], schema: str, clock: Callable[[], int]
 ) -> tuple[list[Node], int]:
-    began, before_ms = time.monotonic(), clock()
+    before_ms, began = clock(), time.monotonic()
     ((now_ms,),) = database.execute(_BEAT, row).fetchall()
-    halfway_ms = before_ms + int((time.monotonic() - began) * 500)
+    after_ms = before_ms + math.ceil((time.monotonic() - began) * 1000)
     database.execute(_FORGET)
-    return list_nodes(database, schema), now_ms - halfway_ms
+    return list_nodes(database, schema), offset_between(before_ms, now_ms, after_ms)
+
+
+def offset_between(before_ms: int, now_ms: int, after_ms: int) -> int:
+    """How far another clock is ahead at least that showed `now_ms` between two readings of this one; behind: < 0.
+
+    Clocks that may be equal are equal. Else gateways of one machine would differ by what a busy answer took, and of two
+    connections of a session that were opened soon after each other the older might win.
+    """
+    return max(0, now_ms - after_ms) + min(0, now_ms - before_ms)
