@@ -35,11 +35,11 @@ async def refused(port: int, schema: str, kind: Callable[..., PostgresStore] = P
     return False
 
 
-async def locks(server) -> int:
+async def locks(server) -> set[tuple[int, ...]]:
+    """Who holds which. A test before this one may just be giving its own back."""
     async with await psycopg.AsyncConnection.connect(server.url) as admin:
-        cursor = await admin.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
-        row = await cursor.fetchone()
-        return int(row[0])
+        held = "SELECT pid, classid, objid, objsubid FROM pg_locks WHERE locktype = 'advisory'"
+        return set(await (await admin.execute(held)).fetchall())
 
 
 @pytest.mark.parametrize("is_fair", [False, True])
@@ -51,7 +51,7 @@ async def test_a_pooler_by_transaction_is_refused(postgres_server, schema, sessi
         assert await refused(pooler.port, schema)
         assert await refused(pooler.port, schema), "nothing is left of the first try"
         assert await refused(pooler.port, schema, FleetStore, node="a")
-        assert await locks(postgres_server) == before
+        assert await locks(postgres_server) <= before
 
 
 @pytest.mark.skipif(pgbouncer() is None, reason="no PgBouncer here (Debian: apt-get install pgbouncer)")
