@@ -11,7 +11,7 @@ from answerback.core.request import RequestKey
 from answerback.ports import Gone, Sent, Slow, Unavailable
 from answerback.protocol.frames import MessageDelta
 from answerback.testing import run_virtual
-from answerback_aws.runtime.api_gateway import ApiGatewaySender
+from answerback_aws.runtime.api_gateway import LONGEST_PAUSE_S, ApiGatewaySender
 from lambda_functions import DirectCalls, FakeManagement, client_error
 
 
@@ -177,6 +177,18 @@ def test_closing_is_never_an_error() -> None:
         for error in (Unavailable("planted"), client_error("ForbiddenException", status=403), SLOW_DOWN):
             at.management.errors = [error]
             await at.sender.close("c-1")
+
+    play(scene)
+
+
+@pytest.mark.parametrize(("times", "heard"), [(0, 1), (1, 1), (2, 0)])
+def test_the_last_word_is_tried_twice_and_then_the_connection_is_closed(times: int, heard: int) -> None:
+    async def scene(at: Scene) -> None:
+        at.management.errors = [SLOW_DOWN] * times
+        await at.sender.close("c-1", MessageDelta(request_id="r", attempt=1, offset=0, delta="why"))
+        assert len(at.management.to("c-1")) == heard
+        assert at.management.deleted == ["c-1"]
+        assert asyncio.get_running_loop().time() <= LONGEST_PAUSE_S
 
     play(scene)
 
