@@ -296,6 +296,49 @@ def test_a_question_whose_task_is_cancelled_while_it_is_stored_is_answered(other
     run_virtual(main())
 
 
+class Crossing(MemoryStore):
+    """The frame of a question that comes first is stored last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._came: set[str] = set()
+
+    async def accept(self, record, question, quota, *, now_ms):  # type: ignore[no-untyped-def]
+        is_first = record.request_id not in self._came
+        self._came.add(record.request_id)
+        if is_first:
+            await asyncio.sleep(1)
+        return await super().accept(record, question, quota, now_ms=now_ms)
+
+    async def change(self, key, step):  # type: ignore[no-untyped-def]
+        await asyncio.sleep(1)
+        return await super().change(key, step)
+
+
+@pytest.mark.parametrize("others", [(), ("r1",)], ids=["its turn has come", "it waits"])
+def test_a_question_that_came_twice_keeps_its_place(others: tuple[str, ...]) -> None:
+    """An app changes its connection while it asks: both bring the frame."""
+
+    async def main() -> None:
+        model = Wild(hanging)
+        local = Local(model, store=Crossing())
+        peer = await local.connect("c1")
+        await local.ask(peer, *others)
+        first = asyncio.create_task(local.ask(peer, "r2"))
+        await asyncio.sleep(0.5)
+        await local.ask(peer, "r2")
+        await asyncio.sleep(0.9)
+        await local.ask(peer, "r3")
+        await first
+        for request_id in others:
+            await peer.say(CancelMessage(request_id=request_id))
+        await asyncio.sleep(60)
+        assert [prompt.request_id for prompt in model.prompts] == [*others, "r2", "r3"]
+        assert local.queue.depth == 0
+
+    run_virtual(main())
+
+
 def test_what_is_refused_gives_its_turn_back() -> None:
     async def main() -> None:
         local = Local(Wild(hanging), quota=Quota(per_minute=1, max_pending=10))

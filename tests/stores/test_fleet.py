@@ -111,6 +111,27 @@ async def test_one_id_is_accepted_once(actors):
     assert admissions == {Accepted: 50, Existing: 50}
 
 
+async def test_a_question_that_came_twice_stays_at_home(actors):
+    """The frame that came first is stored last."""
+    a = actors[0]
+    do, may_go_on = a.store._fleet.do, asyncio.Event()
+
+    async def late(*arguments, **options):
+        a.store._fleet.do = do
+        await may_go_on.wait()
+        return await do(*arguments, **options)
+
+    a.store._fleet.do = late
+    first = asyncio.create_task(a.accept("r1"))
+    await asyncio.sleep(0)
+    assert isinstance(await a.accept("r1"), Accepted)
+    may_go_on.set()
+    assert isinstance(await first, Existing)
+    assert RequestKey("ann", "r1") in a.store.mine
+    assert isinstance(await actors[1].accept("r1"), Existing)
+    assert not actors[1].store.mine
+
+
 async def test_positions_count_over_both_and_only_the_first_may_be_claimed(actors):
     asked = [actor.accept(f"r{n}-{actor.store.node}") for n in range(10) for actor in actors]
     positions = [admission.position for admission in await asyncio.gather(*asked)]

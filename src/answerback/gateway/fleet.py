@@ -143,8 +143,11 @@ class FleetQueue(InProcessQueue):
         self._is_alive = is_alive
         store.order_by(self.__contains__)
 
+    def is_here(self, key: RequestKey) -> bool:
+        return key in self._store.mine
+
     async def put(self, record: Record) -> None:
-        if record.key in self._store.mine:
+        if self.is_here(record.key):
             await super().put(record)
 
     async def recover(self, requests: Requests) -> int:

@@ -83,6 +83,10 @@ class InProcessQueue:
             return False
         return self._dispatch(key) or True
 
+    def is_here(self, key: RequestKey) -> bool:
+        """Whether a stored request is to run in this process: it is the only one."""
+        return True
+
     async def put(self, record: Record) -> None:
         """Queue a request; one that is queued or running already is left where it is."""
         if self._scheduler.put(record.key, record.ordering_key, record.model):

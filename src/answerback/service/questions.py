@@ -106,22 +106,24 @@ class Questions:
         place = False if worker is None else worker.begin(record, question)
         run = place if isinstance(place, Run) else None
         admitted: Admission | None = None
-        may_be_stored = False
+        keeps_place = False
         try:
             admitted = await self._requests.accept(
                 record if run is None else run.record, question, quota, now_ms=now_ms
             )
+            # The same frame came over two connections, and the other one was stored: it has this one's place.
+            keeps_place = isinstance(admitted, Existing) and self._waits_as(record, admitted.record)
         except (Unavailable, asyncio.CancelledError):
-            may_be_stored = True
+            keeps_place = True
             raise
         finally:
             if worker is not None and not isinstance(admitted, Accepted):
-                worker.give_back(record.key, place, may_be_stored=may_be_stored)
+                worker.give_back(record.key, place, may_be_stored=keeps_place)
             elif worker is not None and run is not None and isinstance(admitted, Accepted) and admitted.is_behind:
                 worker.give_back(record.key, run, may_be_stored=True)  # it is claimed when its turn comes
                 run = None
         if not isinstance(admitted, Accepted):
-            if place is True:
+            if place is True and not keeps_place:
                 await self._queue.forget(record.key)  # it is not to be answered a second time when its turn comes
             await self._not_accepted(connection, record, admitted)
             return None
@@ -141,6 +143,11 @@ class Questions:
         if not is_sent:
             await self._delivery_sender.reply(connection.connection_id, accepted)
         return None
+
+    def _waits_as(self, new: Record, stored: Record) -> bool:
+        """Whether a stored request is to run where this one stands in line."""
+        is_here = self._worker is not None and self._worker.runs_here(new.key)
+        return is_here and stored.ending is None and stored.ordering_key == new.ordering_key
 
     async def _not_accepted(
         self, connection: Connection, record: Record, admitted: Existing | Limited | Blocked | Full | OverBudget

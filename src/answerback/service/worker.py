@@ -88,6 +88,9 @@ class Local(Protocol):
         Returns its turn, if that has come already; True: it waits; False: it stood in line or ran before.
         """
 
+    def is_here(self, key: RequestKey, /) -> bool:
+        """Whether a stored request is to run in this process."""
+
 
 class Worker:
     """Runs requests. `local`: the queue of a process that runs what it accepts. `ask`: calls a model."""
@@ -159,6 +162,10 @@ class Worker:
     def is_local(self) -> bool:
         """Whether its process runs what it accepts."""
         return self._local is not None
+
+    def runs_here(self, key: RequestKey) -> bool:
+        """Whether this process is to run a stored request."""
+        return self._local is not None and self._local.is_here(key)
 
     @property
     def running(self) -> Collection[RequestKey]:

@@ -172,11 +172,10 @@ class FleetStore(PostgresStore):
             text.encode()
         encode_record(record).encode()
         key = record.key
-        was_mine = key in self.mine
         self.mine.add(key)  # also if nobody learns whether it was stored
         self._accepting[key] += 1
         try:
-            admission = await self._fleet.do(
+            admission, is_home = await self._fleet.do(
                 partial(_accept, record=record, question=question, quota=quota, now_ms=now_ms),
                 users=(key.user_id,),
                 key=key,
@@ -187,7 +186,7 @@ class FleetStore(PostgresStore):
             self._accepting[key] -= 1
             if not self._accepting[key]:
                 del self._accepting[key]
-        if not isinstance(admission, Accepted) and not was_mine:
+        if not is_home:
             self.let_go(key)
         return admission
 
@@ -409,7 +408,15 @@ def _about(holder: str) -> Any:
     return {"teams": (name,)} if is_team else {"users": (name,), "accepts": True}  # for what is known of the user
 
 
-def _accept(transaction: Transaction, *, record: Record, question: Question, quota: Quota, now_ms: int) -> Admission:
+def _accept(
+    transaction: Transaction, *, record: Record, question: Question, quota: Quota, now_ms: int
+) -> tuple[Admission, bool]:
+    """The outcome, and whether the request is at home here: another frame with its id may have been accepted."""
+    admission = _admit(transaction, record=record, question=question, quota=quota, now_ms=now_ms)
+    return admission, transaction.homes.get(record.key) == transaction.node
+
+
+def _admit(transaction: Transaction, *, record: Record, question: Question, quota: Quota, now_ms: int) -> Admission:
     state, key = transaction.state, record.key
     if (known := state.tracked.get(key)) is not None:
         return admit_again(known.record, position=state.position(known.record.ordering_key, known.n))
