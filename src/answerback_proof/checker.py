@@ -5,7 +5,7 @@ what the stores hold at the end. Chaos, demo and simulation use it; a load test 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -122,11 +122,16 @@ def _by_request(events: Iterable[E]) -> dict[str, list[E]]:
     return found
 
 
-def _without_fenced(runs: Iterable[ModelRun]) -> Iterator[ModelRun]:
-    """The runs but those that begin after a newer attempt of their request: what they say goes nowhere."""
+def _without_fenced(runs: Iterable[tuple[int, ModelRun]], ended: Mapping[str, Stored]) -> Iterator[ModelRun]:
+    """The runs but those that begin after a newer attempt of their request: what they say goes nowhere.
+
+    A newer attempt may have ended without a run, as one that was cancelled.
+    """
     newest: dict[str, int] = {}
-    for run in runs:
-        if run.attempt >= newest.get(run.request, 0):
+    for at_ms, run in runs:
+        ending = ended[run.request].record.ending if run.request in ended else None
+        is_over = ending is not None and ending.attempt > run.attempt and at_ms >= ending.ended_at_ms
+        if run.attempt >= newest.get(run.request, 0) and not is_over:
             newest[run.request] = run.attempt
             yield run
 
@@ -151,11 +156,12 @@ class _Facts:
         """As the app has seen it that asked."""
         self.screens = _by_request(event for event in events if isinstance(event, Shown | Cleared | Ended))
         self.wire = [event for event in events if isinstance(event, ToServer | Resumed | ToApp)]
+        self.stored = {event.request: event for event in events if isinstance(event, Stored)}
         self.runs = [event for event in events if isinstance(event, ModelRun)]
         if visible.thaws:
-            self.runs = list(_without_fenced(self.runs))
+            timed = ((at_ms, event) for at_ms, event in history.events if isinstance(event, ModelRun))
+            self.runs = list(_without_fenced(timed, self.stored))
         self.attempts = {name: [run.attempt for run in runs] for name, runs in _by_request(self.runs).items()}
-        self.stored = {event.request: event for event in events if isinstance(event, Stored)}
         self.turns = [event for event in events if isinstance(event, Turn)]
         self.kept_turns = {turn.request for turn in self.turns}
         self.usage = [event.usage for event in events if isinstance(event, Usage)]

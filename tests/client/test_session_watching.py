@@ -539,7 +539,27 @@ def test_no_room_for_one_more_reads_the_history_every_minute():
     assert sent(script.hear(error(ErrorCode.OVERLOADED, "watch-3"))) == [], "it may come twice"
     assert kinds(page(script, turn("old"), turn("new")))[-1] == "Done new"
     script.wait(120)
-    assert WatchHeld("c", is_live=True) in script.hear(watching(5, "new"))
+    effects = script.hear(watching(5, "new"))
+    assert WatchHeld("c", is_live=True) in effects
+    assert sent(effects) == ["GetHistory"], "one that was asked before it may have ended after it"
+    assert kinds(page(script, turn("old"), turn("late"), turn("new")))[-1] == "Done late"
+    script.wait(240 + 120)
+    assert sent(script.hear(watching(7, "new"))) == []
+
+
+@pytest.mark.parametrize("code", [ErrorCode.UNAUTHORIZED, ErrorCode.UNAVAILABLE])
+def test_what_is_read_while_a_watch_is_refused_settles_nothing(code):
+    script = connected(features=FEATURES, can_renew=True)
+    watch(script)
+    script.hear(watching(1, "old"))
+    script.wait(240)
+    assert sent(script.hear(watching(2, "new"))) == ["GetHistory"]
+    assert sent(script.hear(asked("a"), delta("a", 4, "two"))) == ["watch c 4 a@1:0"]
+    script.hear(error(code, "watch-4"))
+    found = History(request_id="turns-3", conversation_id="c", turns=(turn("old"), turn("new")))
+    assert "Done new" in kinds(script.hear(found))
+    assert sent(script.wait(script.now + 30)) == ["watch c 5 a@1:0", "watch c 6 a@1:0"]
+    assert sent(script.hear(watching(6, "new"))) == ["GetHistory"]
 
 
 def test_an_error_that_passes_is_waited_for_and_another_one_ends_the_watch():

@@ -382,6 +382,25 @@ def test_where_nothing_is_disturbed_a_streamed_ending_follows_the_whole_text() -
     assert MISSING_TEXT in found(events, replace(SEES_ALL, undisturbed=True))
 
 
+@pytest.mark.parametrize(("ended_at_ms", "is_over"), [(2, True), (90, False)])
+def test_what_thaws_may_begin_an_attempt_that_another_has_ended(ended_at_ms: int, is_over: bool) -> None:
+    """The newer attempt was cancelled before it ran, and what was asked later was begun."""
+    of = record("r1", status=Status.CANCELLED, length=0, attempt=2, ended_at_ms=ended_at_ms)
+    events = [
+        asked("r1"),
+        Fault(name=DEATH),
+        Cancelled(request="r1"),
+        ended("r1", Result.CANCELLED, text="", attempt=2),
+        turn("r1", answer="", status=Status.CANCELLED),
+        *(event for event in good() if getattr(event, "request", "") == "r2"),
+        ModelRun(request="r1", attempt=1, text=text_of("r1")),
+        stored("r1", answer="", of=of),
+    ]
+    late = {("G4", ViolationKind.DISORDERED, "r1")}
+    assert found(events, replace(SEES_ALL, usage=False)) == late
+    assert found(events, replace(SEES_ALL, usage=False, thaws=True)) == (set() if is_over else late)
+
+
 def test_frames_in_any_order_have_no_gaps() -> None:
     events = [*good(), to_app("r1", delta("r1", 5, text_of("r1")[5:]), connection="s#2")]
     assert found(events, replace(SEES_ALL, ordered=False)) == set()

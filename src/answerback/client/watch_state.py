@@ -49,10 +49,11 @@ class WatchState:
 
     `known`: requests that are not to be shown (again), the latest last. `has_begun`: it is settled what is older than
     the watch: `floor`, the newest turn of that time, and all before it. `number`: of the newest `watch` on this
-    connection. `is_out`: that is not answered. `was_held`: one was, on any connection. `send_at`: when the next one is
-    due; `renew_at`: at the latest. `wants_more`: at once after the answer. `settled`: the turns that the history had
-    when it was last read; `is_unsettled`: others may have ended unseen since. `pages`, `page_id`, `found`: of the
-    history while it is read; `reads_again`: once more after that.
+    connection. `is_out`: that is not answered. `was_held`: one was, on any connection. `is_refused`: one was since, so
+    what ends may be shown to nobody. `send_at`: when the next one is due; `renew_at`: at the latest. `wants_more`: at
+    once after the answer. `settled`: the turns that the history had when it was last read; `is_unsettled`: others may
+    have ended unseen since. `pages`, `page_id`, `found`: of the history while it is read; `reads_again`: once more
+    after that.
     """
 
     conversation_id: str | None
@@ -63,6 +64,7 @@ class WatchState:
     number: int = 0
     is_out: bool = False
     was_held: bool = False
+    is_refused: bool = False
     send_at: float | None = None
     renew_at: float = 0.0
     pause_s: float = 0.0

@@ -260,7 +260,7 @@ class Watches:
         watch = self._watches.get(frame.conversation_id)
         if watch is None or frame.number != watch.number or not watch.is_out:
             return
-        watch.is_out, watch.was_held = False, True
+        watch.is_out, watch.was_held, watch.is_refused = False, True, False
         self._effects.append(WatchHeld(watch.conversation_id, is_live=True))
         if not watch.has_begun:
             watch.begin(frame.turn)
@@ -295,6 +295,7 @@ class Watches:
                 self._send(watch, now)
 
     def _refused(self, watch: WatchState, error: Error, now: float) -> None:
+        watch.is_refused = True
         if error.code is ErrorCode.UNAUTHORIZED and watch.was_held and self._can_renew:
             self._effects.append(WatchHeld(watch.conversation_id, is_live=False))
             watch.is_out, watch.is_unsettled = False, True
@@ -386,7 +387,7 @@ class Watches:
         watch.settled = frozenset(turn.request_id for turn in watch.found)
         reads_again = watch.reads_again
         self._stop_reading(watch)
-        watch.is_unsettled = False
+        watch.is_unsettled = watch.is_refused  # what ends until it is held may stand before the newest turn
         if reads_again:
             self._read(watch, now)
 
