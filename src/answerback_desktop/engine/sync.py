@@ -249,8 +249,9 @@ class Sync:
             if is_known or len(batch) >= _BATCH:
                 changed = self._merge(conversation_id, batch, total)
                 batch = []
-                # A known turn that moved may have moved past older ones.
+                # A known turn that moved may have moved past older ones, and one that ended here late stands too late.
                 is_settled = is_known and all(one.request_id != turn.request_id for one in changed)
+                is_settled = is_settled and not self._history.has_later(turn, seen)
                 if not is_first and is_settled and self._history.count_synced(conversation_id) == wanted.turns:
                     return total
         self._merge(conversation_id, batch, total)

@@ -186,6 +186,13 @@ class HistoryStore:
             query = f"SELECT count(*) FROM turns WHERE {_SHOWN}"  # noqa: S608 - constants
             return int(self._db.run(query, conversation_id).fetchone()[0])
 
+    def has_later(self, turn: Turn, request_ids: Set[str]) -> bool:
+        """Whether a turn stands behind this one that the server shows, but not among these, which it has given."""
+        with self._db.reading():
+            query = f"SELECT request_id FROM turns WHERE {_SHOWN} AND (asked_at_ms, request_id) > (?, ?)"  # noqa: S608 - constants
+            rows = self._db.run(query, turn.conversation_id, turn.asked_at_ms, turn.request_id)
+            return any(name not in request_ids for (name,) in rows)
+
     def merge_turns(self, conversation_id: str, turns: Iterable[Turn]) -> TurnMerge:
         """Take turns of the server's history, oldest first.
 

@@ -28,12 +28,15 @@ async def answering(stack):
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             serving.add(asyncio.current_task())
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            try:
                 if tls is not None:
                     await writer.start_tls(tls)
                 await reader.read(1)
                 writer.write(answer)
                 await writer.drain()
+            except (OSError, asyncio.IncompleteReadError):
+                writer.transport.abort()  # nobody tells a stream whose TLS has failed that it is closed
+                return
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()

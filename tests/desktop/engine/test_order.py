@@ -5,6 +5,7 @@ import random
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,9 +14,10 @@ from answerback.protocol.frames import ConversationSummary, SendMessage, Status
 from answerback.protocol.frames import Turn as HistoryTurn
 from answerback.testing.loop import run_virtual
 from answerback_desktop.engine.events import AccountOpened, ConversationsChanged, TurnChanged
+from answerback_desktop.engine.export import instant_ms
 from answerback_desktop.engine.pages import Pages
 from answerback_desktop.engine.sync import Sync
-from answerback_desktop.records import Account, TurnStatus
+from answerback_desktop.records import Account, Turn, TurnStatus
 from answerback_desktop.store.history import HistoryStore
 from answerback_desktop.store.schema import Database
 from answerback_desktop.store.store import AccountStore
@@ -121,6 +123,24 @@ class App:
         self.emit(TurnChanged(self.store.end(turn, is_unread=False, now_ms=self.clock())[0]))
         self.sync.ended("c")
 
+    def shown_live(self, request_id):
+        """Another device's answer has ended before this app's eyes."""
+        asked_at = next(turn.asked_at for turn in self.server.turns if turn.request_id == request_id)
+        if self.store.conversation("c") is None or self.store.turn(request_id) is not None:
+            return  # there is nowhere to show it, or the history has brought it
+        turn = Turn(
+            request_id=request_id,
+            conversation_id="c",
+            question="?",
+            answer="!",
+            status=TurnStatus.COMPLETED,
+            asked_at_ms=instant_ms(asked_at, self.clock()),
+            answered_at_ms=self.clock(),
+            is_synced=True,
+        )
+        self.turns_merged("c", self.history.merge_turns("c", [turn]))
+        self.sync.request("c")
+
     def open(self):
         if self.model.open("c") is not None:
             self.pages.open("c")
@@ -137,12 +157,11 @@ def test_two_devices_in_one_conversation(tmp_path: Path, seed: int):
     chance = random.Random(seed)
     server = Server(chance)
     app = App(tmp_path / "account.db", server, chance.choice([0, 0, -50, 50, -3_600_000, 3_600_000]))
-    unsent, untold = [], []
+    unsent, untold, unseen = [], [], []
 
     def end():
         request_id = server.end()
-        if request_id.endswith("own"):
-            untold.append(request_id)
+        (untold if request_id.endswith("own") else unseen).append(request_id)
 
     def own(name):
         app.ask(name)
@@ -152,7 +171,7 @@ def test_two_devices_in_one_conversation(tmp_path: Path, seed: int):
         running = asyncio.ensure_future(app.sync.run())
         for number in range(chance.randrange(3, 25)):
             name = f"{chance.randrange(9)}-{number}"
-            match chance.randrange(8):
+            match chance.randrange(9):
                 case 0:
                     own(f"{name}-own")
                 case 1 if unsent:
@@ -167,6 +186,8 @@ def test_two_devices_in_one_conversation(tmp_path: Path, seed: int):
                     app.sync.request("c")
                 case 6:
                     app.open()
+                case 7 if unseen:
+                    app.shown_live(unseen.pop(0))
                 case _:
                     await asyncio.sleep(chance.choice([0, 0.001, 0.02]))
         own("last-own")
@@ -176,6 +197,10 @@ def test_two_devices_in_one_conversation(tmp_path: Path, seed: int):
             end()
         while untold:
             app.ended(untold.pop(0))
+        while unseen:
+            app.shown_live(unseen.pop(chance.randrange(len(unseen))))
+            if chance.randrange(2):
+                await asyncio.sleep(0.1)
         for _ in range(2):
             app.sync.request("c")
             await asyncio.sleep(1)  # of virtual time: everything has come to rest
@@ -211,5 +236,31 @@ def test_opened_while_its_only_question_waited(tmp_path: Path):
     try:
         run_virtual(main())
         assert app.shown() == ["other", "own"]
+    finally:
+        app.database.close()
+
+
+def test_another_device_s_answer_of_the_same_millisecond_is_shown_live(tmp_path: Path):
+    """Its place is known from the history alone: that a turn is here already does not say that it stands right."""
+    server = Server(random.Random(0))
+    app = App(tmp_path / "account.db", server, 0)
+    server.chance = SimpleNamespace(choice=min)  # no time passes
+
+    async def main():
+        running = asyncio.ensure_future(app.sync.run())
+        app.ask("z-own")
+        for name in ("z-own", "a"):
+            server.accept(name)
+        app.ended(server.end())
+        app.sync.request("c")
+        await asyncio.sleep(1)
+        app.shown_live(server.end())
+        await asyncio.sleep(1)
+        running.cancel()
+
+    try:
+        run_virtual(main())
+        app.open()
+        assert app.shown() == ["z-own", "a"]
     finally:
         app.database.close()
