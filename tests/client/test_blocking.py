@@ -231,7 +231,9 @@ def run_interrupted(thread, coroutine, *, at):
     came = []
 
     def trace(frame, event, _):
-        frame.f_trace_opcodes = True
+        is_new, frame.f_trace_opcodes = not frame.f_trace_opcodes, True
+        if is_new and sys.version_info[:2] == (3, 12):
+            sys.settrace(trace)  # it asks the frames for their wish at this moment alone
         if event == "opcode" and next(steps) == at:
             sys.settrace(None)
             came.append(frame.f_code)
