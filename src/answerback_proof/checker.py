@@ -122,7 +122,9 @@ def _by_request(events: Iterable[E]) -> dict[str, list[E]]:
     return found
 
 
-def _without_fenced(runs: Iterable[tuple[int, ModelRun]], ended: Mapping[str, Stored]) -> Iterator[ModelRun]:
+def _without_fenced(
+    runs: Iterable[tuple[int, ModelRun]], ended: Mapping[str, Stored], *, skew_ms: int
+) -> Iterator[ModelRun]:
     """The runs but those that begin after a newer attempt of their request: what they say goes nowhere.
 
     A newer attempt may have ended without a run, as one that was cancelled.
@@ -130,7 +132,7 @@ def _without_fenced(runs: Iterable[tuple[int, ModelRun]], ended: Mapping[str, St
     newest: dict[str, int] = {}
     for at_ms, run in runs:
         ending = ended[run.request].record.ending if run.request in ended else None
-        is_over = ending is not None and ending.attempt > run.attempt and at_ms >= ending.ended_at_ms
+        is_over = ending is not None and ending.attempt > run.attempt and at_ms + skew_ms >= ending.ended_at_ms
         if run.attempt >= newest.get(run.request, 0) and not is_over:
             newest[run.request] = run.attempt
             yield run
@@ -160,7 +162,7 @@ class _Facts:
         self.runs = [event for event in events if isinstance(event, ModelRun)]
         if visible.thaws:
             timed = ((at_ms, event) for at_ms, event in history.events if isinstance(event, ModelRun))
-            self.runs = list(_without_fenced(timed, self.stored))
+            self.runs = list(_without_fenced(timed, self.stored, skew_ms=visible.skew_ms))
         self.attempts = {name: [run.attempt for run in runs] for name, runs in _by_request(self.runs).items()}
         self.turns = [event for event in events if isinstance(event, Turn)]
         self.kept_turns = {turn.request for turn in self.turns}

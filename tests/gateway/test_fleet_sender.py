@@ -82,8 +82,9 @@ async def test_a_slow_socket_hears_why_another_gateway_closes_it() -> None:
     assert close == ["close", "c@b"]
     for _, _, connection_id, end, text in frames:
         peer.sender.arrived("a", connection_id, end, text)
-    peer.sender.closes("c@b")
-    peer.sender.closes("gone@b")
+    peer.sender.arrived("x", "c@b", True, "what another gateway had for it")
+    peer.sender.closes("a", "c@b")
+    peer.sender.closes("a", "gone@b")
     assert closed == [(1000, encode(delta("the reason")))]
     peer.sockets.get = {}.get
     reads.set()
@@ -172,7 +173,7 @@ async def test_the_notices_of_an_older_gateway_are_understood() -> None:
     fleet = Fleet(store, nodes=nodes, notices=notices, facts=dict)
     await fleet.start()
     sender = fleet.sender(peer.sockets)
-    sender.closes = lambda connection_id: done.append(("close", connection_id))  # type: ignore[method-assign]
+    sender.closes = lambda _, connection_id: done.append(("close", connection_id))  # type: ignore[method-assign]
     fleet.queue(slots={}, clock=lambda: 0, kind=lambda **_: queue)  # type: ignore[arg-type]
     fleet.join(worker=SimpleNamespace(), close_user=note("user"), close_replaced=nobody, on_outdated=bool)  # type: ignore[arg-type]
     for line in OLDER.read_text(encoding="utf-8").splitlines():

@@ -339,6 +339,24 @@ def test_a_question_that_came_twice_keeps_its_place(others: tuple[str, ...]) -> 
     run_virtual(main())
 
 
+@pytest.mark.parametrize("others", [(), ("r1",)], ids=["its turn has come", "it waits"])
+def test_an_id_that_came_twice_at_once_for_two_questions_is_answered_for_one(others: tuple[str, ...]) -> None:
+    async def main() -> None:
+        model = Wild(hanging)
+        local = Local(model, store=Crossing())
+        peer = await local.connect("c1")
+        await local.ask(peer, *others)
+        first = asyncio.create_task(local.ask(peer, "r2"))
+        await asyncio.sleep(0.5)
+        await peer.say(SendMessage(request_id="r2", message="hi", conversation_id="B", stream=True))
+        await first
+        await asyncio.sleep(60)
+        assert [prompt.request_id for prompt in model.prompts] == [*others, "r2"]
+        assert model.prompts[-1].messages[-1].text == "hi"
+
+    run_virtual(main())
+
+
 def test_what_is_refused_gives_its_turn_back() -> None:
     async def main() -> None:
         local = Local(Wild(hanging), quota=Quota(per_minute=1, max_pending=10))

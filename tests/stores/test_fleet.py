@@ -132,6 +132,14 @@ async def test_a_question_that_came_twice_stays_at_home(actors):
     assert not actors[1].store.mine
 
 
+async def test_a_question_that_comes_again_as_its_answer_ends_is_at_home_nowhere(actors):
+    a = actors[0]
+    await a.accept("r1")
+    await a.claim("r1")
+    await asyncio.gather(a.finish("r1"), a.accept("r1"))
+    assert not a.store.mine
+
+
 async def test_positions_count_over_both_and_only_the_first_may_be_claimed(actors):
     asked = [actor.accept(f"r{n}-{actor.store.node}") for n in range(10) for actor in actors]
     positions = [admission.position for admission in await asyncio.gather(*asked)]

@@ -304,6 +304,7 @@ class Watches:
         if not ERRORS[error.code].retryable:
             self._fail(watch.conversation_id, request_failed(error.code, error.message))
             return
+        watch.is_unsettled = True
         is_full = error.code is ErrorCode.OVERLOADED
         pause_s = self._timing.full_watch_s if is_full else self._timing.resend_s
         watch.is_out = False
@@ -311,7 +312,6 @@ class Watches:
         if is_full:  # it is shown the turns when they have ended
             if watch.has_begun or watch.conversation_id is None:
                 self._effects.append(WatchHeld(watch.conversation_id, is_live=False))
-            watch.is_unsettled = True
             self._look_back(watch, None, now)
 
     # --- the history ------------------------------------------------------------------------------------

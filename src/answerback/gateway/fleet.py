@@ -173,7 +173,8 @@ class FleetSender(SocketSender):
         self._gone: OrderedDict[str, None] = OrderedDict()
         self._pieces: OrderedDict[tuple[str, str, bool], list[str]] = OrderedDict()
         """What came of frames that were cut, by who sends them, the connection, and whether they are counted."""
-        self._waiting: dict[str, list[bytes]] = {}
+        self._waiting: dict[str, list[tuple[str, bytes]]] = {}
+        """Frames for slow sockets, each with who sent it."""
         self._tasks = Tasks()
 
     async def send(self, connection_id: str, frame: ServerFrame) -> Sent | Gone | Slow:
@@ -198,12 +199,12 @@ class FleetSender(SocketSender):
                 await self.send(connection_id, last)
             self._notices.send(node, "close", connection_id)
 
-    def closes(self, connection_id: str) -> None:
+    def closes(self, origin: str, connection_id: str) -> None:
         """Another gateway closes one of our sockets. The last that it had for it, which says why, waits no longer."""
         socket = self._sockets.get(connection_id)
         if socket is not None:
-            waiting = self._waiting.get(connection_id)
-            socket.close(WSCloseCode.OK, last=waiting[-1] if waiting else None)
+            waiting = reversed(self._waiting.get(connection_id, ()))
+            socket.close(WSCloseCode.OK, last=next((payload for sender, payload in waiting if sender == origin), None))
 
     def has_gone(self, connection_id: str) -> None:
         """Another gateway says that it has no such connection."""
@@ -239,10 +240,10 @@ class FleetSender(SocketSender):
         waiting = self._waiting.get(connection_id)
         if waiting is None:
             if isinstance(socket.send(payload), Slow):
-                self._waiting[connection_id] = [payload]
+                self._waiting[connection_id] = [(origin, payload)]
                 self._tasks.start(self._send_waiting(connection_id), name=f"frames of others {connection_id}")
-        elif sum(map(len, waiting)) < BUFFER_BYTES:
-            waiting.append(payload)
+        elif sum(len(frame) for _, frame in waiting) < BUFFER_BYTES:
+            waiting.append((origin, payload))
         else:
             socket.abort()
 
@@ -251,7 +252,7 @@ class FleetSender(SocketSender):
         try:
             while waiting and (socket := self._sockets.get(connection_id)) is not None:
                 await socket.ready()
-                if not isinstance(socket.send(waiting[0]), Slow):
+                if not isinstance(socket.send(waiting[0][1]), Slow):
                     waiting.pop(0)
         finally:
             del self._waiting[connection_id]
@@ -516,7 +517,7 @@ class Fleet:
             case ["gone", connection_id]:
                 sender.has_gone(connection_id)
             case ["close", connection_id]:
-                sender.closes(connection_id)
+                sender.closes(origin, connection_id)
             case ["changed", user_id, request_id]:
                 self._start(self._changed(worker, queue, RequestKey(user_id, request_id)))
             case ["freed", ordering_key]:

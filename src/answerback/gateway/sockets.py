@@ -267,7 +267,7 @@ class Socket:
     def close(self, code: int, reason: str = "", *, last: bytes | None = None) -> asyncio.Task[None]:
         """Begin to close gracefully after what was sent; a peer that does not answer in time is cut.
 
-        `last`: one more text message, which goes out even if the peer has to read first: nothing comes after it.
+        `last`: one more text message. It waits behind what the peer has not read yet, as nothing comes after it.
         Returns: what ends when the connection is closed.
         """
         if self._closing is None:

@@ -146,8 +146,11 @@ class Questions:
 
     def _waits_as(self, new: Record, stored: Record) -> bool:
         """Whether a stored request is to run where this one stands in line."""
-        is_here = self._worker is not None and self._worker.runs_here(new.key)
-        return is_here and stored.ending is None and stored.ordering_key == new.ordering_key
+        is_same_line = (stored.ordering_key, stored.model) == (new.ordering_key, new.model)
+        return is_same_line and self._is_to_run_here(stored)
+
+    def _is_to_run_here(self, stored: Record) -> bool:
+        return stored.ending is None and self._worker is not None and self._worker.runs_here(stored.key)
 
     async def _not_accepted(
         self, connection: Connection, record: Record, admitted: Existing | Limited | Blocked | Full | OverBudget
@@ -246,6 +249,8 @@ class Questions:
         """Answer a repeated request id with its request, running or ended. It never runs a second time."""
         # The record of an early cancellation has no payload: it answers any.
         if existing.session_id != new.session_id or existing.fingerprint not in ("", new.fingerprint):
+            if self._is_to_run_here(existing):
+                await self._enqueue(existing)  # it had this one's place in line, if both came at once
             await self._conflict(connection, new.request_id)
             return
         self._observer.attached(existing)

@@ -413,7 +413,8 @@ def _accept(
 ) -> tuple[Admission, bool]:
     """The outcome, and whether the request is at home here: another frame with its id may have been accepted."""
     admission = _admit(transaction, record=record, question=question, quota=quota, now_ms=now_ms)
-    return admission, transaction.homes.get(record.key) == transaction.node
+    is_home = record.key in transaction.state.tracked and transaction.homes[record.key] == transaction.node
+    return admission, is_home
 
 
 def _admit(transaction: Transaction, *, record: Record, question: Question, quota: Quota, now_ms: int) -> Admission:

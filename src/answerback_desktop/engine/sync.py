@@ -251,8 +251,8 @@ class Sync:
                 batch = []
                 # A known turn that moved may have moved past older ones, and one that ended here late stands too late.
                 is_settled = is_known and all(one.request_id != turn.request_id for one in changed)
-                is_settled = is_settled and not self._history.has_later(turn, seen)
-                if not is_first and is_settled and self._history.count_synced(conversation_id) == wanted.turns:
+                is_all = is_settled and self._history.count_synced(conversation_id) == wanted.turns
+                if not is_first and is_all and not self._history.has_later(turn, seen):
                     return total
         self._merge(conversation_id, batch, total)
         if self._history.has_others(conversation_id, seen) and await self._is_gone(conversation_id):
