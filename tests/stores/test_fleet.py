@@ -633,7 +633,7 @@ async def test_why_a_transaction_failed_is_said(actors, monkeypatch):
             await a.store._fleet.do(partial(fail, error))
     for error, why in ((full, "disk is full"), (OSError(), "the store failed")):
         with monkeypatch.context() as patched:
-            patched.setattr(PostgresDatabase, "commit", partial(fail, error))
+            patched.setattr(PostgresDatabase, "commit", lambda _, error=error: fail(error))
             with pytest.raises(Unavailable, match=why):
                 await a.accept("r1")
     assert isinstance(await a.accept("r1"), Accepted)

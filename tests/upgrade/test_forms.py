@@ -5,6 +5,7 @@ import inspect
 import re
 import shutil
 import sqlite3
+from contextlib import closing
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,10 @@ def test_a_record_of_each_state_is_read_and_written_byte_for_byte(state: str) ->
 
 
 def test_so_is_every_record_that_was_kept() -> None:
-    with sqlite3.connect(f"file:{FOLDER / 'answerback.db'}?mode=ro&immutable=1", uri=True) as database:
+    with (
+        closing(sqlite3.connect(f"file:{FOLDER / 'answerback.db'}?mode=ro&immutable=1", uri=True)) as database,
+        database,
+    ):
         rows = database.execute("SELECT record, record_schema FROM requests").fetchall()
     assert len(rows) == 32
     for record, schema in rows:
@@ -98,7 +102,7 @@ async def test_a_new_account_of_the_desktop_app_has_the_tables_of_the_kept_one_o
         async with DesktopApp(tmp_path, name):
             pass
         (path,) = (tmp_path / name / "accounts").glob("*.db")
-        with sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True) as database:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as database, database:
             assert database.execute("PRAGMA user_version").fetchone() == (4,)
         found.append(tables_of(path))
     assert found[0] == found[1]
@@ -203,7 +207,7 @@ def parameters(value: Any) -> list[str]:
 
 def tables_of(path: Path) -> list[Any]:
     """Every table and index as it was made, but for those that SQLite makes behind a full-text index."""
-    with sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True) as database:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as database, database:
         return database.execute(
             "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'texts^_%' ESCAPE '^' ORDER BY type, name"
         ).fetchall()

@@ -6,7 +6,7 @@ import shutil
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,10 @@ async def test_what_was_unfinished_is_resumed_and_the_app_gets_its_answers(opene
 
 
 def test_the_kept_sqlite_file_is_whole() -> None:
-    with sqlite3.connect(f"file:{FOLDER / 'answerback.db'}?mode=ro&immutable=1", uri=True) as database:
+    with (
+        closing(sqlite3.connect(f"file:{FOLDER / 'answerback.db'}?mode=ro&immutable=1", uri=True)) as database,
+        database,
+    ):
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert not Path(f"{FOLDER / 'answerback.db'}-wal").exists()
 

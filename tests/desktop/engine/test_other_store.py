@@ -1,6 +1,7 @@
 """History is never erased unasked: not by another server at the address, nor by one that lost what it had."""
 
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -33,7 +34,7 @@ async def lose(network, conversation_ids):
 def synced(app):
     found = 0
     for path in app.profile.accounts_folder.glob("*.db"):
-        with sqlite3.connect(path) as file:
+        with closing(sqlite3.connect(path)) as file, file:
             found += file.execute("SELECT count(*) FROM conversations WHERE is_known = 1").fetchone()[0]
         file.close()
     return found
@@ -163,7 +164,7 @@ async def test_a_copy_is_written_before_anything_is_deleted_on_a_servers_word(op
 
 def answers_in(app, pattern):
     (path,) = app.profile.accounts_folder.glob(pattern)
-    with sqlite3.connect(path) as file:
+    with closing(sqlite3.connect(path)) as file, file:
         found = {answer for (answer,) in file.execute("SELECT answer FROM turns")}
     file.close()
     return found
@@ -178,7 +179,7 @@ async def test_the_apps_own_gateway_is_offered_only_where_it_has_the_history(
     await talks(app, model, "a")
     if is_own:
         for path in app.profile.accounts_folder.glob("*.db"):
-            with sqlite3.connect(path) as file:
+            with closing(sqlite3.connect(path)) as file, file:
                 file.execute("UPDATE meta SET value = '1' WHERE key = 'is_own_gateway'")
             file.close()
     await app.close()

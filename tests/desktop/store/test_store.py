@@ -2,6 +2,7 @@
 
 import contextlib
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -294,7 +295,7 @@ def test_a_question_under_way_keeps_its_conversation_where_it_is(store, history)
 def test_a_file_that_is_none_is_moved_aside(tmp_path, damage):
     path = tmp_path / "a.db"
     if damage is None:
-        with sqlite3.connect(path) as newer:
+        with closing(sqlite3.connect(path)) as newer, newer:
             newer.execute("PRAGMA user_version = 99")
         newer.close()
     else:
