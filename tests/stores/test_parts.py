@@ -1,6 +1,7 @@
 """The small parts that the stores are made of: parameters, encodings, the writer's state, opening."""
 
 import sys
+from contextlib import closing
 
 import pytest
 from msgspec.structs import replace
@@ -148,7 +149,8 @@ async def test_the_writer_state_of_some_users_is_read_inside_a_transaction(tmp_p
     ]
     assert [isinstance(one, Limited) for one in asked] == [False, True, True]
     assert state.last_n == 3
-    assert WriterState.load(database_of(tmp_path), user_ids=[]).tracked == {}
+    with closing(database_of(tmp_path)) as database:
+        assert WriterState.load(database, user_ids=[]).tracked == {}
 
 
 # --- opening ------------------------------------------------------------------------------------------------
