@@ -111,9 +111,9 @@ class LocalGateway:
         self._watching.start(self._wait(self._process), name="gateway")
 
     async def stop(self) -> None:
-        """Stop it gracefully, then kill it."""
+        """Stop it gracefully, then kill it. When this returns it has ended, also if another stop was cancelled."""
         self._watching.cancel()
-        process, self._process = self._process, None
+        process = self._process
         if process is None or process.returncode is not None:
             return
         with suppress(ProcessLookupError):

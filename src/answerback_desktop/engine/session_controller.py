@@ -233,7 +233,7 @@ class SessionController:
             self.cancel_sign_in()
             self._tasks.start(self._log_in_again(settings), name="settings")
         elif before.local_model != settings.local_model and self._gateway_status is GatewayStatus.RUNNING:
-            self._tasks.start(self._restart_gateway(), name="gateway")
+            self._tasks.start(self._start_gateway(), name="gateway")
         elif (before.ca_file, before.proxy) != (settings.ca_file, settings.proxy):
             self.reconnect()
 
@@ -313,32 +313,33 @@ class SessionController:
 
     def start_gateway(self) -> None:
         """Start a gateway with the embedded model on this machine. `GatewayChanged` follows."""
-        if self._gateway is None or not self._gateway.is_running:
+        if not self.is_gateway_ours:
             self._tasks.start(self._start_gateway(), name="gateway")
 
     async def _start_gateway(self) -> None:
+        """In place of the one that runs. Only one task does so at a time: the status says that it starts."""
         profile, address = self.environment.profile, address_of(self.settings.server_url)
         if address is None or self._gateway_status is GatewayStatus.STARTING or not self._may_start_gateway():
             return
         self._emit_gateway(GatewayStatus.STARTING)
-        model = self.settings.local_model
-        gateway = LocalGateway(
-            data_dir=profile.gateway_folder,
-            log_path=profile.gateway_log_path,
-            command=self.environment.gateway_command,
-            arguments=(*self.environment.gateway_arguments, *self._model_arguments()),
-            on_end=self._gateway_failed,
-        )
-        try:
-            await gateway.start(*address)
-        except GatewayFailed:
-            self._gateway_failed()
-            return
-        self._gateway = gateway
+        model = None
+        while model != self.settings.local_model:  # another may be chosen while it starts
+            model = self.settings.local_model
+            if self._gateway is not None:
+                await self._gateway.stop()
+            self._gateway = LocalGateway(  # known before it runs, so that the app does not quit without it
+                data_dir=profile.gateway_folder,
+                log_path=profile.gateway_log_path,
+                command=self.environment.gateway_command,
+                arguments=(*self.environment.gateway_arguments, *self._model_arguments()),
+                on_end=self._gateway_failed,
+            )
+            try:
+                await self._gateway.start(*address)
+            except GatewayFailed:
+                self._gateway_failed()
+                return
         self._emit_gateway(GatewayStatus.RUNNING)
-        if model != self.settings.local_model:  # chosen while it started
-            await self._restart_gateway()
-            return
         self.find_local_models()
         self.on_account(lambda account: account.reconnect())
 
@@ -349,11 +350,6 @@ class SessionController:
             return ()
         embedded = ("--model", "local") if can_start() else ()
         return ("--model", spec_of(self.environment.ollama_url, name), *embedded)
-
-    async def _restart_gateway(self) -> None:
-        if self._gateway is not None:
-            await self._gateway.stop()
-        await self._start_gateway()
 
     def find_local_models(self) -> None:
         """Look for an Ollama on this machine. `LocalModelsFound` follows."""

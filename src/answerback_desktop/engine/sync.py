@@ -249,9 +249,10 @@ class Sync:
             if is_known or len(batch) >= _BATCH:
                 changed = self._merge(conversation_id, batch, total)
                 batch = []
-                # A known turn that moved may have moved past older ones, and one that ended here late stands too late.
+                # A known turn that moved may have moved past older ones.
                 is_settled = is_known and all(one.request_id != turn.request_id for one in changed)
                 is_all = is_settled and self._history.count_synced(conversation_id) == wanted.turns
+                # One that ended here late may stand too late.
                 if not is_first and is_all and not self._history.has_later(turn, seen):
                     return total
         self._merge(conversation_id, batch, total)

@@ -7,6 +7,9 @@ import signal
 import sqlite3
 import sys
 
+import pytest
+
+from answerback.tasks import CANCEL_S
 from answerback_desktop.engine import Engine, Environment
 from answerback_desktop.engine.events import ConnectionReason, ConnectionStatus, GatewayStatus, NoticeCode
 from answerback_desktop.profile import Profile
@@ -184,6 +187,65 @@ async def test_a_gateway_that_does_not_start_says_where_to_look(stack, tmp_path)
     await app.until(lambda: app.model.notices)
     assert app.model.notices[-1].facts["log"] == str(app.profile.gateway_log_path)
     assert "no-such-flag" in app.profile.gateway_log_path.read_text()
+
+
+JOURNAL = """
+import os, signal, sys, time
+from pathlib import Path
+
+def note(what):
+    with Path(sys.argv[1]).open("a") as file:
+        file.write(what)
+
+def end(*_):
+    note("<")
+    time.sleep(float(sys.argv[2]))
+    note(">")
+    sys.exit()
+
+signal.signal(signal.SIGTERM, end)
+host, port = (sys.argv[sys.argv.index(name) + 1] for name in ("--host", "--port"))
+Path(sys.argv[1]).with_suffix(".pid").write_text(str(os.getpid()))
+note("(")
+if sys.argv[3] == "listens":
+    print(f"listening on ws://{host}:{port}", flush=True)
+while True:
+    signal.pause()
+"""
+"""A program in place of a gateway. It notes that it starts, that it is asked to end, and that it ends."""
+
+
+async def test_the_app_does_not_quit_before_a_gateway_that_starts_has_ended(stack, tmp_path, monkeypatch):
+    monkeypatch.setattr("answerback_desktop.gateway.STOP_S", CANCEL_S + 1)
+    journal = tmp_path / "journal"
+    command = (sys.executable, "-c", JOURNAL, str(journal), "600", "-")
+    app = DesktopApp(tmp_path, "one", Settings(server_url="ws://127.0.0.1:9", user="ada"), gateway_command=command)
+    await stack.enter_async_context(app)
+    app.engine.start_gateway()
+    await app.until(journal.exists)
+    pid = int(journal.with_suffix(".pid").read_text())
+    os.kill(pid, 0)
+    await app.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_a_gateway_takes_the_place_of_one_that_has_ended(stack, tmp_path):
+    journal = tmp_path / "journal"
+    command = (sys.executable, "-c", JOURNAL, str(journal), "0.3", "listens")
+    app = DesktopApp(tmp_path, "one", Settings(server_url="ws://127.0.0.1:9", user="ada"), gateway_command=command)
+    await stack.enter_async_context(app)
+    for name in ("first", "second", "third"):
+        app.model.use_local_model(name)
+        app.engine.start_gateway()
+    await app.until(lambda: app.model.gateway.status is GatewayStatus.RUNNING)
+    app.model.use_local_model("fourth")
+    await app.until(lambda: "<" in journal.read_text())
+    app.engine.start_gateway()  # while the one before is ending
+    await app.until(lambda: journal.read_text().count("(") == 2)
+    await app.until(lambda: app.model.gateway.status is GatewayStatus.RUNNING)
+    await app.close()
+    assert journal.read_text() == "(<>(<>"
 
 
 async def test_commands_before_and_after_do_nothing(tmp_path):
