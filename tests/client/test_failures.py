@@ -13,12 +13,11 @@ from websockets.datastructures import Headers
 from websockets.exceptions import InvalidStatus
 from websockets.http11 import Response
 
-from answerback.client import AnswerbackError, CannotConnect, Client, Forbidden, Obstacle, Timing, Unauthorized
+import refusals
+from answerback.client import AnswerbackError, CannotConnect, Forbidden, Obstacle, Timing, Unauthorized
 from answerback.client.failures import MAX_RETRY_AFTER_S, OpenFailed, explain
 from answerback.client.link import Address, open_socket
 from certificates import make_certificate
-
-QUICK = Timing(backoff_min_s=0.001, backoff_max_s=0.01, open_timeout_s=0.5)
 
 pytestmark = pytest.mark.usefixtures("own_network")
 
@@ -42,12 +41,10 @@ async def answering(answer: bytes | None, tls: ssl.SSLContext | None = None) -> 
 
 
 async def why(url: str, *, token: str | None = None) -> AnswerbackError:
-    with pytest.raises(AnswerbackError) as failed:
-        async with Client(url, token=token, connect_timeout=0.5, timing=QUICK):
-            pass
-    text = str(failed.value)
-    assert text.count("Cannot connect to") == isinstance(failed.value, CannotConnect), text  # said once
-    return failed.value
+    error = await refusals.why(url, token=token)
+    text = str(error)
+    assert text.count("Cannot connect to") == isinstance(error, CannotConnect), text  # said once
+    return error
 
 
 def http(status: int, body: str = "", *headers: str) -> bytes:
@@ -207,7 +204,7 @@ async def test_a_server_that_wants_a_certificate_of_the_client(
         address = Address(url=f"wss://127.0.0.1:{listener.getsockname()[1]}", session="s")
         trusting = ssl.create_default_context(cafile=cert)
         with pytest.raises(OpenFailed) as failed:
-            await open_socket(address, token=None, timing=QUICK, ssl_context=trusting)
+            await open_socket(address, token=None, timing=Timing(), ssl_context=trusting)
         await refusing
     assert failed.value.obstacle is Obstacle.TLS
     assert says in str(failed.value)
