@@ -58,6 +58,7 @@ from answerback_proof.load.websocket import Masker
 from answerback_proof.proxy import FrameObserver, Proxy
 from answerback_proof.proxy import Path as ProxyPath
 from asking import record_of
+from listening import close
 
 QUOTA = Quota(per_minute=0, max_pending=1000)
 
@@ -164,7 +165,7 @@ class Echoing:
     async def __aexit__(self, *_: object) -> None:
         self.writer.close()
         await self.proxy.stop()
-        self.server.close()
+        await close(self.server)
         for writer in self.writers:
             writer.close()
             with suppress(OSError):

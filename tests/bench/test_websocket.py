@@ -11,6 +11,7 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from answerback.gateway.http import frame
 from answerback_proof.load.websocket import TEXT, FrameReader, LoadConnectionError, Masker, open_connection
+from listening import listening
 
 PONG = 0xA
 
@@ -84,8 +85,7 @@ async def test_why_a_connection_ended_is_reported() -> None:
 
 
 async def test_refused_and_absent_servers(unused_port: int) -> None:
-    async with await asyncio.start_server(_not_websocket, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with listening(_not_websocket) as port:
         with pytest.raises(LoadConnectionError, match="403 Forbidden: not here"):
             await open_connection(f"ws://127.0.0.1:{port}")
     with pytest.raises(LoadConnectionError, match="nothing answers"):

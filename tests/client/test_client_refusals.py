@@ -1,12 +1,11 @@
 """What the client says where it cannot connect, or is not let in."""
 
-import asyncio
-
 import pytest
 
 import answerback
 from answerback.client import CannotConnect, Client, Forbidden, Timing, Unauthorized
 from answerback.client.link import Address
+from listening import listening
 from refusals import why
 
 QUICK = Timing(backoff_min_s=0.001, backoff_max_s=0.002, close_s=0.5)
@@ -27,8 +26,7 @@ async def test_tls_to_a_port_without_it():
         await reader.read()
         writer.close()
 
-    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with listening(refuse) as port:
         with pytest.raises(CannotConnect, match="this port speaks ws://, without TLS"):
             async with Client(f"wss://127.0.0.1:{port}"):
                 pass
@@ -40,8 +38,7 @@ async def test_what_listens_is_no_websocket_server():
         writer.close()
         await writer.wait_closed()
 
-    async with await asyncio.start_server(speak, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with listening(speak) as port:
         with pytest.raises(CannotConnect, match="does not speak WebSocket"):
             async with Client(f"ws://127.0.0.1:{port}"):
                 pass
@@ -59,8 +56,7 @@ async def test_what_listens_says_nothing():
         await reader.read(-1)
         writer.close()
 
-    async with await asyncio.start_server(wait, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with listening(wait) as port:
         with pytest.raises(CannotConnect, match="no answer in time"):
             async with Client(f"ws://127.0.0.1:{port}", connect_timeout=0.1):
                 pass

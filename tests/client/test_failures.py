@@ -18,6 +18,7 @@ from answerback.client import AnswerbackError, CannotConnect, Forbidden, Obstacl
 from answerback.client.failures import MAX_RETRY_AFTER_S, OpenFailed, explain
 from answerback.client.link import Address, open_socket
 from certificates import make_certificate
+from listening import listening
 
 pytestmark = pytest.mark.usefixtures("own_network")
 
@@ -36,8 +37,8 @@ async def answering(answer: bytes | None, tls: ssl.SSLContext | None = None) -> 
         finally:
             writer.close()
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls) as server:
-        yield server.sockets[0].getsockname()[1]
+    async with listening(serve, tls) as port:
+        yield port
 
 
 async def why(url: str, *, token: str | None = None) -> AnswerbackError:
@@ -261,8 +262,7 @@ async def test_a_tls_port_that_answers_plain_http_in_words() -> None:
         await writer.drain()
         writer.close()
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with listening(serve) as port:
         wanted = await why(f"ws://127.0.0.1:{port}")
         speaks_tls = False
         plain, encrypted = await why(f"ws://127.0.0.1:{port}"), await why(f"wss://127.0.0.1:{port}")
@@ -279,8 +279,8 @@ async def test_a_token_out_of_a_file_is_shown_without_what_is_around_it(space: s
         writer.write(http(403))
         writer.close()
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        await why(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", token=space.format("a.b.c"))
+    async with listening(serve) as port:
+        await why(f"ws://127.0.0.1:{port}", token=space.format("a.b.c"))
     assert b"Authorization: Bearer a.b.c\r\n" in heard[0]
 
 

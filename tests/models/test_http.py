@@ -23,6 +23,7 @@ from answerback.models.http import (
 )
 from answerback.ports import ModelError
 from answerback.protocol.errors import ErrorCode
+from listening import listening
 
 pytestmark = pytest.mark.usefixtures("own_network")
 
@@ -73,9 +74,8 @@ async def serving(script: Script) -> AsyncIterator[URL]:
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        yield URL(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
+    async with listening(serve) as port:
+        yield URL(f"http://127.0.0.1:{port}/v1")
 
 
 @asynccontextmanager

@@ -4,6 +4,8 @@ import asyncio
 import random
 from contextlib import suppress
 
+from listening import close
+
 
 class Balancer:
     """Sends each new connection to one of `ports` that accepts it."""
@@ -21,7 +23,7 @@ class Balancer:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
-        self._server.close()
+        await close(self._server)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

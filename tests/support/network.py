@@ -4,6 +4,8 @@ import asyncio
 from contextlib import suppress
 from urllib.parse import urlsplit
 
+from listening import close
+
 
 class Network:
     """Listens on a loopback port of its own. `cut` breaks every connection, and takes no new one until `repair`."""
@@ -22,11 +24,7 @@ class Network:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.close()
-        # What was accepted in this turn of the loop is a transport, a protocol, a task, and in `_tasks` one turn after
-        # the other; a task that the end of the loop cancels before its first step closes nothing.
-        for _ in range(8):
-            await asyncio.sleep(0)
+        await self.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
@@ -39,10 +37,11 @@ class Network:
         for writer in tuple(self._writers):
             writer.transport.abort()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Nobody listens any more."""
         self.cut()
-        self._server.close()
+        if self._server.is_serving():
+            await close(self._server)
 
     def repair(self, server_url: str | None = None) -> None:
         if server_url is not None:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from listening import close
+
 Session = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -41,7 +43,7 @@ class TransactionPooler:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._server.close()
+        await close(self._server)
         for _, writer in self._all:
             writer.close()
             await writer.wait_closed()

@@ -1,7 +1,6 @@
 """The ways to a server that a company has: certificates, proxies, presets; and what is said of each that fails."""
 
 import asyncio
-import contextlib
 import json
 import ssl
 
@@ -15,19 +14,17 @@ from answerback_desktop.settings import AuthMode, Field, Settings, problems
 from answerback_desktop.signin.vault import MemoryVault
 from certificates import make_certificate
 from desktop_app import DesktopApp
+from listening import listening
 
 pytestmark = pytest.mark.usefixtures("own_network")
 
 
 @pytest.fixture
 async def answering(stack):
-    """A server that says the same to everybody; its port. When it has stopped, no connection of it is left."""
+    """A server that says the same to everybody; its port."""
 
     async def start(answer: bytes, tls: ssl.SSLContext | None = None) -> int:
-        serving: set[asyncio.Task[None]] = set()
-
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            serving.add(asyncio.current_task())
             try:
                 if tls is not None:
                     await writer.start_tls(tls)
@@ -36,18 +33,10 @@ async def answering(stack):
                 await writer.drain()
             except (OSError, asyncio.IncompleteReadError):
                 writer.transport.abort()  # nobody tells a stream whose TLS has failed that it is closed
-                return
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+            else:
+                writer.close()
 
-        async def end() -> None:
-            if serving:
-                await asyncio.wait(serving)
-
-        stack.push_async_callback(end)
-        server = await stack.enter_async_context(await asyncio.start_server(serve, "127.0.0.1", 0))
-        return server.sockets[0].getsockname()[1]
+        return await stack.enter_async_context(listening(serve))
 
     return start
 

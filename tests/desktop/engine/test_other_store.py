@@ -183,7 +183,7 @@ async def test_the_apps_own_gateway_is_offered_only_where_it_has_the_history(
                 file.execute("UPDATE meta SET value = '1' WHERE key = 'is_own_gateway'")
             file.close()
     await app.close()
-    network.close()
+    await network.close()
     again = await open_app()
     await again.until(lambda: again.model.connection.reason is ConnectionReason.REFUSED)
     await again.until(lambda: again.model.gateway.status is not GatewayStatus.UNKNOWN)
