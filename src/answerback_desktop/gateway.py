@@ -68,11 +68,6 @@ class LocalGateway:
     _process: asyncio.subprocess.Process | None = None
     _watching: Tasks = field(default_factory=Tasks)
 
-    @property
-    def is_running(self) -> bool:
-        """Whether the process is there."""
-        return self._process is not None and self._process.returncode is None
-
     async def start(self, host: str, port: int) -> None:
         """Start it, and return when it listens. `on_end` is called if it ends unasked after that.
 
