@@ -213,7 +213,8 @@ class Sync:
         keep_copy(self._account.database, self._history.loses(conversation_id))
         gone = self._history.gone(conversation_id)
         self._account.turns_merged(conversation_id, TurnMerge(removed=list(gone.removed)))
-        self._account.conversation_gone(conversation, is_kept=gone.is_kept)
+        if gone.is_news:
+            self._account.conversation_gone(conversation, is_kept=gone.is_kept)
 
     async def _fetch(self, wanted: Listed) -> None:
         """Newest first, until all that the server counts is here; if the counts differ, all of it is compared."""
@@ -234,6 +235,7 @@ class Sync:
         """How much is new. Merged piece by piece, the newest first; what the server lacks is known at the end."""
         conversation_id = wanted.conversation_id
         total, batch, seen = TurnMerge(), list[Turn](), set[str]()
+        before = self._history.shown(conversation_id)  # of what comes meanwhile, an older history says nothing
         newer: Turn | None = None
         async for raw in self._server.history(conversation_id, superseded=True, parts=True):
             turn = turn_of(conversation_id, raw, now_ms=self._clock())
@@ -256,9 +258,10 @@ class Sync:
                 if not is_first and is_all and not self._history.has_later(turn, seen):
                     return total
         self._merge(conversation_id, batch, total)
-        if self._history.has_others(conversation_id, seen) and await self._is_gone(conversation_id):
+        lost = before - seen
+        if lost and await self._is_gone(conversation_id):
             return total  # deleted since it was listed: the next list says so
-        rest = self._history.settle_others(conversation_id, seen)
+        rest = self._history.settle_lost(conversation_id, lost)
         if rest.changed:
             self._account.turns_merged(conversation_id, rest)
         return total

@@ -14,7 +14,7 @@ _SELECT_MISSING: Final = (
 )
 _MISSING: Final = f"conversation_id IN ({_SELECT_MISSING})"
 _SELECT_MISSING_TURNS: Final = f"SELECT request_id FROM turns WHERE {_MISSING}"  # noqa: S608 - constants
-_LOST: Final = "conversation_id = ? AND is_synced = 1 AND is_kept = 0"
+_LOST: Final = "conversation_id = ? AND is_over = 1 AND is_kept = 0"
 _SHOWN: Final = "conversation_id = ? AND is_synced = 1 AND superseded_by IS NULL"
 _SELECT_LOST: Final = f"SELECT request_id FROM turns WHERE {_LOST}"  # noqa: S608 - constants
 
@@ -68,10 +68,14 @@ class TurnMerge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gone:
-    """A conversation that was deleted elsewhere. `is_kept`: something of this app's own is still in it."""
+    """A conversation that was deleted elsewhere. `is_kept`: something of this app's own is still in it.
+
+    `is_news`: it was here as the server's until now.
+    """
 
     removed: tuple[str, ...]
     is_kept: bool
+    is_news: bool
 
 
 class HistoryStore:
@@ -108,7 +112,8 @@ class HistoryStore:
                     stale.append(one)
                     continue
                 title, title_to_send, updated_at_ms, synced_at, deleted_at_ms, is_known = before
-                if not is_known and title != one.title and title_to_send is None and self._is_kept(one.conversation_id):
+                is_new = synced_at is None and title != one.title and title_to_send is None
+                if is_new and self._is_kept(one.conversation_id):
                     # It was lost, or imported, and begins again at the server: the person knows it by our title.
                     title_to_send = title
                     db.run(
@@ -201,19 +206,22 @@ class HistoryStore:
         """
         merge = TurnMerge()
         with self._db.writing():
+            # One that was deleted meanwhile is missing from the next list then, and goes.
+            query = "UPDATE conversations SET is_known = 1, is_missing = 0 WHERE conversation_id = ?"
+            self._db.run(query, conversation_id)
             for turn in turns:
                 self._merge(conversation_id, turn, merge)
         merge.changed = list({turn.request_id: turn for turn in merge.changed}.values())
         return merge
 
-    def has_others(self, conversation_id: str, request_ids: Set[str]) -> bool:
-        """Whether the server has given turns that are not among these: those that `settle_others` settles."""
+    def shown(self, conversation_id: str) -> frozenset[str]:
+        """The turns here that the server has shown."""
         with self._db.reading():
-            rows = self._db.run(f"SELECT request_id FROM turns WHERE {_SHOWN}", conversation_id)  # noqa: S608 - constants
-            return any(name not in request_ids for (name,) in rows)
+            query = f"SELECT request_id FROM turns WHERE {_SHOWN}"  # noqa: S608 - constants
+            return frozenset(name for (name,) in self._db.run(query, conversation_id))
 
-    def settle_others(self, conversation_id: str, request_ids: Set[str]) -> TurnMerge:
-        """The server gives these turns only. Of the others nothing is deleted.
+    def settle_lost(self, conversation_id: str, request_ids: Set[str]) -> TurnMerge:
+        """The server gives these turns no longer. None of them is deleted.
 
         Those before a turn that replaced one are earlier versions, which an older server does not give. The server has
         lost the rest, and they are ours alone from now on.
@@ -224,7 +232,7 @@ class HistoryStore:
             known = sorted((turn_of(row) for row in rows), key=lambda turn: turn.order)
             newer: str | None = None
             for turn in reversed(known):
-                if turn.request_id not in request_ids:
+                if turn.request_id in request_ids:
                     self._db.run(
                         "UPDATE turns SET superseded_by = ?, is_synced = ?, is_kept = ? WHERE request_id = ?",
                         newer,
@@ -286,6 +294,8 @@ class HistoryStore:
         """Deleted at the server. What only this app has (questions under way, imported turns, a draft) is kept."""
         db = self._db
         with db.writing():
+            query = "SELECT is_known FROM conversations WHERE conversation_id = ?"
+            (is_known,) = db.run(query, conversation_id).fetchone()
             removed = tuple(name for (name,) in db.run(_SELECT_LOST, conversation_id))
             db.searcher.forget(_LOST, (conversation_id,))
             db.run(f"DELETE FROM turns WHERE {_LOST}", conversation_id)  # noqa: S608 - constants
@@ -305,7 +315,7 @@ class HistoryStore:
                 db.searcher.forget("conversation_id = ?", (conversation_id,))
                 for table in ("turns", "traits", "conversations"):
                     db.run(f"DELETE FROM {table} WHERE conversation_id = ?", conversation_id)  # noqa: S608 - constants
-        return Gone(removed=removed, is_kept=bool(own))
+        return Gone(removed=removed, is_kept=bool(own), is_news=bool(is_known or removed or not own))
 
     def _merge(self, conversation_id: str, turn: Turn, merge: TurnMerge) -> None:
         db = self._db

@@ -1,4 +1,4 @@
-"""The order of a conversation's turns is the server's, whatever was guessed here before it was known."""
+"""The turns of a conversation are the server's, in its order, whatever was guessed here before it was known."""
 
 import asyncio
 from dataclasses import replace
@@ -9,7 +9,7 @@ from answerback.client import PendingRequest
 from answerback.protocol.frames import ConversationSummary, SendMessage, Status
 from answerback.protocol.frames import Turn as HistoryTurn
 from answerback.testing.loop import run_virtual
-from answerback_desktop.engine.sync import Sync
+from answerback_desktop.engine.sync import Sync, turn_of
 from answerback_desktop.records import TurnStatus
 from answerback_desktop.store.history import HistoryStore
 from answerback_desktop.store.schema import Database
@@ -27,28 +27,41 @@ def turn(request_id, second=0):
 
 
 class OneConversation:
-    """A server with one conversation, of the turns that a test gives it."""
+    """A server with one conversation, of the turns that a test gives it; with none it is deleted.
+
+    `while_read`: what happens while the history is on its way.
+    """
 
     def __init__(self):
         self.turns = []
+        self.while_read = lambda: None
 
     async def conversations(self):
-        count = len(self.turns)
-        at = SECOND.format(count)
-        yield ConversationSummary(conversation_id="c", title="C", turns=count, created_at=at, updated_at=at)
+        if count := len(self.turns):
+            at = SECOND.format(count)
+            yield ConversationSummary(conversation_id="c", title="C", turns=count, created_at=at, updated_at=at)
 
-    async def history(self, conversation_id, *, superseded, parts):
-        for one in reversed(self.turns):
+    async def history(self, conversation_id, *, superseded=False, parts=False):
+        page = self.turns[::-1]
+        self.while_read()
+        for one in page:
             yield one
 
 
 class Account:
-    """Of a person who sees every conversation; it shows nothing."""
+    """Of a person who sees every conversation; it shows nothing. `told`: of what another device has deleted."""
 
     is_watched = True
 
     def __init__(self, database):
         self.database, self.store, self.history = database, AccountStore(database), HistoryStore(database)
+        self.told = []
+
+    def write_down(self):
+        pass
+
+    def conversation_gone(self, conversation, *, is_kept):
+        self.told.append(conversation.conversation_id)
 
     def clock(self):
         return NOW
@@ -71,7 +84,7 @@ class Device:
 
     def __init__(self, database, server):
         account = Account(database)
-        self.store = account.store
+        self.store, self.history, self.told = account.store, account.history, account.told
         self.sync = Sync(server, account)
 
     def ask(self, request_id):
@@ -82,6 +95,10 @@ class Device:
         ended = replace(self.store.turn(request_id), status=TurnStatus.COMPLETED, answer="!", answered_at_ms=NOW)
         self.store.end(ended, is_unread=False, now_ms=NOW)
         self.sync.ended("c")
+
+    def show(self, shown):
+        """An answer of another device has come whole."""
+        self.history.merge_turns("c", [turn_of("c", shown, now_ms=NOW)])
 
     def update(self):
         """Look at the server once."""
@@ -157,3 +174,57 @@ def test_the_end_of_such_a_turn_asks_for_a_look(server, device):
 
     run_virtual(main())
     assert device.order() == ["own", "other"]
+
+
+@pytest.fixture
+def shared(server, device):
+    """A conversation that both have, and in which something is being typed here."""
+    server.turns = [turn("first", 1)]
+    device.update()
+    device.store.save_draft("c", "half a question")
+    return device
+
+
+def test_a_turn_that_comes_while_an_older_history_is_read_is_not_lost(server, shared):
+    server.turns.append(turn("second", 2))
+    server.while_read = lambda: shared.show(turn("third", 3))
+    shared.update()
+    assert shared.store.turn("third").is_synced, "the history is older than this turn, and says nothing of it"
+    server.turns, server.while_read = [], lambda: None
+    shared.update()
+    assert shared.order() == []
+
+
+@pytest.mark.parametrize("is_hinted", [True, False])
+def test_a_conversation_deleted_elsewhere_is_told_of_once(server, shared, is_hinted):
+    server.turns = []
+    if is_hinted:
+        shared.sync.deleted("c")
+    shared.update()
+    shared.sync.deleted("c")
+    shared.update()
+    assert shared.told == ["c"]
+    server.turns = [turn("first", 1)]
+    shared.update()
+    server.turns = []
+    shared.update()
+    assert shared.told == ["c", "c"], "restored, and deleted again"
+
+
+def test_a_turn_that_is_shown_after_its_conversation_was_deleted_goes(server, shared):
+    second = turn("second", 2)
+    server.turns = []
+    shared.update()
+    shared.show(second)
+    shared.update()
+    assert shared.order() == []
+    assert shared.store.drafts() == {"c": "half a question"}
+
+
+def test_an_own_answer_goes_with_its_conversation_before_the_history_has_shown_it(server, shared):
+    shared.ask("own")
+    shared.end("own")
+    server.turns = []
+    shared.update()
+    assert shared.order() == []
+    assert shared.told == ["c"]

@@ -232,7 +232,7 @@ def test_history_is_merged_and_what_is_here_stays(store, history):
     assert names(store) == ["theirs", "mine", "refused", "pending"]
     assert (store.turn("mine").answer, store.turn("mine").is_synced) == ("verified", True)
     assert store.turn("mine").question == mine.question
-    assert [turn.request_id for turn in history.settle_others("c", {"mine"}).changed] == ["theirs"]
+    assert [turn.request_id for turn in history.settle_lost("c", {"theirs"}).changed] == ["theirs"]
     assert names(store) == ["theirs", "mine", "refused", "pending"], "what the server has lost is not lost here"
     assert history.count_synced("c") == 1
     history.merge_turns("c", [server_turn("pending", pending.asked_at_ms)])
