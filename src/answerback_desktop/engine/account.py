@@ -511,10 +511,15 @@ class AccountEngine:
         if changed:
             self.emit(ConversationsChanged(changed=changed))
 
-    def conversation_gone(self, conversation: Conversation, *, is_kept: bool) -> None:
-        """Remove a conversation that another device deleted. `is_kept`: something of this app's own is still in it."""
+    def conversation_gone(self, conversation: Conversation, *, is_kept: bool, is_news: bool) -> None:
+        """Remove a conversation that another device deleted. `is_kept`: something of this app's own is still in it.
+
+        `is_news`: the person was not told of it yet.
+        """
         conversation_id = conversation.conversation_id
-        if conversation_id == self._open:
+        if self._devices is not None:
+            self._devices.gone(conversation_id)
+        if is_news and conversation_id == self._open:
             self._notice(NoticeCode.DELETED_ELSEWHERE, conversation_id=conversation_id, title=conversation.title)
         if is_kept:
             self.conversations_changed([conversation_id])

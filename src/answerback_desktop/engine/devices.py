@@ -111,6 +111,10 @@ class Devices:
             if turn.status.is_over and self._live.pop(turn.request_id, None) is not None:
                 self._give_back(turn.request_id)
 
+    def gone(self, conversation_id: str) -> None:
+        """The server has the conversation no longer, nor what was asked in it."""
+        self._drop([name for name, live in self._live.items() if live.turn.conversation_id == conversation_id])
+
     # --- the conversation -----------------------------------------------------------------------------------
 
     async def _watch(self, conversation_id: str) -> None:

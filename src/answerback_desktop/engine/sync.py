@@ -59,6 +59,7 @@ class Sync:
         self._requested = asyncio.Event()
         self._first: str | None = None
         self._deleted: set[str] = set()
+        self._told: set[str] = set()
         self._incomplete: set[str] = set()
 
     def request(self, conversation_id: str | None = None) -> None:
@@ -79,6 +80,7 @@ class Sync:
 
     def ended(self, conversation_id: str) -> None:
         """A question has ended here: if the server's history had its turn before that, take it now."""
+        self._told.discard(conversation_id)
         if conversation_id in self._incomplete:
             self._incomplete.discard(conversation_id)
             self.request(conversation_id)
@@ -92,8 +94,7 @@ class Sync:
             is_requested, self._wants_list = self._wants_list, False
             try:
                 await self._send_changes()
-                while self._deleted:
-                    await self._remove_if_gone(self._deleted.pop())
+                await self._remove_deleted()
                 if is_requested or (is_due and self._account.is_watched):
                     is_thorough, self._wants_all = self._wants_all or not is_requested, False
                     await self._appearance(is_thorough=is_thorough)
@@ -189,6 +190,7 @@ class Sync:
             if one is not None:
                 found.setdefault(one.conversation_id, one)
                 unchanged = unchanged + 1 if self._history.is_current(one) else 0
+        self._told -= found.keys()
         merge = self._history.merge_list(tuple(found.values()))
         if merge.changed:
             self._account.conversations_changed(merge.changed)
@@ -200,9 +202,19 @@ class Sync:
             self._history.keep_missing(merge.missing)
             self._account.conversations_changed(merge.missing)
             return
-        for conversation_id in merge.missing if is_whole else ():
+        for conversation_id in (*merge.missing, *merge.unlisted) if is_whole else ():
             # A list that moves while its pages are read can miss one: only an empty history says that it is gone.
             await self._remove_if_gone(conversation_id)
+
+    async def _remove_deleted(self) -> None:
+        """What another device has deleted. If the server cannot be asked about one now, it is later."""
+        for conversation_id in tuple(self._deleted):
+            self._deleted.discard(conversation_id)
+            try:
+                await self._remove_if_gone(conversation_id)
+            except (AnswerbackError, StoreError) as exc:
+                self._deleted.add(conversation_id)
+                log.info("a deletion elsewhere is looked at again later: %s", type(exc).__name__)
 
     async def _remove_if_gone(self, conversation_id: str) -> None:
         if self._store.conversation(conversation_id) is None or not await self._is_gone(conversation_id):
@@ -213,8 +225,9 @@ class Sync:
         keep_copy(self._account.database, self._history.loses(conversation_id))
         gone = self._history.gone(conversation_id)
         self._account.turns_merged(conversation_id, TurnMerge(removed=list(gone.removed)))
-        if gone.is_news:
-            self._account.conversation_gone(conversation, is_kept=gone.is_kept)
+        is_news = conversation_id not in self._told
+        self._told.add(conversation_id)
+        self._account.conversation_gone(conversation, is_kept=gone.is_kept, is_news=is_news)
 
     async def _fetch(self, wanted: Listed) -> None:
         """Newest first, until all that the server counts is here; if the counts differ, all of it is compared."""

@@ -82,7 +82,7 @@ def keep_copy(database: Database, request_ids: Collection[str]) -> None:
     path = database.path
     copies = sorted(path.parent.glob(f"{path.name}.copy-*[0-9]"), key=_number)
     if copies:
-        have = {name for (name,) in _read(copies[-1], "SELECT request_id FROM turns")}
+        have = {name for (name,) in _read(copies[-1], "SELECT request_id FROM turns WHERE is_over = 1")}
         if have.issuperset(request_ids):
             return
     number = _number(copies[-1]) + 1 if copies else 1

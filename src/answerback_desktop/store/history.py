@@ -14,8 +14,12 @@ _SELECT_MISSING: Final = (
 )
 _MISSING: Final = f"conversation_id IN ({_SELECT_MISSING})"
 _SELECT_MISSING_TURNS: Final = f"SELECT request_id FROM turns WHERE {_MISSING}"  # noqa: S608 - constants
-_LOST: Final = "conversation_id = ? AND is_over = 1 AND is_kept = 0"
+_LOST: Final = "conversation_id = ? AND is_kept = 0 AND (is_synced = 1 OR status = 'completed')"
 _SHOWN: Final = "conversation_id = ? AND is_synced = 1 AND superseded_by IS NULL"
+_SELECT_UNLISTED: Final = (
+    "SELECT DISTINCT conversation_id FROM conversations JOIN turns USING (conversation_id) "
+    "WHERE is_known = 0 AND deleted_at_ms IS NULL AND is_synced = 1 AND is_kept = 0"
+)
 _SELECT_LOST: Final = f"SELECT request_id FROM turns WHERE {_LOST}"  # noqa: S608 - constants
 
 
@@ -40,13 +44,15 @@ class Listed:
 class ListMerge:
     """What a whole list changed. `stale`: their turns have to be fetched. `missing`: known before, not listed now.
 
-    `known`: how many were known before.
+    `known`: how many were known before. `unlisted`: not known, though the server has shown turns of them. These are
+    newer than the list, or older than the deletion.
     """
 
     changed: tuple[str, ...]
     stale: tuple[Listed, ...]
     missing: tuple[str, ...]
     known: int
+    unlisted: tuple[str, ...]
 
     @property
     def is_loss(self) -> bool:
@@ -68,14 +74,10 @@ class TurnMerge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gone:
-    """A conversation that was deleted elsewhere. `is_kept`: something of this app's own is still in it.
-
-    `is_news`: it was here as the server's until now.
-    """
+    """A conversation that was deleted elsewhere. `is_kept`: something of this app's own is still in it."""
 
     removed: tuple[str, ...]
     is_kept: bool
-    is_news: bool
 
 
 class HistoryStore:
@@ -112,8 +114,7 @@ class HistoryStore:
                     stale.append(one)
                     continue
                 title, title_to_send, updated_at_ms, synced_at, deleted_at_ms, is_known = before
-                is_new = synced_at is None and title != one.title and title_to_send is None
-                if is_new and self._is_kept(one.conversation_id):
+                if not is_known and title != one.title and title_to_send is None and self._is_kept(one.conversation_id):
                     # It was lost, or imported, and begins again at the server: the person knows it by our title.
                     title_to_send = title
                     db.run(
@@ -134,8 +135,9 @@ class HistoryStore:
                         changed.append(one.conversation_id)
                 if synced_at not in (one.state, one.updated_at) and deleted_at_ms is None:
                     stale.append(one)
+            unlisted = tuple(name for (name,) in db.run(_SELECT_UNLISTED))
         missing = tuple(name for name, (*_, deleted_at_ms, is_known) in known.items() if is_known and not deleted_at_ms)
-        return ListMerge(changed=tuple(changed), stale=tuple(stale), missing=missing, known=count)
+        return ListMerge(changed=tuple(changed), stale=tuple(stale), missing=missing, known=count, unlisted=unlisted)
 
     def _is_kept(self, conversation_id: str) -> bool:
         query = "SELECT 1 FROM turns WHERE conversation_id = ? AND is_kept = 1"
@@ -206,9 +208,6 @@ class HistoryStore:
         """
         merge = TurnMerge()
         with self._db.writing():
-            # One that was deleted meanwhile is missing from the next list then, and goes.
-            query = "UPDATE conversations SET is_known = 1, is_missing = 0 WHERE conversation_id = ?"
-            self._db.run(query, conversation_id)
             for turn in turns:
                 self._merge(conversation_id, turn, merge)
         merge.changed = list({turn.request_id: turn for turn in merge.changed}.values())
@@ -294,8 +293,6 @@ class HistoryStore:
         """Deleted at the server. What only this app has (questions under way, imported turns, a draft) is kept."""
         db = self._db
         with db.writing():
-            query = "SELECT is_known FROM conversations WHERE conversation_id = ?"
-            (is_known,) = db.run(query, conversation_id).fetchone()
             removed = tuple(name for (name,) in db.run(_SELECT_LOST, conversation_id))
             db.searcher.forget(_LOST, (conversation_id,))
             db.run(f"DELETE FROM turns WHERE {_LOST}", conversation_id)  # noqa: S608 - constants
@@ -306,8 +303,10 @@ class HistoryStore:
                 "+ (SELECT count(*) FROM drafts WHERE conversation_id = :conversation)",
                 {"conversation": conversation_id},
             ).fetchone()
+            # The server drops what is under way in it: how that ends is known here alone.
+            db.run("UPDATE turns SET is_kept = 1 WHERE conversation_id = ? AND is_over = 0", conversation_id)
             db.run(
-                "UPDATE conversations SET is_known = 0, synced_at = NULL, title_to_send = NULL "
+                "UPDATE conversations SET is_known = 0, synced_at = NULL, title_to_send = NULL, unread = 0 "
                 "WHERE conversation_id = ?",
                 conversation_id,
             )
@@ -315,7 +314,7 @@ class HistoryStore:
                 db.searcher.forget("conversation_id = ?", (conversation_id,))
                 for table in ("turns", "traits", "conversations"):
                     db.run(f"DELETE FROM {table} WHERE conversation_id = ?", conversation_id)  # noqa: S608 - constants
-        return Gone(removed=removed, is_kept=bool(own), is_news=bool(is_known or removed or not own))
+        return Gone(removed=removed, is_kept=bool(own))
 
     def _merge(self, conversation_id: str, turn: Turn, merge: TurnMerge) -> None:
         db = self._db

@@ -114,8 +114,8 @@ async def test_an_answer_that_runs_already_is_shown_from_its_first_character(ope
     conversation = app.model.open("c")
     await app.until(lambda: (turn := found(conversation, "second")) is not None and turn.answer == "So it ")
     model.end("second", "began.")
-    await app.until(lambda: settled(conversation, "second"))
-    assert dialogue(conversation) == [("first", "From the start."), ("second", "So it began.")]
+    whole = [("first", "From the start."), ("second", "So it began.")]  # the first of them from the history
+    await app.until(lambda: settled(conversation, "second") and dialogue(conversation) == whole)
 
 
 async def test_a_cut_costs_no_character(trip, model, laptop, network):
@@ -313,6 +313,23 @@ async def test_a_draft_in_a_conversation_deleted_elsewhere_stays(trip, laptop):
     assert conversation.draft == "half a question"
     await laptop.restore(conversation.conversation_id)
     await app.until(lambda: [question for question, _ in dialogue(conversation)] == ["first", "are you there"])
+
+
+async def test_an_answer_that_comes_in_a_conversation_deleted_elsewhere_is_not_shown(trip, model, laptop):
+    app, conversation = trip
+    conversation.set_draft("half a question")
+    laptop.stream("second", conversation=conversation.conversation_id)
+    model.say("second", "so far")
+    await app.until(lambda: (turn := found(conversation, "second")) is not None and turn.answer == "so far")
+    await laptop.delete(conversation.conversation_id)
+    await app.until(lambda: app.model.notices and dialogue(conversation) == [])
+    model.end("second", ", and on")
+    other = laptop.stream("after that", conversation="other")
+    model.end("after that", "yes")
+    await other.answer
+    await app.until(lambda: app.model.conversation("other") is not None)
+    assert dialogue(conversation) == []
+    assert len(app.model.notices) == 1
 
 
 async def test_another_person_is_shown_nothing(trip, model, open_app, network):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from answerback.client import PendingRequest
+from answerback.client import PendingRequest, RequestTimeout
 from answerback.protocol.frames import ConversationSummary, SendMessage, Status
 from answerback.protocol.frames import Turn as HistoryTurn
 from answerback.testing.loop import run_virtual
@@ -29,7 +29,7 @@ def turn(request_id, second=0):
 class OneConversation:
     """A server with one conversation, of the turns that a test gives it; with none it is deleted.
 
-    `while_read`: what happens while the history is on its way.
+    `while_read`: what happens while the history is on its way; it may raise.
     """
 
     def __init__(self):
@@ -60,8 +60,9 @@ class Account:
     def write_down(self):
         pass
 
-    def conversation_gone(self, conversation, *, is_kept):
-        self.told.append(conversation.conversation_id)
+    def conversation_gone(self, conversation, *, is_kept, is_news):
+        if is_news:
+            self.told.append(conversation.conversation_id)
 
     def clock(self):
         return NOW
@@ -228,3 +229,29 @@ def test_an_own_answer_goes_with_its_conversation_before_the_history_has_shown_i
     shared.update()
     assert shared.order() == []
     assert shared.told == ["c"]
+
+
+def test_an_answer_under_way_when_its_conversation_is_deleted_stays(server, shared):
+    shared.ask("own")
+    server.turns = []
+    shared.update()
+    shared.end("own")
+    shared.sync.deleted("c")
+    shared.update()
+    assert shared.order() == ["own"], "the server has dropped it: it is here alone"
+
+
+def test_a_deletion_that_cannot_be_looked_at_now_is_looked_at_later(server, device):
+    device.ask("own")
+    device.end("own")
+
+    def fail():
+        raise RequestTimeout("history", 1.0)
+
+    server.while_read = fail
+    device.sync.deleted("c")
+    device.update()
+    assert device.order() == ["own"]
+    server.while_read = lambda: None
+    device.update()
+    assert device.order() == []

@@ -17,7 +17,7 @@ from answerback.protocol.frames import SendMessage
 from answerback_desktop.engine.events import NoticeCode
 from answerback_desktop.records import Failure, FailureCode, Times, Turn, TurnStatus
 from answerback_desktop.store import schema
-from answerback_desktop.store.files import FileCopies, FileGone
+from answerback_desktop.store.files import FileCopies, FileGone, keep_copy
 from answerback_desktop.store.history import HistoryStore, Listed
 from answerback_desktop.store.schema import Database, StoreError, StoreTrouble
 from answerback_desktop.store.store import AccountStore
@@ -251,8 +251,10 @@ def test_a_turn_stays_in_its_conversation_whatever_the_history_says(store, histo
 def test_a_conversation_that_is_gone_keeps_what_only_we_have(store, history):
     history.merge_turns("c", [server_turn("theirs", NOW)])
     put(store, "pending")
+    history.synced("c", None, new_answers=1)
     assert history.gone("c").is_kept
     assert names(store) == ["pending"]
+    assert store.conversation("c").unread == 0
     store.end(completed(store.turn("pending")), is_unread=False, now_ms=NOW)
     history.merge_turns("c", [server_turn("pending", NOW)])
     assert not history.gone("c").is_kept
@@ -421,3 +423,22 @@ def test_what_the_server_lost_is_kept_whether_or_not_its_turns_were_fetched(stor
     assert store.conversation("c").title == "mine?"
     assert not history.gone("c").removed
     assert names(store) == ["mine"]
+
+
+def test_a_title_that_another_device_gives_counts_before_any_turn_was_fetched(store, history):
+    history.merge_list([listed("c", "1", title="before")])
+    turn = replace(server_turn("kept", NOW), is_synced=False)
+    store.import_turns(store.conversation("c"), [turn])
+    history.merge_list([listed("c", "2", title="given elsewhere")])
+    assert store.conversation("c").title == "given elsewhere"
+
+
+def test_a_copy_has_the_answers_that_are_deleted_and_not_their_questions_alone(store, database):
+    turn = put(store, "mine")
+    keep_copy(database, [])
+    store.end(completed(turn), is_unread=False, now_ms=NOW)
+    keep_copy(database, ["mine"])
+    copies = sorted(database.path.parent.glob("*.copy-*[0-9]"))
+    assert len(copies) == 2
+    keep_copy(database, ["mine"])
+    assert sorted(database.path.parent.glob("*.copy-*[0-9]")) == copies
