@@ -14,13 +14,12 @@ _SELECT_MISSING: Final = (
 )
 _MISSING: Final = f"conversation_id IN ({_SELECT_MISSING})"
 _SELECT_MISSING_TURNS: Final = f"SELECT request_id FROM turns WHERE {_MISSING}"  # noqa: S608 - constants
-_LOST: Final = "conversation_id = ? AND is_kept = 0 AND (is_synced = 1 OR status = 'completed')"
+_LOST: Final = "conversation_id = ? AND is_synced = 1 AND is_kept = 0"
 _SHOWN: Final = "conversation_id = ? AND is_synced = 1 AND superseded_by IS NULL"
 _SELECT_UNLISTED: Final = (
     "SELECT DISTINCT conversation_id FROM conversations JOIN turns USING (conversation_id) "
     "WHERE is_known = 0 AND deleted_at_ms IS NULL AND is_synced = 1 AND is_kept = 0"
 )
-_SELECT_LOST: Final = f"SELECT request_id FROM turns WHERE {_LOST}"  # noqa: S608 - constants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,9 +268,10 @@ class HistoryStore:
         return names
 
     def loses(self, conversation_id: str) -> tuple[str, ...]:
-        """The turns that `gone` would delete."""
+        """The turns that `gone` may delete."""
         with self._db.reading():
-            return tuple(name for (name,) in self._db.run(_SELECT_LOST, conversation_id))
+            query = "SELECT request_id FROM turns WHERE conversation_id = ? AND is_over = 1 AND is_kept = 0"
+            return tuple(name for (name,) in self._db.run(query, conversation_id))
 
     def missing_turns(self) -> tuple[str, ...]:
         """The turns that `settle_missing` would delete."""
@@ -293,7 +293,8 @@ class HistoryStore:
         """Deleted at the server. What only this app has (questions under way, imported turns, a draft) is kept."""
         db = self._db
         with db.writing():
-            removed = tuple(name for (name,) in db.run(_SELECT_LOST, conversation_id))
+            query = f"SELECT request_id FROM turns WHERE {_LOST}"  # noqa: S608 - constants
+            removed = tuple(name for (name,) in db.run(query, conversation_id))
             db.searcher.forget(_LOST, (conversation_id,))
             db.run(f"DELETE FROM turns WHERE {_LOST}", conversation_id)  # noqa: S608 - constants
             (own,) = db.run_named(
@@ -303,12 +304,11 @@ class HistoryStore:
                 "+ (SELECT count(*) FROM drafts WHERE conversation_id = :conversation)",
                 {"conversation": conversation_id},
             ).fetchone()
-            # The server drops what is under way in it: how that ends is known here alone.
-            db.run("UPDATE turns SET is_kept = 1 WHERE conversation_id = ? AND is_over = 0", conversation_id)
-            db.run(
-                "UPDATE conversations SET is_known = 0, synced_at = NULL, title_to_send = NULL, unread = 0 "
-                "WHERE conversation_id = ?",
-                conversation_id,
+            db.run_named(
+                "UPDATE conversations SET is_known = 0, synced_at = NULL, title_to_send = NULL, unread = min(unread, "
+                "(SELECT count(*) FROM turns WHERE conversation_id = :conversation AND is_over = 1)) "
+                "WHERE conversation_id = :conversation",
+                {"conversation": conversation_id},
             )
             if not own:
                 db.searcher.forget("conversation_id = ?", (conversation_id,))

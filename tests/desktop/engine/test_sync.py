@@ -222,25 +222,6 @@ def test_a_turn_that_is_shown_after_its_conversation_was_deleted_goes(server, sh
     assert shared.store.drafts() == {"c": "half a question"}
 
 
-def test_an_own_answer_goes_with_its_conversation_before_the_history_has_shown_it(server, shared):
-    shared.ask("own")
-    shared.end("own")
-    server.turns = []
-    shared.update()
-    assert shared.order() == []
-    assert shared.told == ["c"]
-
-
-def test_an_answer_under_way_when_its_conversation_is_deleted_stays(server, shared):
-    shared.ask("own")
-    server.turns = []
-    shared.update()
-    shared.end("own")
-    shared.sync.deleted("c")
-    shared.update()
-    assert shared.order() == ["own"], "the server has dropped it: it is here alone"
-
-
 def test_a_deletion_that_cannot_be_looked_at_now_is_looked_at_later(server, device):
     device.ask("own")
     device.end("own")

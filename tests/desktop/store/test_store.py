@@ -261,6 +261,14 @@ def test_a_conversation_that_is_gone_keeps_what_only_we_have(store, history):
     assert store.conversations() == ()
 
 
+def test_a_copy_is_made_of_own_answers_too(store, history):
+    put(store, "mine", answer="not in the history yet")
+    put(store, "pending", conversation="other")
+    assert history.loses("c") == ("mine",)
+    assert not history.gone("c").is_kept
+    assert store.turn("mine") is None
+
+
 def listed(name, updated_at, title="t", turns=1):
     return Listed(
         conversation_id=name, title=title, turns=turns, created_at_ms=1, updated_at_ms=2, updated_at=updated_at
