@@ -123,16 +123,17 @@ def _by_request(events: Iterable[E]) -> dict[str, list[E]]:
 
 
 def _without_fenced(
-    runs: Iterable[tuple[int, ModelRun]], ended: Mapping[str, Stored], *, skew_ms: int
+    runs: Iterable[tuple[int, ModelRun]], ended: Mapping[str, Stored], *, behind_ms: int
 ) -> Iterator[ModelRun]:
     """The runs but those that begin after a newer attempt of their request: what they say goes nowhere.
 
-    A newer attempt may have ended without a run, as one that was cancelled.
+    A newer attempt may have ended without a run, as one that was cancelled. `behind_ms`: how far the clock that its
+    ending has been read from is behind.
     """
     newest: dict[str, int] = {}
     for at_ms, run in runs:
         ending = ended[run.request].record.ending if run.request in ended else None
-        is_over = ending is not None and ending.attempt > run.attempt and at_ms + skew_ms >= ending.ended_at_ms
+        is_over = ending is not None and ending.attempt > run.attempt and at_ms >= ending.ended_at_ms + behind_ms
         if run.attempt >= newest.get(run.request, 0) and not is_over:
             newest[run.request] = run.attempt
             yield run
@@ -159,16 +160,19 @@ class _Facts:
         self.screens = _by_request(event for event in events if isinstance(event, Shown | Cleared | Ended))
         self.wire = [event for event in events if isinstance(event, ToServer | Resumed | ToApp)]
         self.stored = {event.request: event for event in events if isinstance(event, Stored)}
-        self.runs = [event for event in events if isinstance(event, ModelRun)]
+        self.runs = said = [event for event in events if isinstance(event, ModelRun)]
         if visible.thaws:
-            timed = ((at_ms, event) for at_ms, event in history.events if isinstance(event, ModelRun))
-            self.runs = list(_without_fenced(timed, self.stored, skew_ms=visible.skew_ms))
+            timed = [(at_ms, event) for at_ms, event in history.events if isinstance(event, ModelRun)]
+            # One that may be fenced, as far as the clocks tell, is held to nothing, and what it said may be shown.
+            self.runs = list(_without_fenced(timed, self.stored, behind_ms=-visible.skew_ms))
+            said = list(_without_fenced(timed, self.stored, behind_ms=visible.skew_ms))
         self.attempts = {name: [run.attempt for run in runs] for name, runs in _by_request(self.runs).items()}
         self.turns = [event for event in events if isinstance(event, Turn)]
         self.kept_turns = {turn.request for turn in self.turns}
         self.usage = [event.usage for event in events if isinstance(event, Usage)]
         self.deaths = [at for at, e in history.events if isinstance(e, Fault) and e.name in visible.deaths]
-        self._generated = {(run.request, run.attempt): run for run in self.runs if run.text is not None}
+        self._said = {name: {run.attempt for run in runs} for name, runs in _by_request(said).items()}
+        self._generated = {(run.request, run.attempt): run for run in said if run.text is not None}
         self._owners = {asked.answer: request for request, asked in self.asked.items() if asked.answer}
         self._owners |= {run.text: request for (request, _), run in self._generated.items() if run.text}
         self._owners |= {stored.answer: request for request, stored in self.stored.items() if stored.answer}
@@ -206,7 +210,7 @@ class _Facts:
     def begins(self, request: str, text: str) -> bool:
         """Whether this is the beginning of an answer to the request, in any attempt."""
         stored = self.stored.get(request)
-        attempts = {0, *self.attempts.get(request, ()), *(() if stored is None else (stored.record.attempt,))}
+        attempts = {0, *self._said.get(request, ()), *(() if stored is None else (stored.record.attempt,))}
         known = [whole for attempt in attempts if (whole := self.text(request, attempt)) is not None]
         return not known or any(whole.startswith(text) for whole in known)
 

@@ -401,6 +401,23 @@ def test_what_thaws_may_begin_an_attempt_that_another_has_ended(ended_at_ms: int
     assert found(events, replace(SEES_ALL, usage=False, thaws=True)) == (set() if is_over else late)
 
 
+@pytest.mark.parametrize(("skew_ms", "may_be_shown"), [(90, True), (0, False)])
+def test_what_an_attempt_said_that_may_be_fenced_may_be_shown(skew_ms: int, may_be_shown: bool) -> None:
+    """It began after the newer attempt's ending by one clock, and perhaps before that by another."""
+    of = record("r1", status=Status.CANCELLED, length=0, attempt=2, ended_at_ms=2)
+    events = [
+        Asked(request="r1", user="kim", session="s", conversation="c", text="r1", answer=None),
+        Fault(name=DEATH),
+        ModelRun(request="r1", attempt=1, text="the first"),
+        Shown(request="r1", observer="app", offset=0, delta="the"),
+        ModelRun(request="r1", attempt=2, text="another"),
+        Cancelled(request="r1"),
+        stored("r1", answer="", of=of),
+    ]
+    violations = found(events, replace(SEES_ALL, thaws=True, skew_ms=skew_ms))
+    assert (("G3", ViolationKind.DIFFERENT, "r1") not in violations) is may_be_shown
+
+
 def test_frames_in_any_order_have_no_gaps() -> None:
     events = [*good(), to_app("r1", delta("r1", 5, text_of("r1")[5:]), connection="s#2")]
     assert found(events, replace(SEES_ALL, ordered=False)) == set()
