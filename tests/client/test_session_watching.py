@@ -547,6 +547,30 @@ def test_no_room_for_one_more_reads_the_history_every_minute():
     assert sent(script.hear(watching(7, "new"))) == []
 
 
+def test_a_turn_that_stands_among_those_read_before_is_new_whatever_its_clock_says():
+    script = connected(features=FEATURES)
+    watch(script)
+    script.hear(error(ErrorCode.OVERLOADED, "watch-1"))
+    page(script, turn("old"), turn("new"))
+    assert sent(script.wait(script.now + 60)) == ["watch c 3"]
+    assert sent(script.hear(watching(3, "new"))) == ["GetHistory"]
+    late = turn("late", answered_at="before that")
+    shown = kinds(page(script, turn("older"), turn("old"), late, turn("new")))
+    assert (shown[0], shown[-1]) == ("Asked late", "Done late")
+
+
+def test_a_turn_of_which_the_ending_alone_came_is_new_whatever_its_clock_says():
+    script = connected(features=FEATURES)
+    watch(script)
+    script.hear(end("older", length=3))  # it ended before the watch, and stands in the history
+    script.hear(watching(1, "new"))
+    script.hear(end("late", length=3))
+    script.wait(240)
+    assert sent(script.hear(watching(script.session._watches._numbers, "new"))) == ["GetHistory"]
+    shown = kinds(page(script, turn("older"), turn("late", answered_at="before that"), turn("new")))
+    assert (shown[0], shown[-1]) == ("Asked late", "Done late")
+
+
 @pytest.mark.parametrize("code", [ErrorCode.UNAUTHORIZED, ErrorCode.UNAVAILABLE])
 def test_what_is_read_while_a_watch_is_refused_settles_nothing(code):
     script = connected(features=FEATURES, can_renew=True)

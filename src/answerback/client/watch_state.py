@@ -47,19 +47,21 @@ class Followed:
 class WatchState:
     """Mutable; only `Watches` changes it. `conversation_id` None: the list of conversations.
 
-    `known`: requests that are not to be shown (again), the latest last. `has_begun`: it is settled what is older than
-    the watch: `floor`, the newest turn of that time, and all before it. `number`: of the newest `watch` on this
-    connection. `is_out`: that is not answered. `was_held`: one was, on any connection. `is_refused`: one was since, so
-    what ends may be shown to nobody. `send_at`: when the next one is due; `renew_at`: at the latest. `wants_more`: at
-    once after the answer. `settled`: the turns that the history had when it was last read; `is_unsettled`: others may
-    have ended unseen since. `pages`, `page_id`, `found`: of the history while it is read; `reads_again`: once more
-    after that.
+    `known`: requests that are not to be shown (again), the latest last. `unopened`: requests of which something came,
+    and not the frame that opens their answer; they may be of this conversation. `has_begun`: it is settled what is
+    older than the watch: `floor`, the newest turn of that time, and all before it. `number`: of the newest `watch` on
+    this connection. `is_out`: that is not answered. `was_held`: one was, on any connection. `is_refused`: one was
+    since, so what ends may be shown to nobody. `send_at`: when the next one is due; `renew_at`: at the latest.
+    `wants_more`: at once after the answer. `settled`: the turns that the history had when it was last read;
+    `is_unsettled`: others may have ended unseen since. `pages`, `page_id`, `found`: of the history while it is read;
+    `reads_again`: once more after that.
     """
 
     conversation_id: str | None
     known: dict[str, None]
     has_begun: bool
     floor: str | None
+    unopened: dict[str, None] = field(default_factory=dict)
     answers: dict[str, Followed] = field(default_factory=dict)
     number: int = 0
     is_out: bool = False
@@ -108,9 +110,14 @@ class WatchState:
 
     def know(self, request_id: str) -> None:
         """It is not to be shown (again)."""
-        self.known[request_id] = None
-        while len(self.known) > _MAX_KNOWN:
-            del self.known[next(iter(self.known))]
+        self.unopened.pop(request_id, None)
+        _remember(request_id, self.known)
+
+    def miss(self, request_id: str) -> None:
+        """Something came of an answer that is not open: the frame that opens it may be lost."""
+        if self.has_begun:
+            self.is_unsettled = True
+            _remember(request_id, self.unopened)
 
     def has_found_enough(self) -> bool:
         """Whether the history need not be read further back."""
@@ -125,14 +132,25 @@ class WatchState:
         """The turns of those found that are not known, newest first, and whether more of them may be missing."""
         ids = [turn.request_id for turn in self.found]
         end, has_more = len(ids), False
+        oldest = max((at for at, one in enumerate(ids) if one in self.settled), default=-1)
         if self.floor in ids:
             end = ids.index(self.floor)
         elif self.pages is not None and not self.pages.is_done:
-            end = max((at for at, one in enumerate(ids) if one in self.settled), default=end)
+            end = oldest if oldest >= 0 else end
             has_more = end == len(ids) and ids[-1] not in self.known
-        # Turns stand in the order asked: one that was asked before the floor may have ended after it, and unseen.
+        # Turns stand in the order asked: one that was asked before the floor may have ended after it, and unseen. It
+        # has, whatever a clock says, if something came of it, or if the history had turns before it, and not this one.
         settled_at = self.found[end].answered_at if end < len(ids) and ids[end] == self.floor else None
-        late = [turn for turn in self.found[end:] if settled_at is not None and turn.answered_at > settled_at]
+        late = [
+            turn
+            for at, turn in enumerate(self.found[end:], end)
+            if settled_at is not None
+            and (
+                turn.answered_at > settled_at
+                or turn.request_id in self.unopened
+                or (at < oldest and turn.request_id not in self.settled)
+            )
+        ]
         news = [turn for turn in (*self.found[:end], *late) if turn.request_id not in self.known]
         return news[:MAX_MISSED], has_more or len(news) > MAX_MISSED
 
@@ -194,3 +212,9 @@ def frames_of(turn: Turn, assembly: Assembly) -> list[AnswerFrame]:
         error=error,
     )
     return [*frames, ending]
+
+
+def _remember(request_id: str, among: dict[str, None]) -> None:
+    among[request_id] = None
+    while len(among) > _MAX_KNOWN:
+        del among[next(iter(among))]

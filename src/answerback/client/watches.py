@@ -192,7 +192,7 @@ class Watches:
             self._calls.ending_received(frame.request_id)
         if (watch := self._answers.get(frame.request_id)) is None:
             for one in self._watches.values():
-                one.is_unsettled = one.has_begun  # it may be of an answer whose first frame was lost
+                one.miss(frame.request_id)
             return
         followed = watch.answers[frame.request_id]
         if not isinstance(frame, MessageProgress):
