@@ -135,9 +135,10 @@ def _fork_by_order(orders: socket.socket) -> None:
     running: dict[int, socket.socket] = {}
 
     def reap(*_: object) -> None:
-        while running and (ended := os.waitpid(-1, os.WNOHANG))[0]:
-            with running.pop(ended[0]) as status, suppress(ConnectionError):
-                status.send(_NUMBER.pack(os.waitstatus_to_exitcode(ended[1])))
+        with suppress(ChildProcessError):  # another signal came in the middle of this, and all were reaped for it
+            while running and (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                with running.pop(ended[0]) as status, suppress(ConnectionError):
+                    status.send(_NUMBER.pack(os.waitstatus_to_exitcode(ended[1])))
 
     signal.signal(signal.SIGCHLD, reap)
     while True:
