@@ -15,7 +15,7 @@ from cli_process import STOP_TIMEOUT_S, GatewayProcess, Result, Run, start_gatew
 
 SECRET = "a secret of the conformance tests, long enough"
 SMALL_LIMITS = (
-    *("--rate-limit", "2", "--max-pending-per-user", "2", "--idle-timeout", "2s"),
+    *("--rate-limit", "2", "--max-pending-per-user", "2", "--idle-timeout", "5s"),
     *("--answer-timeout", "1s", "--queue-timeout", "1s", "--janitor-interval", "0.5s"),
 )
 
