@@ -171,7 +171,7 @@ class _Facts:
         self.kept_turns = {turn.request for turn in self.turns}
         self.usage = [event.usage for event in events if isinstance(event, Usage)]
         self.deaths = [at for at, e in history.events if isinstance(e, Fault) and e.name in visible.deaths]
-        self._said = {name: {run.attempt for run in runs} for name, runs in _by_request(said).items()}
+        self._said = {name: [run.attempt for run in runs] for name, runs in _by_request(said).items()}
         self._generated = {(run.request, run.attempt): run for run in said if run.text is not None}
         self._owners = {asked.answer: request for request, asked in self.asked.items() if asked.answer}
         self._owners |= {run.text: request for (request, _), run in self._generated.items() if run.text}
@@ -207,10 +207,11 @@ class _Facts:
             return stored.whole if stored.record.state is State.COMPLETED else None
         return next((t.turn.answer for t in self.turns if t.request == request and _is_completed(t)), None)
 
-    def begins(self, request: str, text: str) -> bool:
-        """Whether this is the beginning of an answer to the request, in any attempt."""
+    def begins(self, request: str, text: str, *, is_stored: bool = False) -> bool:
+        """Whether this is the beginning of an answer to the request, in any attempt. A store takes nothing fenced."""
         stored = self.stored.get(request)
-        attempts = {0, *self._said.get(request, ()), *(() if stored is None else (stored.record.attempt,))}
+        said = self.attempts if is_stored else self._said
+        attempts = {0, *said.get(request, ()), *(() if stored is None else (stored.record.attempt,))}
         known = [whole for attempt in attempts if (whole := self.text(request, attempt)) is not None]
         return not known or any(whole.startswith(text) for whole in known)
 
@@ -482,7 +483,7 @@ def _stored_text(facts: _Facts) -> _Found:
     for request, stored in facts.stored.items():
         record, ending = stored.record, stored.record.ending
         is_whole = record.state is State.COMPLETED
-        if not facts.begins(request, stored.answer) or (
+        if not facts.begins(request, stored.answer, is_stored=True) or (
             is_whole and facts.text(request, record.attempt) not in (None, stored.answer)
         ):
             yield facts.wrong(request, stored.answer, "the stored answer")
