@@ -571,6 +571,40 @@ def test_a_turn_of_which_the_ending_alone_came_is_new_whatever_its_clock_says():
     assert (shown[0], shown[-1]) == ("Asked late", "Done late")
 
 
+def asked_here(script):
+    script.ask("x", conversation="c")
+    script.hear(accepted("x"), end("x", text="yes"))
+    watch(script)
+
+
+def shown_before(script):
+    watch(script)
+    script.hear(watching(1), asked("x"), delta("x", 0, "yes"), end("x", length=3))
+    script.session.unwatch("c")
+    watch(script)
+
+
+@pytest.mark.parametrize("happens", [asked_here, shown_before])
+def test_what_still_comes_of_a_turn_that_was_asked_here_or_shown_is_no_news(happens):
+    script = connected(features=FEATURES)
+    happens(script)
+    script.hear(watching(script.session._watches._numbers, "new"))
+    script.hear(end("x", length=3))
+    script.wait(240)
+    assert sent(script.hear(watching(script.session._watches._numbers, "new"))) == ["GetHistory"]
+    assert kinds(page(script, turn("x", answered_at="before that"), turn("new"))) == []
+
+
+def test_an_ending_that_comes_while_an_older_page_is_read_is_looked_for_again():
+    script = begun(newest="old")
+    script.wait(240)
+    assert sent(script.hear(watching(2, "new"))) == ["GetHistory"]
+    script.hear(end("late", length=3))
+    assert sent(page(script, turn("old"), turn("new"))) == ["GetHistory"]
+    late = turn("late", answered_at="before that")
+    assert kinds(page(script, late, turn("old"), turn("new")))[-1] == "Done late"
+
+
 @pytest.mark.parametrize("code", [ErrorCode.UNAUTHORIZED, ErrorCode.UNAVAILABLE])
 def test_what_is_read_while_a_watch_is_refused_settles_nothing(code):
     script = connected(features=FEATURES, can_renew=True)

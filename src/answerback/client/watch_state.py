@@ -111,13 +111,13 @@ class WatchState:
     def know(self, request_id: str) -> None:
         """It is not to be shown (again)."""
         self.unopened.pop(request_id, None)
-        _remember(request_id, self.known)
+        remember(request_id, self.known)
 
     def miss(self, request_id: str) -> None:
-        """Something came of an answer that is not open: the frame that opens it may be lost."""
+        """The frame that opens an answer may be lost: something else of it has come."""
         if self.has_begun:
-            self.is_unsettled = True
-            _remember(request_id, self.unopened)
+            remember(request_id, self.unopened)
+            self.reads_again = self.pages is not None  # the page on its way may be older than its ending
 
     def has_found_enough(self) -> bool:
         """Whether the history need not be read further back."""
@@ -132,27 +132,30 @@ class WatchState:
         """The turns of those found that are not known, newest first, and whether more of them may be missing."""
         ids = [turn.request_id for turn in self.found]
         end, has_more = len(ids), False
-        oldest = max((at for at, one in enumerate(ids) if one in self.settled), default=-1)
+        oldest = max((at for at, one in enumerate(ids) if one in self.settled), default=None)
         if self.floor in ids:
             end = ids.index(self.floor)
         elif self.pages is not None and not self.pages.is_done:
-            end = oldest if oldest >= 0 else end
-            has_more = end == len(ids) and ids[-1] not in self.known
-        # Turns stand in the order asked: one that was asked before the floor may have ended after it, and unseen. It
-        # has, whatever a clock says, if something came of it, or if the history had turns before it, and not this one.
-        settled_at = self.found[end].answered_at if end < len(ids) and ids[end] == self.floor else None
-        late = [
-            turn
-            for at, turn in enumerate(self.found[end:], end)
-            if settled_at is not None
-            and (
-                turn.answered_at > settled_at
-                or turn.request_id in self.unopened
-                or (at < oldest and turn.request_id not in self.settled)
-            )
-        ]
+            end = end if oldest is None else oldest
+            has_more = oldest is None and ids[-1] not in self.known
+        late = self._late(end, oldest or 0) if end < len(ids) and ids[end] == self.floor else []
         news = [turn for turn in (*self.found[:end], *late) if turn.request_id not in self.known]
         return news[:MAX_MISSED], has_more or len(news) > MAX_MISSED
+
+    def _late(self, floor: int, oldest: int) -> list[Turn]:
+        """Of the turns found from the floor on, which stand in the order asked, those that ended after it and unseen.
+
+        Endings are stamped before they are stored, by clocks that differ. So a turn has, too, if something came of it,
+        and if the history had an older one when it was last read (up to `oldest`), and not this one.
+        """
+        settled_at = self.found[floor].answered_at
+        return [
+            turn
+            for at, turn in enumerate(self.found[floor:], floor)
+            if turn.answered_at > settled_at
+            or turn.request_id in self.unopened
+            or (at < oldest and turn.request_id not in self.settled)
+        ]
 
 
 def asked(frame: MessageAsked) -> Asked:
@@ -214,7 +217,8 @@ def frames_of(turn: Turn, assembly: Assembly) -> list[AnswerFrame]:
     return [*frames, ending]
 
 
-def _remember(request_id: str, among: dict[str, None]) -> None:
+def remember(request_id: str, among: dict[str, None]) -> None:
+    """As the latest; the oldest of too many are forgotten."""
     among[request_id] = None
     while len(among) > _MAX_KNOWN:
         del among[next(iter(among))]

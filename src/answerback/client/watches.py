@@ -27,7 +27,7 @@ from answerback.client.events import (
 from answerback.client.paging import TurnPages
 from answerback.client.questions import Questions
 from answerback.client.timing import Timing
-from answerback.client.watch_state import PAGE, Followed, WatchState, asked, asked_in, frames_of
+from answerback.client.watch_state import PAGE, Followed, WatchState, asked, asked_in, frames_of, remember
 from answerback.core.assembly import AnswerFrame, Broken, Ended, Missing
 from answerback.protocol.errors import ERRORS, ErrorCode
 from answerback.protocol.frames import (
@@ -64,6 +64,8 @@ class Watches:
         self._calls = Calls(timing)
         self._watches: dict[str | None, WatchState] = {}
         self._answers: dict[str, WatchState] = {}
+        self._past: dict[str, None] = {}
+        """Requests that were asked here or shown, in any watch: what still comes of them is late, and no news."""
         self._numbers = 0
         self._is_open = False
         self._patience_s = timing.queue_wait_s
@@ -126,6 +128,7 @@ class Watches:
 
     def asked_here(self, request_id: str, conversation_id: str | None) -> None:
         """This session has asked it, so its turn is not news."""
+        remember(request_id, self._past)
         if conversation_id is not None and (watch := self._watches.get(conversation_id)) is not None:
             watch.know(request_id)
 
@@ -192,7 +195,9 @@ class Watches:
             self._calls.ending_received(frame.request_id)
         if (watch := self._answers.get(frame.request_id)) is None:
             for one in self._watches.values():
-                one.miss(frame.request_id)
+                one.is_unsettled = one.has_begun
+                if frame.request_id not in self._past:
+                    one.miss(frame.request_id)
             return
         followed = watch.answers[frame.request_id]
         if not isinstance(frame, MessageProgress):
@@ -420,6 +425,7 @@ class Watches:
     def _open(self, watch: WatchState, question: Asked, now: float) -> None:
         if question.request_id in self._answers or self._questions.get(question.request_id) is not None:
             return  # it is of another conversation, or this session has asked it
+        remember(question.request_id, self._past)
         watch.answers[question.request_id] = Followed(asked=question, heard_at=now)
         self._answers[question.request_id] = watch
         self._show(watch, question.request_id, question)
