@@ -64,10 +64,14 @@ def begun(conversation="c", newest=None):
     return script
 
 
+def last_number(script):
+    """The number of what was sent last."""
+    return script.session._watches._numbers
+
+
 def page(script, *turns, more=None):
     """Answer the page of the history that was asked for last, oldest turn first."""
-    number = script.session._watches._numbers
-    return script.hear(History(request_id=f"turns-{number}", conversation_id="c", turns=turns, next=more))
+    return script.hear(History(request_id=f"turns-{last_number(script)}", conversation_id="c", turns=turns, next=more))
 
 
 def kinds(effects):
@@ -450,7 +454,7 @@ def test_a_new_connection_reads_the_history_anew():
     (hello,) = hellos(script.connect())
     script.welcome(hello, features=FEATURES)
     script.hear(watching(2, "b"))
-    late = script.session._watches._numbers
+    late = last_number(script)
     script.lose()
     (hello,) = hellos(script.connect())
     assert sent(script.welcome(hello, features=FEATURES)) == ["watch c 4"]
@@ -463,14 +467,14 @@ def test_a_history_that_cannot_be_read_is_read_at_the_next_renewal():
     script = begun(newest="old")
     script.wait(240)
     script.hear(watching(2, "b"))
-    number = script.session._watches._numbers
+    number = last_number(script)
     assert watched(script.hear(error(ErrorCode.INTERNAL, f"turns-{number}"))) == []
     script.wait(480)
     script.hear(watching(script.session._watches._watches["c"].number, "b"))
     assert [type(effect) for effect in page(script, turn("x", "tail", answer_offset=3))] == [Note]
     script.wait(720)
     script.hear(watching(script.session._watches._watches["c"].number, "b"))
-    number = script.session._watches._numbers
+    number = last_number(script)
     assert script.hear(f'{{"action": "history", "requestId": "turns-{number}", "turns": "x"}}') == []
     script.wait(960)
     script.hear(watching(script.session._watches._watches["c"].number, "b"))
@@ -498,6 +502,64 @@ def test_an_answer_that_the_server_does_not_know_any_more_is_in_the_history_or_g
     assert sent(effects) == ["GetHistory"], "b may have ended while the page was on its way"
     assert kinds(effects) == ["Started a", "Text a", "Done a", "Failed b"]
     assert watched(effects)[-1].event.error.code == "unknown_request"
+
+
+def test_a_turn_that_stands_among_those_read_before_is_new_whatever_its_clock_says():
+    script = connected(features=FEATURES)
+    watch(script)
+    script.hear(error(ErrorCode.OVERLOADED, "watch-1"))
+    page(script, turn("old"), turn("new"))
+    assert sent(script.wait(script.now + 60)) == ["watch c 3"]
+    assert sent(script.hear(watching(3, "new"))) == ["GetHistory"]
+    late = turn("late", answered_at="before that")
+    shown = kinds(page(script, turn("older"), turn("old"), late, turn("new")))
+    assert (shown[0], shown[-1]) == ("Asked late", "Done late")
+
+
+def test_a_turn_of_which_the_ending_alone_came_is_new_whatever_its_clock_says():
+    script = connected(features=FEATURES)
+    watch(script)
+    script.hear(end("older", length=3))  # it ended before the watch, and stands in the history
+    script.hear(watching(1, "new"))
+    script.hear(end("late", length=3))
+    script.wait(240)
+    assert sent(script.hear(watching(last_number(script), "new"))) == ["GetHistory"]
+    shown = kinds(page(script, turn("older"), turn("late", answered_at="before that"), turn("new")))
+    assert (shown[0], shown[-1]) == ("Asked late", "Done late")
+
+
+def asked_here(script):
+    script.ask("x", conversation="c")
+    script.hear(accepted("x"), end("x", text="yes"))
+    watch(script)
+
+
+def shown_before(script):
+    watch(script)
+    script.hear(watching(1), asked("x"), delta("x", 0, "yes"), end("x", length=3))
+    script.session.unwatch("c")
+    watch(script)
+
+
+@pytest.mark.parametrize("happens", [asked_here, shown_before])
+def test_what_still_comes_of_a_turn_that_was_asked_here_or_shown_is_no_news(happens):
+    script = connected(features=FEATURES)
+    happens(script)
+    script.hear(watching(last_number(script), "new"))
+    script.hear(end("x", length=3))
+    script.wait(240)
+    assert sent(script.hear(watching(last_number(script), "new"))) == ["GetHistory"]
+    assert kinds(page(script, turn("x", answered_at="before that"), turn("new"))) == []
+
+
+def test_an_ending_that_comes_while_an_older_page_is_read_is_looked_for_again():
+    script = begun(newest="old")
+    script.wait(240)
+    assert sent(script.hear(watching(2, "new"))) == ["GetHistory"]
+    script.hear(end("late", length=3))
+    assert sent(page(script, turn("old"), turn("new"))) == ["GetHistory"]
+    late = turn("late", answered_at="before that")
+    assert kinds(page(script, late, turn("old"), turn("new")))[-1] == "Done late"
 
 
 # --- refusals
@@ -545,64 +607,6 @@ def test_no_room_for_one_more_reads_the_history_every_minute():
     assert kinds(page(script, turn("old"), turn("late"), turn("new")))[-1] == "Done late"
     script.wait(240 + 120)
     assert sent(script.hear(watching(7, "new"))) == []
-
-
-def test_a_turn_that_stands_among_those_read_before_is_new_whatever_its_clock_says():
-    script = connected(features=FEATURES)
-    watch(script)
-    script.hear(error(ErrorCode.OVERLOADED, "watch-1"))
-    page(script, turn("old"), turn("new"))
-    assert sent(script.wait(script.now + 60)) == ["watch c 3"]
-    assert sent(script.hear(watching(3, "new"))) == ["GetHistory"]
-    late = turn("late", answered_at="before that")
-    shown = kinds(page(script, turn("older"), turn("old"), late, turn("new")))
-    assert (shown[0], shown[-1]) == ("Asked late", "Done late")
-
-
-def test_a_turn_of_which_the_ending_alone_came_is_new_whatever_its_clock_says():
-    script = connected(features=FEATURES)
-    watch(script)
-    script.hear(end("older", length=3))  # it ended before the watch, and stands in the history
-    script.hear(watching(1, "new"))
-    script.hear(end("late", length=3))
-    script.wait(240)
-    assert sent(script.hear(watching(script.session._watches._numbers, "new"))) == ["GetHistory"]
-    shown = kinds(page(script, turn("older"), turn("late", answered_at="before that"), turn("new")))
-    assert (shown[0], shown[-1]) == ("Asked late", "Done late")
-
-
-def asked_here(script):
-    script.ask("x", conversation="c")
-    script.hear(accepted("x"), end("x", text="yes"))
-    watch(script)
-
-
-def shown_before(script):
-    watch(script)
-    script.hear(watching(1), asked("x"), delta("x", 0, "yes"), end("x", length=3))
-    script.session.unwatch("c")
-    watch(script)
-
-
-@pytest.mark.parametrize("happens", [asked_here, shown_before])
-def test_what_still_comes_of_a_turn_that_was_asked_here_or_shown_is_no_news(happens):
-    script = connected(features=FEATURES)
-    happens(script)
-    script.hear(watching(script.session._watches._numbers, "new"))
-    script.hear(end("x", length=3))
-    script.wait(240)
-    assert sent(script.hear(watching(script.session._watches._numbers, "new"))) == ["GetHistory"]
-    assert kinds(page(script, turn("x", answered_at="before that"), turn("new"))) == []
-
-
-def test_an_ending_that_comes_while_an_older_page_is_read_is_looked_for_again():
-    script = begun(newest="old")
-    script.wait(240)
-    assert sent(script.hear(watching(2, "new"))) == ["GetHistory"]
-    script.hear(end("late", length=3))
-    assert sent(page(script, turn("old"), turn("new"))) == ["GetHistory"]
-    late = turn("late", answered_at="before that")
-    assert kinds(page(script, late, turn("old"), turn("new")))[-1] == "Done late"
 
 
 @pytest.mark.parametrize("code", [ErrorCode.UNAUTHORIZED, ErrorCode.UNAVAILABLE])
@@ -682,7 +686,7 @@ def test_what_is_about_nothing_that_is_watched_is_noted_and_changes_nothing():
     script = begun()
     script.hear(asked("a"))
     script.wait(240)
-    number = script.session._watches._numbers  # of a `watch` that is not answered
+    number = last_number(script)  # of a `watch` that is not answered
     others = [
         error(ErrorCode.INTERNAL, "a"),
         error(ErrorCode.UNKNOWN_REQUEST, "other"),

@@ -133,12 +133,13 @@ class WatchState:
         ids = [turn.request_id for turn in self.found]
         end, has_more = len(ids), False
         oldest = max((at for at, one in enumerate(ids) if one in self.settled), default=None)
+        late = list[Turn]()
         if self.floor in ids:
             end = ids.index(self.floor)
+            late = self._late(end, oldest or 0)
         elif self.pages is not None and not self.pages.is_done:
             end = end if oldest is None else oldest
             has_more = oldest is None and ids[-1] not in self.known
-        late = self._late(end, oldest or 0) if end < len(ids) and ids[end] == self.floor else []
         news = [turn for turn in (*self.found[:end], *late) if turn.request_id not in self.known]
         return news[:MAX_MISSED], has_more or len(news) > MAX_MISSED
 

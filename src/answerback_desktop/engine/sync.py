@@ -59,7 +59,7 @@ class Sync:
         self._requested = asyncio.Event()
         self._first: str | None = None
         self._deleted: set[str] = set()
-        self._told: set[str] = set()
+        self._told: set[str] = set()  # the person, that another device has deleted them
         self._incomplete: set[str] = set()
 
     def request(self, conversation_id: str | None = None) -> None:
