@@ -529,6 +529,7 @@ def test_a_turn_of_which_the_ending_alone_came_is_new_whatever_its_clock_says():
 
 
 def asked_here(script):
+    watch(script, "another")
     script.ask("x", conversation="c")
     script.hear(accepted("x"), end("x", text="yes"))
     watch(script)

@@ -65,7 +65,7 @@ class Watches:
         self._watches: dict[str | None, WatchState] = {}
         self._answers: dict[str, WatchState] = {}
         self._past: dict[str, None] = {}
-        """Requests that were asked here or shown, in any watch: what still comes of them is late, and no news."""
+        """Requests that were asked here while anything was watched, or shown: what still comes of them is no news."""
         self._numbers = 0
         self._is_open = False
         self._patience_s = timing.queue_wait_s
@@ -128,7 +128,8 @@ class Watches:
 
     def asked_here(self, request_id: str, conversation_id: str | None) -> None:
         """This session has asked it, so its turn is not news."""
-        remember(request_id, self._past)
+        if self._watches:
+            remember(request_id, self._past)
         if conversation_id is not None and (watch := self._watches.get(conversation_id)) is not None:
             watch.know(request_id)
 
